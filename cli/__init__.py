@@ -1,0 +1,1 @@
+"""The commands dlcv-infer, dlcv-train and dlcv-export: parse, call one function, print."""

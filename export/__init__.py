@@ -1,0 +1,1 @@
+"""Checkpoint to bundle: ONNX graphs, precisions and the parity gate."""

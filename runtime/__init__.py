@@ -1,0 +1,1 @@
+"""Opens a bundle and runs it: engines, pipeline, results, server. Never needs PyTorch."""

@@ -1,0 +1,1 @@
+"""Recipes, data, models and training: makes checkpoints."""
