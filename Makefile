@@ -1,0 +1,55 @@
+# Needs Python 3.11 or newer with pip. `make help` lists the targets.
+PYTHON ?= python3
+SAMPLES := runtime/samples
+PICTURES := dlcv-demo
+RUN := .venv/bin
+DEV := .venv-dev/bin
+BENCH_ARGS ?=
+
+export PIP_DISABLE_PIP_VERSION_CHECK := 1
+PROJECT := pyproject.toml setup.py
+
+.PHONY: help demo test check format bench clean
+.DELETE_ON_ERROR:
+
+help: ## this list
+	@sed -n 's/^\([a-z]*\):.*## /make \1\t/p' $(MAKEFILE_LIST)
+
+demo: .venv/installed ## run the bundles that ship with dlcv over its sample photos (CPU, no PyTorch)
+	$(RUN)/dlcv-infer segment $(SAMPLES) --out $(PICTURES)/segment
+	$(RUN)/dlcv-infer classify $(SAMPLES) --out $(PICTURES)/classify
+	$(RUN)/dlcv-infer attend $(SAMPLES) --out $(PICTURES)/attend
+	@echo "The pictures are in $(abspath $(PICTURES))"
+
+test: .venv-dev/installed ## run all tests
+	$(DEV)/pytest
+
+check: .venv-dev/installed ## lint, formatting, types
+	$(DEV)/ruff check
+	$(DEV)/ruff format --check
+	$(DEV)/mypy
+	$(DEV)/pyright --pythonpath $(DEV)/python
+
+format: .venv-dev/installed ## mend what ruff can, format
+	$(DEV)/ruff check --fix
+	$(DEV)/ruff format
+
+bench: .venv-dev/installed ## run the benchmarks; BENCH_ARGS goes to pytest
+	$(DEV)/pytest bench --benchmark-only $(BENCH_ARGS)
+
+clean: ## remove environments, caches, builds and the demo's pictures
+	rm -rf .venv .venv-dev .mypy_cache .ruff_cache .pytest_cache .benchmarks build dist src/*.egg-info $(PICTURES)
+	find . -name __pycache__ -type d -prune -exec rm -rf {} +
+
+# Installed anew when the project's metadata changes. Editable: a change of the code needs nothing.
+.venv/installed: $(PROJECT)
+	$(PYTHON) -m venv .venv
+	@echo "Installing dlcv with ONNX Runtime for the CPU into .venv"
+	@$(RUN)/python -m pip install --quiet --editable '.[cpu]'
+	@touch $@
+
+.venv-dev/installed: $(PROJECT)
+	$(PYTHON) -m venv .venv-dev
+	@echo "Installing dlcv, PyTorch and the development tools into .venv-dev (some minutes, 6 GB)"
+	@$(DEV)/python -m pip install --quiet --editable '.[dev]'
+	@touch $@
