@@ -1,1 +1,1 @@
-"""The commands dlcv-infer, dlcv-train and dlcv-export: parse, call one function, print."""
+"""The three commands: `dlcv-infer`, `dlcv-train`, `dlcv-export`. They parse, call one function, print."""

@@ -1,0 +1,116 @@
+"""The engines: one visible dict from name to class, imported on use."""
+
+from __future__ import annotations
+
+import importlib
+import importlib.util
+from dataclasses import dataclass
+
+from dlcv.runtime.bundle import Bundle
+from dlcv.runtime.engines.base import Engine, EngineInfo, EngineOptions, check_specs
+from dlcv.runtime.errors import EngineUnavailableError
+from dlcv.runtime.manifest import Precision
+from dlcv.runtime.system import installed_version
+
+__all__ = ["ENGINES", "Engine", "EngineInfo", "EngineOptions", "load_engine", "why_unavailable"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class EngineEntry:
+    """Where an engine's class is, and what it needs.
+
+    factory: "module:Class"; None while this version of dlcv has no such engine.
+    module: what must be importable. install: the command that installs it.
+    """
+
+    summary: str
+    factory: str | None
+    module: str
+    install: str
+
+
+ENGINES: dict[str, EngineEntry] = {
+    "ort": EngineEntry(
+        summary="ONNX Runtime, CPU",
+        factory="dlcv.runtime.engines.ort:OrtEngine",
+        module="onnxruntime",
+        install="pip install 'dlcv[cpu]'",
+    ),
+    "cuda": EngineEntry(
+        summary="ONNX Runtime, CUDA provider",
+        factory=None,
+        module="onnxruntime",
+        install="pip install --upgrade 'dlcv[gpu]'",
+    ),
+    "trt": EngineEntry(
+        summary="TensorRT 11, native",
+        factory=None,
+        module="tensorrt",
+        install="pip install --upgrade 'dlcv[trt]'",
+    ),
+    "trt-rtx": EngineEntry(
+        summary="TensorRT-RTX",
+        factory=None,
+        module="tensorrt_rtx",
+        install="pip install --upgrade 'dlcv[rtx]'",
+    ),
+    "openvino": EngineEntry(
+        summary="OpenVINO, CPU",
+        factory=None,
+        module="openvino",
+        install="pip install --upgrade 'dlcv[openvino]'",
+    ),
+}
+_AUTO_ORDER = ("trt", "trt-rtx", "cuda", "openvino", "ort")
+
+
+def load_engine(
+    bundle: Bundle,
+    name: str = "auto",
+    *,
+    graph: str = "model",
+    precision: Precision | None = None,
+    options: EngineOptions | None = None,
+) -> Engine:
+    """Load a graph of a bundle on an engine, and check its tensors against the manifest.
+
+    `auto` takes the first engine that is available here. An engine asked for by name runs or raises.
+
+    Raises:
+        EngineUnavailableError: unknown, not installed, or not able to start here.
+        BundleError: the bundle lacks the graph or precision, or the graph is not what it says.
+    """
+    if name == "auto":
+        name = next((n for n in _AUTO_ORDER if why_unavailable(n) is None), "ort")
+    if reason := why_unavailable(name):
+        raise EngineUnavailableError(reason)
+    entry = ENGINES[name]
+    variant = bundle.variant(precision, graph=graph)
+    realised = next(p for p, v in bundle.graph(graph).variants.items() if v is variant)
+    module_name, _, class_name = str(entry.factory).partition(":")
+    engine_class = getattr(importlib.import_module(module_name), class_name)
+    engine: Engine = engine_class(
+        bundle.read(variant.file), precision=realised, options=options or EngineOptions()
+    )
+    check_specs(bundle.graph(graph), engine, source=f"{bundle.path}: {variant.file}")
+    return engine
+
+
+def why_unavailable(name: str) -> str | None:
+    """Return None when an engine can be loaded here, or else one sentence with the fix."""
+    entry = ENGINES.get(name)
+    if entry is None:
+        return f"unknown engine {name!r}; there are auto, {', '.join(ENGINES)}"
+    if entry.factory is None:
+        return (
+            f"engine {name!r} ({entry.summary}) is not installed: this dlcv ships without it; get it "
+            f"with a later release ({entry.install}), or use --engine ort"
+        )
+    if name == "ort" and installed_version("onnxruntime") and installed_version("onnxruntime-gpu"):
+        return (
+            "onnxruntime and onnxruntime-gpu are both installed and overwrite each other; run "
+            "pip uninstall -y onnxruntime onnxruntime-gpu, then install one of dlcv[cpu], dlcv[gpu]"
+        )
+    if importlib.util.find_spec(entry.module) is None:
+        return f"engine {name!r} ({entry.summary}) is not installed; get it with {entry.install}"
+    return None

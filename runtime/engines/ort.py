@@ -1,0 +1,104 @@
+"""ONNX Runtime on the CPU: the embedded default engine."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from types import TracebackType
+from typing import Any, Self, cast, final
+
+import numpy as np
+
+from dlcv.runtime.engines.base import Arrays, EngineInfo, EngineOptions, check_feeds
+from dlcv.runtime.errors import BundleError, EngineError
+from dlcv.runtime.manifest import DType, TensorSpec
+from dlcv.runtime.system import cpu_count
+
+_PROVIDER = "CPUExecutionProvider"
+_DTYPES: dict[str, DType] = {
+    "tensor(uint8)": "uint8",
+    "tensor(int32)": "int32",
+    "tensor(int64)": "int64",
+    "tensor(float16)": "float16",
+    "tensor(float)": "float32",
+}
+_LOG_ERRORS_ONLY = 3
+
+
+@final
+class OrtEngine:
+    """Runs a graph with ONNX Runtime's CPU provider (`onnxruntime.InferenceSession`)."""
+
+    def __init__(self, model: bytes, *, precision: str, options: EngineOptions) -> None:
+        import onnxruntime
+
+        settings = onnxruntime.SessionOptions()
+        settings.intra_op_num_threads = options.threads or cpu_count()
+        settings.log_severity_level = _LOG_ERRORS_ONLY
+        # Spinning threads would take the cores that decode the next images.
+        settings.add_session_config_entry("session.intra_op.allow_spinning", "0")
+        try:
+            self._session = onnxruntime.InferenceSession(model, settings, providers=[_PROVIDER])
+        except Exception as e:  # ONNX Runtime's own classes share no base below Exception
+            raise BundleError(f"ONNX Runtime cannot load the graph: {_first_line(e)}") from e
+        # Outputs that nobody asked for are then not computed.
+        self._run_options = onnxruntime.RunOptions()
+        self._run_options.only_execute_path_to_fetches = True
+        self._inputs = tuple(_spec_from_argument(a) for a in self._session.get_inputs())
+        self._outputs = tuple(_spec_from_argument(a) for a in self._session.get_outputs())
+        self._info = EngineInfo(
+            name="ort", version=onnxruntime.__version__, device="cpu", precision=precision
+        )
+
+    @property
+    def info(self) -> EngineInfo:
+        """What runs."""
+        return self._info
+
+    @property
+    def inputs(self) -> tuple[TensorSpec, ...]:
+        """The inputs in the graph's order."""
+        return self._inputs
+
+    @property
+    def outputs(self) -> tuple[TensorSpec, ...]:
+        """The outputs in the graph's order."""
+        return self._outputs
+
+    def infer(
+        self, feeds: Mapping[str, np.ndarray[Any, Any]], *, outputs: Sequence[str] | None = None
+    ) -> Arrays:
+        """Run the graph once; see `Engine.infer`."""
+        check_feeds(self._inputs, feeds)
+        wanted = [spec.name for spec in self._outputs] if outputs is None else list(outputs)
+        try:
+            arrays = self._session.run(wanted, dict(feeds), self._run_options)
+        except Exception as e:
+            raise EngineError(f"ONNX Runtime failed: {_first_line(e)}") from e
+        return dict(zip(wanted, cast("list[np.ndarray[Any, Any]]", arrays), strict=True))
+
+    def close(self) -> None:
+        """Free the session."""
+        del self._session
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self.close()
+
+
+def _spec_from_argument(argument: Any) -> TensorSpec:
+    dtype = _DTYPES.get(argument.type)
+    if dtype is None:
+        raise BundleError(f"tensor {argument.name!r} has type {argument.type}, which dlcv does not use")
+    shape = tuple("?" if d is None else d for d in argument.shape)
+    return TensorSpec(name=argument.name, dtype=dtype, shape=shape)
+
+
+def _first_line(error: Exception) -> str:
+    return str(error).strip().splitlines()[0]

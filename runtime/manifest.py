@@ -1,0 +1,267 @@
+"""The manifest of a bundle: frozen, validated models of `manifest.json`.
+
+The written spec is `docs/bundle.md`; the JSON Schema in `docs/bundle.schema.json` is generated from
+these classes. Everything is checked while it is parsed: unknown keys, wrong types, unsafe paths,
+tensors that break the graph contract.
+"""
+
+from __future__ import annotations
+
+from pathlib import PurePosixPath
+from typing import Annotated, Any, Literal, TypeAlias
+
+import msgspec
+from msgspec import Meta
+
+from dlcv.runtime.errors import BundleError
+
+SCHEMA_VERSION = 1
+MAX_MANIFEST_BYTES = 4 * 2**20
+
+Task: TypeAlias = Literal["classify", "segment", "embed"]
+Precision: TypeAlias = Literal["fp32", "fp16", "bf16", "int8"]
+DType: TypeAlias = Literal["uint8", "int32", "int64", "float16", "float32"]
+Positive: TypeAlias = Annotated[int, Meta(ge=1)]
+Channel: TypeAlias = Annotated[int, Meta(ge=0, le=255)]
+Dimension: TypeAlias = int | str
+Sha256: TypeAlias = Annotated[str, Meta(pattern="^[0-9a-f]{64}$")]
+
+
+class Model(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """Base of everything in a manifest: frozen, keyword-only, unknown keys refused."""
+
+
+class ClassInfo(Model, frozen=True):
+    """One class: its name and, for masks, its colour as (red, green, blue) in 0..255."""
+
+    name: str
+    color: tuple[Channel, Channel, Channel] | None = None
+
+
+class Preprocessing(Model, frozen=True):
+    """What the host does to a decoded, oriented RGB image before the graph sees it: one resize.
+
+    `stretch` resizes to `size` and ignores the aspect ratio. `center_crop` resizes so that the
+    central region, `crop_fraction` of the image's shorter relative side, fills `size`.
+    `longest_side` keeps the aspect ratio: the longer side becomes `max(size)`, and both sides are
+    rounded to the nearest multiple of `multiple`. Sizes are (height, width) in pixels.
+    """
+
+    resize: Literal["stretch", "center_crop", "longest_side"]
+    size: tuple[Positive, Positive]
+    multiple: Positive = 1
+    resample: Literal["bilinear", "bicubic", "lanczos"] = "bilinear"
+    crop_fraction: Annotated[float, Meta(gt=0, le=1)] = 1.0
+
+    def __post_init__(self) -> None:
+        if self.size[0] % self.multiple or self.size[1] % self.multiple:
+            raise ValueError(
+                f"preprocessing size {self.size} is not a multiple of {self.multiple} on both sides"
+            )
+        if self.crop_fraction != 1.0 and self.resize != "center_crop":
+            raise ValueError(f"crop_fraction needs resize 'center_crop', not {self.resize!r}")
+
+
+class TensorSpec(Model, frozen=True):
+    """A graph input or output. A dimension is a number, or a symbol such as "batch"."""
+
+    name: str
+    dtype: DType
+    shape: tuple[Dimension, ...]
+
+    def __str__(self) -> str:
+        return f"{self.name}: {self.dtype} ({', '.join(map(str, self.shape))})"
+
+
+class OutputParity(Model, frozen=True):
+    """How far one output was from the reference at worst, and how far it may be.
+
+    `agreement` is the share of equal decisions: top-1 classes for `probabilities`, pixels for `mask`.
+    """
+
+    max_difference: float
+    mean_difference: float
+    cosine: float | None = None
+    agreement: float | None = None
+    max_difference_allowed: float | None = None
+    cosine_required: float | None = None
+    agreement_required: float | None = None
+
+
+class ParityReport(Model, frozen=True):
+    """What the parity gate measured: reference against engine on real images."""
+
+    reference: str
+    engine: str
+    images: str
+    input_shapes: tuple[tuple[int, ...], ...]
+    outputs: dict[str, OutputParity]
+
+
+class Variant(Model, frozen=True):
+    """One precision of a graph: its ONNX file, opset, and the parity it was proved to have."""
+
+    file: str
+    opset: Positive
+    parity: ParityReport
+
+
+class Graph(Model, frozen=True):
+    """A graph: its tensors, and its variants by precision, which all share them."""
+
+    inputs: tuple[TensorSpec, ...]
+    outputs: tuple[TensorSpec, ...]
+    variants: dict[Precision, Variant]
+
+
+class FileEntry(Model, frozen=True):
+    """A file of the bundle: SHA-256 of its bytes, and their number."""
+
+    sha256: Sha256
+    size_bytes: Annotated[int, Meta(ge=0)]
+
+
+class Metric(Model, frozen=True):
+    """A measured quality of the model, with the data it was measured on."""
+
+    name: str
+    value: float
+    data: str
+
+
+class Provenance(Model, frozen=True):
+    """Where the bundle comes from: source, time (ISO 8601, UTC), library versions, training recipe."""
+
+    source: str
+    created: str
+    libraries: dict[str, str]
+    recipe: dict[str, Any] | None = None
+
+
+class Manifest(Model, frozen=True):
+    """The whole manifest. `files` lists every file of the bundle except `manifest.json` itself."""
+
+    schema_version: Literal[1]
+    name: Annotated[str, Meta(pattern="^[A-Za-z0-9][A-Za-z0-9._-]*$", max_length=100)]
+    task: Task
+    description: str
+    licence: str
+    classes: tuple[ClassInfo, ...]
+    preprocessing: Preprocessing
+    graphs: dict[str, Graph]
+    golden: tuple[str, ...]
+    metrics: tuple[Metric, ...]
+    provenance: Provenance
+    files: dict[str, FileEntry]
+
+    def __post_init__(self) -> None:
+        for path in self.files:
+            _require_safe_path(path)
+        used = {v.file for graph in self.graphs.values() for v in graph.variants.values()}
+        missing = sorted((used | set(self.golden)) - set(self.files))
+        if missing:
+            raise ValueError(f"'files' does not list {missing[0]!r}, which the manifest uses")
+        if not all(graph.variants for graph in self.graphs.values()):
+            raise ValueError("a graph has no variants")
+        if "model" not in self.graphs:
+            raise ValueError(f"task {self.task!r} needs a graph named 'model'")
+        check_contract(self.graphs["model"], task=self.task, classes=len(self.classes))
+
+
+_BATCH = "batch"
+_IMAGE = ("uint8", 4)
+_OUTPUTS: dict[str, dict[str, tuple[str, int, bool]]] = {
+    # task: output: dtype, rank, required
+    "classify": {
+        "probabilities": ("float32", 2, True),
+        "embedding": ("float32", 2, True),
+        "explanation": ("float32", 3, False),
+        "attention": ("float32", 4, False),
+    },
+    "segment": {"mask": ("uint8", 3, True), "confidence": ("float32", 3, True)},
+    "embed": {"embedding": ("float32", 2, True)},
+}
+
+
+def check_contract(graph: Graph, *, task: Task, classes: int) -> None:
+    """Check a graph's tensors against the contract of its task (`docs/bundle.md`).
+
+    Raises:
+        ValueError: a tensor is missing, unknown, or of another dtype, rank or class count.
+    """
+    if [spec.name for spec in graph.inputs] != ["image"]:
+        raise ValueError(f"the graph must have one input, 'image', not {_names(graph.inputs)}")
+    image = graph.inputs[0]
+    if (image.dtype, len(image.shape)) != _IMAGE or image.shape[3] != 3:
+        raise ValueError(f"'image' must be uint8 (batch, H, W, 3), not {image}")
+    expected = _OUTPUTS[task]
+    by_name = {spec.name: spec for spec in graph.outputs}
+    for name, spec in by_name.items():
+        if name not in expected:
+            raise ValueError(f"output {name!r} is not in the contract of task {task!r}")
+        dtype, rank, _ = expected[name]
+        if spec.dtype != dtype or len(spec.shape) != rank or spec.shape[0] != _BATCH:
+            raise ValueError(f"output {name!r} must be {dtype} of rank {rank} by batch, not {spec}")
+    for name, (_, _, required) in expected.items():
+        if required and name not in by_name:
+            raise ValueError(f"task {task!r} needs the output {name!r}")
+    if task == "classify" and by_name["probabilities"].shape[1] != classes:
+        width = by_name["probabilities"].shape[1]
+        raise ValueError(f"'classes' lists {classes} names but 'probabilities' has {width} columns")
+    if task == "segment" and not 2 <= classes <= 256:
+        raise ValueError(f"a mask of uint8 needs 2 to 256 classes, 'classes' lists {classes}")
+
+
+def _names(specs: tuple[TensorSpec, ...]) -> str:
+    return ", ".join(repr(spec.name) for spec in specs) or "none"
+
+
+def _require_safe_path(path: str) -> None:
+    parts = PurePosixPath(path).parts
+    if (
+        not parts
+        or path == "manifest.json"
+        or "\\" in path
+        or ":" in path
+        or "\x00" in path
+        or path != "/".join(parts)
+        or any(part in ("..", ".", "/") for part in parts)
+    ):
+        raise ValueError(f"file path {path!r} is not a plain relative path inside the bundle")
+
+
+def manifest_from_json(data: bytes) -> Manifest:
+    """Parse and validate a manifest.
+
+    Raises:
+        BundleError: too large, not JSON, another schema version, or anything the models refuse.
+    """
+    if len(data) > MAX_MANIFEST_BYTES:
+        raise BundleError(
+            f"manifest.json has {len(data):,} bytes; at most {MAX_MANIFEST_BYTES:,} are allowed"
+        )
+    try:
+        version = msgspec.json.decode(data, type=_Version).schema_version
+        if version != SCHEMA_VERSION:
+            raise BundleError(
+                f"manifest.json has schema version {version}, this dlcv reads {SCHEMA_VERSION}; "
+                "export the bundle again, or use the dlcv that wrote it"
+            )
+        return msgspec.json.decode(data, type=Manifest)
+    except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as e:
+        raise BundleError(f"manifest.json is not valid: {e}") from e
+
+
+def json_from_manifest(manifest: Manifest) -> bytes:
+    """Return the manifest as indented JSON, the same bytes for equal manifests."""
+    return msgspec.json.format(msgspec.json.encode(manifest), indent=2) + b"\n"
+
+
+def json_schema() -> dict[str, Any]:
+    """Return the JSON Schema (2020-12) of `manifest.json`."""
+    schema = {"$schema": "https://json-schema.org/draft/2020-12/schema"}
+    return schema | msgspec.json.schema(Manifest)
+
+
+class _Version(msgspec.Struct):
+    schema_version: int
