@@ -4,6 +4,7 @@ import ast
 import os
 import subprocess
 import sys
+import tomllib
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -19,18 +20,24 @@ MAY_IMPORT = {
     "cli": {"runtime", "train", "export"},
 }
 
-IMPORT_ALL_WITH_HEAVY_MODULES_BLOCKED = """
-import importlib, importlib.abc, pkgutil, sys
+PYPROJECT = tomllib.loads((REPOSITORY / "pyproject.toml").read_text())
+SCRIPTS = PYPROJECT["project"]["scripts"]
+TIDY_IMPORTS = PYPROJECT["tool"]["ruff"]["lint"]["flake8-tidy-imports"]
+OPTIONAL = set(TIDY_IMPORTS["banned-module-level-imports"])
 
-HEAVY = {"lightning", "onnx", "onnxruntime", "onnxscript", "timm", "torch", "torchmetrics", "torchvision"}
+BLOCK_OPTIONAL_PACKAGES = f"""
+import importlib, importlib.abc, pkgutil, sys
 
 class Block(importlib.abc.MetaPathFinder):
     def find_spec(self, name, path=None, target=None):
-        if name.partition(".")[0] in HEAVY:
-            raise ImportError(f"{name} is imported at module level")
+        if name.partition(".")[0] in {OPTIONAL}:
+            raise ImportError(f"{{name}} is imported at module level")
         return None
 
 sys.meta_path.insert(0, Block())
+"""
+
+IMPORT_ALL = """
 count = 0
 for root in ("dlcv", "dlcv.runtime", "dlcv.cli"):
     package = importlib.import_module(root)
@@ -42,6 +49,17 @@ for root in ("dlcv", "dlcv.runtime", "dlcv.cli"):
             importlib.import_module(module.name)
             count += 1
 print(count)
+"""
+
+PRINT_HELP = """
+sys.argv = [{script!r}, "--help"]
+main = importlib.import_module({module!r}).main
+try:
+    code = main()
+except SystemExit as stop:
+    code = stop.code
+assert not code, code
+assert "numpy" not in sys.modules, "import numpy inside the function that needs it: help takes twice as long with it"
 """
 
 
@@ -58,12 +76,21 @@ def _python(program: str) -> subprocess.CompletedProcess[str]:
     )
 
 
-def test_runtime_and_cli_import_without_any_heavy_package():
-    done = _python(IMPORT_ALL_WITH_HEAVY_MODULES_BLOCKED)
+def test_runtime_and_cli_import_without_any_optional_package():
+    done = _python(BLOCK_OPTIONAL_PACKAGES + IMPORT_ALL)
     assert done.returncode == 0, done.stderr
     sources = [*(REPOSITORY / "runtime").rglob("*.py"), *(REPOSITORY / "cli").rglob("*.py")]
     modules = [path for path in sources if path.name != "__main__.py"]
     assert int(done.stdout) == len(modules) + 1, "every module was imported, and dlcv itself"
+
+
+@pytest.mark.parametrize("script", SCRIPTS)
+def test_a_command_prints_its_help_without_any_optional_package(script):
+    module, _, function = SCRIPTS[script].partition(":")
+    assert function == "main"
+    done = _python(BLOCK_OPTIONAL_PACKAGES + PRINT_HELP.format(script=script, module=module))
+    assert done.returncode == 0, done.stderr
+    assert f"Usage: {script}" in done.stdout
 
 
 def test_importing_dlcv_prints_nothing():
