@@ -31,7 +31,7 @@ check: .venv-dev/installed ## lint, formatting, types
 	$(DEV)/pyright --pythonpath $(DEV)/python
 
 format: .venv-dev/installed ## mend what ruff can, format
-	$(DEV)/ruff check --fix
+	$(DEV)/ruff check --fix-only
 	$(DEV)/ruff format
 
 bench: .venv-dev/installed ## run the benchmarks; BENCH_ARGS goes to pytest
