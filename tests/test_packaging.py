@@ -71,7 +71,10 @@ def files_of_wheel(wheel: Path) -> set[str]:
 
 def test_a_wheel_holds_every_file_of_the_folders_and_nothing_else(wheel, expected):
     missing_or_extra = files_of_wheel(wheel) ^ expected
-    assert not missing_or_extra, "name it in [tool.setuptools.package-data] of pyproject.toml"
+    assert not missing_or_extra, (
+        "a module's folder needs an __init__.py; other files are named under "
+        "[tool.setuptools.package-data] in pyproject.toml"
+    )
 
 
 def test_a_wheel_holds_each_kind_of_data(wheel):
