@@ -1,1 +1,32 @@
-"""Opens a bundle and runs it: engines, pipeline, results, server. Never needs PyTorch."""
+"""Open a bundle and run it: engines, pipeline, results. No PyTorch, ever."""
+
+from dlcv.runtime.bundle import Bundle, open_bundle
+from dlcv.runtime.engines import Engine, EngineInfo, EngineOptions, load_engine
+from dlcv.runtime.errors import DlcvError
+from dlcv.runtime.predictor import Predictor, load
+from dlcv.runtime.results import (
+    Classification,
+    Embedding,
+    Label,
+    Refused,
+    Result,
+    Segmentation,
+)
+
+__all__ = [
+    "Bundle",
+    "Classification",
+    "DlcvError",
+    "Embedding",
+    "Engine",
+    "EngineInfo",
+    "EngineOptions",
+    "Label",
+    "Predictor",
+    "Refused",
+    "Result",
+    "Segmentation",
+    "load",
+    "load_engine",
+    "open_bundle",
+]

@@ -17,6 +17,7 @@ import msgspec
 
 from dlcv.runtime.errors import BundleError, OutputError
 from dlcv.runtime.manifest import (
+    MAX_MANIFEST_BYTES,
     FileEntry,
     Graph,
     Manifest,
@@ -59,6 +60,11 @@ class Bundle:
 
     path: Path
     manifest: Manifest
+
+    @property
+    def sha256(self) -> str:
+        """The SHA-256 of the manifest, which holds those of all other files."""
+        return hashlib.sha256(json_from_manifest(self.manifest)).hexdigest()
 
     def graph(self, name: str = "model") -> Graph:
         """Return a graph's description.
@@ -216,8 +222,6 @@ def _read_manifest(folder: Path) -> bytes:
         raise BundleError(f"not a bundle: it holds no {MANIFEST}")
     if path.is_symlink():
         raise BundleError(f"{MANIFEST} is a link; a bundle holds plain files")
-    from dlcv.runtime.manifest import MAX_MANIFEST_BYTES
-
     with path.open("rb") as file:
         return file.read(MAX_MANIFEST_BYTES + 1)
 

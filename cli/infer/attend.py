@@ -1,0 +1,56 @@
+"""`dlcv-infer attend`."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import typer
+
+from dlcv.cli.infer import options
+from dlcv.cli.infer.task import TaskRequest, run_task
+
+
+def attend(
+    images: options.Images,
+    model: options.Model = None,
+    out: options.Out = None,
+    format: options.Format = options.LineFormat.jsonl,
+    npz: Annotated[
+        bool, typer.Option("--npz", help="Also write the maps as arrays: explanation, attention.")
+    ] = False,
+    overlay: Annotated[bool, typer.Option(help="Write pictures to look at.")] = True,
+    engine: options.EngineName = "auto",
+    precision: options.PrecisionName = None,
+    batch: options.Batch = 8,
+    threads: options.Threads = None,
+    resume: options.Resume = False,
+    overwrite: options.Overwrite = False,
+) -> None:
+    """Show where a vision transformer looks: attention rollout and last-layer attention.
+
+    Without --out the results go to dlcv-attend/ (dlcv-attend-2/ if that exists, and so on).
+
+    \b
+    Examples:
+      dlcv-infer attend cat.jpg
+      dlcv-infer attend photos/ -m pets-vit --npz --no-overlay --out maps
+    """
+    from dlcv.runtime.writers import WriteOptions
+
+    run_task(
+        TaskRequest(
+            command="attend",
+            images=images,
+            model=model,
+            engine=engine,
+            precision=precision,
+            out=out,
+            write=WriteOptions(lines=format.value, overlays=overlay, maps=npz),
+            outputs=("probabilities", "explanation", "attention"),
+            batch=batch,
+            threads=threads,
+            resume=resume,
+            overwrite=overwrite,
+            files_by_default=True,
+        )
+    )

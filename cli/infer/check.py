@@ -1,0 +1,40 @@
+"""`dlcv-infer check`."""
+
+from __future__ import annotations
+
+import typer
+
+from dlcv.cli.edge import EXIT_FAILED
+from dlcv.cli.infer import options
+from dlcv.cli.infer.task import say
+
+
+def check(
+    bundle: options.BundlePath,
+    engine: options.EngineName = "auto",
+    precision: options.PrecisionName = None,
+    threads: options.Threads = None,
+) -> None:
+    """Replay a bundle's golden inputs on an engine; compare with what PyTorch gave for them.
+
+    Exit code 0 when every output is within its tolerance, 1 when not.
+
+    \b
+    Examples:
+      dlcv-infer check camvid-lraspp
+      dlcv-infer check pets-vit --engine ort --threads 1
+    """
+    from dlcv.runtime.parity import replay_golden
+    from dlcv.runtime.predictor import load
+    from dlcv.runtime.report import parity_table
+
+    with load(bundle, engine=engine, precision=precision, threads=threads) as predictor:  # type: ignore[arg-type]
+        comparison = replay_golden(predictor.bundle, predictor.engine)
+        name, ran = predictor.bundle.manifest.name, predictor.engine.info
+    print("\n".join(parity_table(comparison.outputs)))
+    for failure in comparison.failures:
+        say(failure)
+    cases = len(predictor.bundle.manifest.golden)
+    say(f"{name} on {ran}: {'FAILED' if comparison.failures else 'passed'}, {cases} golden cases")
+    if comparison.failures:
+        raise typer.Exit(EXIT_FAILED)

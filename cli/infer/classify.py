@@ -1,0 +1,53 @@
+"""`dlcv-infer classify`."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import typer
+
+from dlcv.cli.infer import options
+from dlcv.cli.infer.task import TaskRequest, run_task
+
+
+def classify(
+    images: options.Images,
+    model: options.Model = None,
+    out: options.Out = None,
+    format: options.Format = options.LineFormat.jsonl,
+    top: Annotated[int, typer.Option(min=1, help="Classes a line, likeliest first.")] = 5,
+    overlay: options.Overlay = False,
+    engine: options.EngineName = "auto",
+    precision: options.PrecisionName = None,
+    batch: options.Batch = 8,
+    threads: options.Threads = None,
+    resume: options.Resume = False,
+    overwrite: options.Overwrite = False,
+) -> None:
+    """Name what is in each image: a line of JSON or CSV an image, on stdout or in --out.
+
+    \b
+    Examples:
+      dlcv-infer classify photo.jpg
+      dlcv-infer classify holiday/ -m pets-vit --top 3 --format csv > pets.csv
+      dlcv-infer classify 'shots/**/*.png' --out results --overlay
+      find . -name '*.jpg' | dlcv-infer classify - --out results --resume
+    """
+    from dlcv.runtime.writers import WriteOptions
+
+    run_task(
+        TaskRequest(
+            command="classify",
+            images=images,
+            model=model,
+            engine=engine,
+            precision=precision,
+            out=out,
+            write=WriteOptions(lines=format.value, top=top, overlays=overlay),
+            outputs=("probabilities", "explanation") if overlay else ("probabilities",),
+            batch=batch,
+            threads=threads,
+            resume=resume,
+            overwrite=overwrite,
+        )
+    )

@@ -1,0 +1,23 @@
+"""`dlcv-infer doctor`."""
+
+from __future__ import annotations
+
+import typer
+
+from dlcv.cli.edge import EXIT_FAILED
+
+
+def doctor() -> None:
+    """Print versions, the machine, and what each engine needs to run here.
+
+    Exit code 1 when the default engine or a built-in bundle does not work.
+
+    \b
+    Example:
+      dlcv-infer doctor
+    """
+    from dlcv.runtime.report import builtin_trouble, doctor_lines
+
+    print("\n".join(doctor_lines()))
+    if builtin_trouble():
+        raise typer.Exit(EXIT_FAILED)

@@ -1,0 +1,65 @@
+"""`dlcv-infer segment`."""
+
+from __future__ import annotations
+
+from typing import Annotated, Optional
+
+import typer
+
+from dlcv.cli.infer import options
+from dlcv.cli.infer.task import TaskRequest, run_task
+
+
+def segment(
+    images: options.Images,
+    model: options.Model = None,
+    out: options.Out = None,
+    format: options.Format = options.LineFormat.jsonl,
+    overlay: options.Overlay = False,
+    confidence: Annotated[
+        bool, typer.Option("--confidence", help="Also write how certain each pixel is, as grey PNG.")
+    ] = False,
+    size: Annotated[
+        Optional[int], typer.Option(min=1, help="Run at this longer side in pixels, not the bundle's.")
+    ] = None,
+    engine: options.EngineName = "auto",
+    precision: options.PrecisionName = None,
+    batch: options.Batch = 8,
+    threads: options.Threads = None,
+    resume: options.Resume = False,
+    overwrite: options.Overwrite = False,
+) -> None:
+    """Give each pixel a class: palette PNG masks of the images' size, and a line an image.
+
+    Without --out the results go to dlcv-segment/ (dlcv-segment-2/ if that exists, and so on).
+
+    \b
+    Examples:
+      dlcv-infer segment street.jpg --overlay
+      dlcv-infer segment 'val/*.jpg' -m camvid-lraspp --out masks
+      dlcv-infer segment drive/ --out masks --resume
+      dlcv-infer segment drive/ --size 960 --out -         # shares of the classes only, on stdout
+    """
+    from dlcv.runtime.writers import WriteOptions
+
+    to_folder = str(out) != "-"
+    run_task(
+        TaskRequest(
+            command="segment",
+            images=images,
+            model=model,
+            engine=engine,
+            precision=precision,
+            out=out,
+            write=WriteOptions(
+                lines=format.value, masks=to_folder, overlays=overlay, confidence=confidence
+            ),
+            outputs=("mask", "confidence") if confidence else ("mask",),
+            batch=batch,
+            threads=threads,
+            size=size,
+            resume=resume,
+            overwrite=overwrite,
+            files_by_default=True,
+        )
+    )

@@ -1,0 +1,177 @@
+"""What the task commands do alike: load, run the job, report, choose the exit code."""
+
+from __future__ import annotations
+
+import sys
+from collections import Counter
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, cast
+
+import typer
+
+from dlcv.cli.edge import EXIT_FAILED, EXIT_SOME_REFUSED
+
+if TYPE_CHECKING:
+    from dlcv.runtime.job import Summary
+    from dlcv.runtime.manifest import Precision
+    from dlcv.runtime.predictor import Predictor
+    from dlcv.runtime.writers import Writer, WriteOptions
+
+_REFUSALS_SHOWN = 20
+
+
+@dataclass(frozen=True, kw_only=True)
+class TaskRequest:
+    """What a task command was asked for. outputs: the graph's outputs that it needs."""
+
+    command: str
+    images: list[str]
+    model: str | None
+    engine: str
+    precision: str | None
+    out: Path | None
+    write: WriteOptions
+    outputs: tuple[str, ...]
+    batch: int
+    threads: int | None = None
+    size: int | None = None
+    resume: bool = False
+    overwrite: bool = False
+    files_by_default: bool = False
+
+
+def run_task(request: TaskRequest) -> None:
+    """Run a task command to its end.
+
+    Raises:
+        typer.Exit: with code 1 when nothing could run, 3 when some inputs were refused.
+        DlcvError: the bundle, the engine or the results folder do not fit.
+    """
+    from dlcv.runtime.job import run_job
+    from dlcv.runtime.sources import expand_inputs
+
+    with _load(request) as predictor:
+        folder = _folder(request)
+        writer, done = _writer(request, predictor, folder)
+        with _progress(request.images) as advance:
+            summary = run_job(
+                predictor,
+                expand_inputs(request.images, listing=sys.stdin),
+                writer,
+                outputs=request.outputs,
+                done=done,
+                on_progress=advance,
+            )
+    earlier = getattr(writer, "refused_before", 0)
+    _report(summary, folder=folder, refused_before=earlier)
+    if not summary.answered and not summary.skipped:
+        raise typer.Exit(EXIT_FAILED)
+    if summary.refused or earlier:
+        raise typer.Exit(EXIT_SOME_REFUSED)
+
+
+def say(text: str) -> None:
+    """Print a line for people: stderr."""
+    print(text, file=sys.stderr)
+
+
+def _load(request: TaskRequest) -> Predictor:
+    from dlcv.runtime.bundle import BUILTIN
+    from dlcv.runtime.predictor import load
+
+    bundle = request.model
+    if bundle is None:
+        bundle = BUILTIN[request.command]
+        say(f"no -m given: using the built-in bundle {bundle} (dlcv-infer info {bundle})")
+    return load(
+        bundle,
+        engine=request.engine,
+        precision=cast("Precision | None", request.precision),
+        threads=request.threads,
+        batch_size=request.batch,
+        longest_side=request.size,
+    )
+
+
+def _folder(request: TaskRequest) -> Path | None:
+    if request.out is not None:
+        return None if str(request.out) == "-" else request.out
+    if not request.files_by_default:
+        return None
+    if request.resume:
+        return Path(f"dlcv-{request.command}")
+    names = (f"dlcv-{request.command}{suffix}" for suffix in _suffixes())
+    return next(Path(name) for name in names if not Path(name).exists())
+
+
+def _suffixes() -> Iterator[str]:
+    yield ""
+    number = 2
+    while True:
+        yield f"-{number}"
+        number += 1
+
+
+def _writer(
+    request: TaskRequest, predictor: Predictor, folder: Path | None
+) -> tuple[Writer, Counter[str]]:
+    from dlcv.runtime.errors import InputError
+    from dlcv.runtime.writers import FolderWriter, StreamWriter
+
+    if folder is None:
+        if request.resume or request.overwrite or request.write.needs_folder:
+            raise InputError("this needs a results folder: give --out FOLDER")
+        return StreamWriter(_write_stdout, request.write), Counter()
+    writer = FolderWriter(
+        folder,
+        request.write,
+        run=predictor.description(),
+        resume=request.resume,
+        overwrite=request.overwrite,
+    )
+    return writer, writer.done
+
+
+def _write_stdout(text: str) -> None:
+    sys.stdout.write(text)
+    sys.stdout.flush()
+
+
+@contextmanager
+def _progress(images: list[str]) -> Iterator[Callable[[], object]]:
+    """Show a progress bar on a terminal; elsewhere nothing."""
+    if not sys.stderr.isatty() or sys.stdout.isatty() and "-" in images:
+        yield lambda: None
+        return
+    from rich.console import Console
+    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
+    from rich.progress import TimeRemainingColumn
+
+    from dlcv.runtime.sources import expand_inputs
+
+    total = None if "-" in images else sum(1 for _ in expand_inputs(images))
+    columns: Any = (BarColumn(), MofNCompleteColumn(), TextColumn("{task.fields[rate]}"))
+    with Progress(*columns, TimeRemainingColumn(), console=Console(stderr=True)) as bar:
+        task = bar.add_task("images", total=total, rate="")
+
+        def advance() -> None:
+            speed = bar.tasks[0].speed
+            bar.update(task, advance=1, rate=f"{speed:.1f} images/s" if speed else "")
+
+        yield advance
+
+
+def _report(summary: Summary, *, folder: Path | None, refused_before: int) -> None:
+    for refused in summary.refusals[:_REFUSALS_SHOWN]:
+        say(f"refused {refused.name}: {refused.reason}")
+    if (hidden := summary.refused - _REFUSALS_SHOWN) > 0:
+        say(f"refused {hidden} more" + (f", listed in {folder / 'errors.jsonl'}" if folder else ""))
+    parts = [f"{summary.answered} answered"]
+    if summary.skipped:
+        parts.append(f"{summary.skipped} done before")
+    if summary.refused or refused_before:
+        parts.append(f"{summary.refused + refused_before} refused")
+    say(", ".join(parts) + (f"; results in {folder}" if folder else ""))

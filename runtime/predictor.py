@@ -1,0 +1,214 @@
+"""A bundle on an engine: images in, results out."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Self, final
+
+import numpy as np
+
+from dlcv.runtime.bundle import Bundle, open_bundle
+from dlcv.runtime.engines import load_engine
+from dlcv.runtime.engines.base import Arrays, Engine, EngineOptions
+from dlcv.runtime.errors import BundleError, ImageError, InputError
+from dlcv.runtime.images import DecodedImage, Source, load_pixels
+from dlcv.runtime.manifest import Precision, Preprocessing
+from dlcv.runtime.pipeline import batches_by_shape, in_background, ordered_map, windows
+from dlcv.runtime.results import Refused, Result, name_of, result_from_outputs
+from dlcv.runtime.system import cpu_count
+
+DEFAULT_BATCH_SIZE = 8
+_WINDOW_BATCHES = 4  # how far images of other shapes may be passed over to fill a batch
+
+
+def load(
+    bundle: str | Path | Bundle,
+    *,
+    engine: str = "auto",
+    precision: Precision | None = None,
+    threads: int | None = None,
+    batch_size: int = DEFAULT_BATCH_SIZE,
+    longest_side: int | None = None,
+) -> Predictor:
+    """Open a bundle (a folder, or a built-in bundle's name) and load it on an engine.
+
+    longest_side: run a graph of dynamic size at another scale than the manifest's, in pixels.
+
+    Raises:
+        BundleError: the bundle is malformed or lacks what was asked for.
+        EngineUnavailableError: the engine is unknown, not installed, or cannot start here.
+    """
+    opened = bundle if isinstance(bundle, Bundle) else open_bundle(bundle)
+    preprocessing = _scaled(opened, longest_side)
+    loaded = load_engine(
+        opened, engine, precision=precision, options=EngineOptions(threads=threads)
+    )
+    return Predictor(opened, loaded, batch_size=batch_size, preprocessing=preprocessing)
+
+
+@final
+class Predictor:
+    """Answers images with results. Not thread-safe: one call or stream at a time."""
+
+    def __init__(
+        self,
+        bundle: Bundle,
+        engine: Engine,
+        *,
+        batch_size: int = DEFAULT_BATCH_SIZE,
+        preprocessing: Preprocessing | None = None,
+        workers: int | None = None,
+    ) -> None:
+        """Wrap a loaded engine.
+
+        batch_size: images in one engine call at most. workers: decoding threads; None: one a core.
+        """
+        if batch_size < 1:
+            raise InputError(f"batch size must be 1 or more, not {batch_size}")
+        self.bundle = bundle
+        self.engine = engine
+        self.batch_size = batch_size
+        self.preprocessing = preprocessing or bundle.manifest.preprocessing
+        self.workers = workers or cpu_count()
+
+    def __call__(
+        self, images: Source | Iterable[Source], *, outputs: Sequence[str] | None = None
+    ) -> list[Result]:
+        """Return the result of every image, in order. One image may be given without a list.
+
+        images: paths, URLs, bytes of files, PIL images, or uint8 arrays (H, W, 3) RGB.
+
+        Raises:
+            ImageError: an image cannot be read; `stream` skips and reports such images instead.
+        """
+        single = isinstance(images, (str, Path, bytes, np.ndarray)) or hasattr(images, "getexif")
+        results: list[Result] = []
+        for result in self.stream([images] if single else images, outputs=outputs):  # type: ignore[list-item, arg-type]
+            if isinstance(result, Refused):
+                raise ImageError(f"{result.name}: {result.reason}")
+            results.append(result)
+        return results
+
+    def stream(
+        self, sources: Iterable[Source | Refused], *, outputs: Sequence[str] | None = None
+    ) -> Iterator[Result | Refused]:
+        """Yield a result for every source, in order; memory does not depend on their number.
+
+        An image that cannot be read gives a `Refused`; one that comes in is passed through.
+        outputs: names of the wanted outputs; None means all.
+        """
+        self._require_outputs(outputs)
+        window = self.batch_size * (_WINDOW_BATCHES if self._has_dynamic_size() else 1)
+        with ThreadPoolExecutor(self.workers, thread_name_prefix="dlcv-decode") as pool:
+            decoded = ordered_map(self._decode, sources, pool=pool, limit=2 * window + self.workers)
+            answers = (self._answer(items, outputs) for items in windows(decoded, window))
+            for results in in_background(answers, depth=1):
+                yield from results
+
+    def run(self, pixels: np.ndarray[Any, Any], *, outputs: Sequence[str] | None = None) -> Arrays:
+        """Run the graph on pixels of the graph's size, uint8 (batch, H, W, 3), and return arrays."""
+        return self.engine.infer({"image": np.ascontiguousarray(pixels)}, outputs=outputs)
+
+    def description(self) -> dict[str, Any]:
+        """Return what runs, for `run.json`: bundle, engine, device, precision, settings."""
+        import dlcv
+
+        info = self.engine.info
+        widths = {spec.name: spec.shape[1] for spec in self.engine.outputs if len(spec.shape) == 2}
+        return {
+            "dlcv": dlcv.__version__,
+            "bundle": self.bundle.manifest.name,
+            "bundle_sha256": self.bundle.sha256,
+            "task": self.bundle.manifest.task,
+            "engine": info.name,
+            "engine_version": info.version,
+            "device": info.device,
+            "precision": info.precision,
+            "resize": self.preprocessing.resize,
+            "input_size": list(self.preprocessing.size),
+            "embedding_width": widths.get("embedding"),
+        }
+
+    def close(self) -> None:
+        """Free the engine."""
+        self.engine.close()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self.close()
+
+    def _require_outputs(self, outputs: Sequence[str] | None) -> None:
+        existing = [spec.name for spec in self.engine.outputs]
+        for name in outputs or ():
+            if name not in existing:
+                raise BundleError(
+                    f"bundle {self.bundle.manifest.name!r} ({self.bundle.manifest.task}) has no "
+                    f"output {name!r}, only {', '.join(existing)}; give another bundle with -m"
+                )
+
+    def _has_dynamic_size(self) -> bool:
+        return isinstance(self.engine.inputs[0].shape[1], str)
+
+    def _decode(self, source: Source | Refused) -> _Decoded | Refused:
+        if isinstance(source, Refused):
+            return source
+        try:
+            return _Decoded(source=source, image=load_pixels(source, self.preprocessing))
+        except ImageError as e:
+            return Refused(source=source if isinstance(source, (str, Path)) else name_of(source), reason=str(e))
+
+    def _answer(
+        self, items: list[_Decoded | Refused], outputs: Sequence[str] | None
+    ) -> list[Result | Refused]:
+        answers: list[Result | Refused | None] = [
+            item if isinstance(item, Refused) else None for item in items
+        ]
+        for positions in batches_by_shape(items, _shape, size=self.batch_size):
+            batch = [item for p in positions if isinstance(item := items[p], _Decoded)]
+            arrays = self.run(np.stack([item.image.pixels for item in batch]), outputs=outputs)
+            for number, (position, item) in enumerate(zip(positions, batch, strict=True)):
+                answers[position] = result_from_outputs(
+                    {name: array[number] for name, array in arrays.items()},
+                    source=item.source,
+                    frame=item.image.frame,
+                    classes=self.bundle.manifest.classes,
+                    engine=str(self.engine.info),
+                )
+        return [answer for answer in answers if answer is not None]
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Decoded:
+    source: Source
+    image: DecodedImage
+
+
+def _shape(item: _Decoded | Refused) -> tuple[int, ...] | None:
+    return item.image.pixels.shape if isinstance(item, _Decoded) else None
+
+
+def _scaled(bundle: Bundle, longest_side: int | None) -> Preprocessing:
+    preprocessing = bundle.manifest.preprocessing
+    if longest_side is None:
+        return preprocessing
+    if preprocessing.resize != "longest_side":
+        height, width = preprocessing.size
+        raise InputError(
+            f"bundle {bundle.manifest.name!r} runs at {height}x{width} only; its size cannot be changed"
+        )
+    multiple = preprocessing.multiple
+    side = max(1, round(longest_side / multiple)) * multiple
+    from msgspec.structs import replace as replaced
+
+    return replaced(preprocessing, size=(side, side))

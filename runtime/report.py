@@ -1,0 +1,129 @@
+"""Bundles, parity and machines described in plain text, for terminals and reports."""
+
+from __future__ import annotations
+
+import sys
+import textwrap
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
+
+from dlcv.runtime.system import installed_version, machine_name
+
+if TYPE_CHECKING:
+    from dlcv.runtime.bundle import Bundle
+    from dlcv.runtime.manifest import OutputParity, Preprocessing
+
+_WIDTH = 100
+_PACKAGES = ("numpy", "pillow", "msgspec", "onnxruntime", "onnxruntime-gpu", "pyarrow", "fsspec")
+
+
+def text_from_bundle(bundle: Bundle) -> str:
+    """Return what a bundle is, a fact a line."""
+    manifest = bundle.manifest
+    total = sum(entry.size_bytes for entry in manifest.files.values())
+    facts = [
+        ("bundle", f"{manifest.name} ({manifest.task}), {total / 1e6:.1f} MB, every file verified"),
+        ("path", str(bundle.path)),
+        ("about", manifest.description),
+        ("licence", manifest.licence),
+        ("classes", f"{len(manifest.classes)}: {', '.join(c.name for c in manifest.classes)}"),
+        ("images", _preprocessing(manifest.preprocessing)),
+        *((m.name, f"{m.value:.4f} on {m.data}") for m in manifest.metrics),
+        ("source", f"{manifest.provenance.source}, {manifest.provenance.created}"),
+        ("made with", ", ".join(f"{k} {v}" for k, v in manifest.provenance.libraries.items())),
+    ]
+    lines = [line for name, value in facts for line in _fact(name, value)]
+    for name, graph in manifest.graphs.items():
+        lines += _fact(f"graph {name}", "; ".join(map(str, graph.inputs)))
+        for spec in graph.outputs:
+            lines += _fact("  gives", str(spec))
+        for precision, variant in graph.variants.items():
+            size = manifest.files[variant.file].size_bytes
+            lines += _fact(
+                f"  {precision}", f"{variant.file}, {size / 1e6:.1f} MB, opset {variant.opset}"
+            )
+            lines += [f"    {line}" for line in parity_table(variant.parity.outputs)]
+            report = variant.parity
+            lines.append(f"    {report.engine} against {report.reference}, on {report.images}")
+    return "\n".join(lines) + "\n"
+
+
+def parity_table(outputs: dict[str, OutputParity]) -> list[str]:
+    """Return differences from the reference as the lines of a table."""
+    rows = [("output", "max difference", "mean", "cosine", "agreement")]
+    rows += [
+        (
+            name,
+            f"{parity.max_difference:.1e}",
+            f"{parity.mean_difference:.1e}",
+            "" if parity.cosine is None else f"{parity.cosine:.7f}",
+            "" if parity.agreement is None else f"{parity.agreement:.5f}",
+        )
+        for name, parity in outputs.items()
+    ]
+    return table(rows)
+
+
+def table(rows: Sequence[Sequence[str]]) -> list[str]:
+    """Return rows as lines with aligned columns."""
+    widths = [max(len(row[i]) for row in rows) for i in range(len(rows[0]))]
+    return [
+        "  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip()
+        for row in rows
+    ]
+
+
+def doctor_lines() -> list[str]:
+    """Return this machine's versions, each engine's state, and the built-in bundles' state."""
+    import dlcv
+    from dlcv.runtime.engines import ENGINES, why_unavailable
+
+    lines = [f"dlcv {dlcv.__version__}, Python {sys.version.split()[0]}", machine_name()]
+    versions = ((name, installed_version(name)) for name in _PACKAGES)
+    lines.append(", ".join(f"{name} {v or 'not installed'}" for name, v in versions))
+    lines.append("")
+    rows = [("engine", "", "state")]
+    rows += [
+        (name, entry.summary, why_unavailable(name) or "ready") for name, entry in ENGINES.items()
+    ]
+    lines += table(rows)
+    lines.append("")
+    lines += table([("built-in bundle", "state"), *_builtin_states()])
+    return lines
+
+
+def builtin_trouble() -> bool:
+    """Return whether a built-in bundle or the default engine does not work here."""
+    from dlcv.runtime.engines import why_unavailable
+
+    return why_unavailable("ort") is not None or any(s != "ready" for _, s in _builtin_states())
+
+
+def _builtin_states() -> list[tuple[str, str]]:
+    from dlcv.runtime.bundle import BUILTIN, open_bundle
+    from dlcv.runtime.errors import BundleError
+
+    states = []
+    for name in sorted(set(BUILTIN.values())):
+        try:
+            open_bundle(name)
+            states.append((name, "ready"))
+        except BundleError as e:
+            states.append((name, str(e)))
+    return states
+
+
+def _fact(name: str, value: Any) -> list[str]:
+    lines = textwrap.wrap(str(value), _WIDTH - 14) or [""]
+    return [f"{name:<13} {lines[0]}", *(f"{'':<13} {line}" for line in lines[1:])]
+
+
+def _preprocessing(preprocessing: Preprocessing) -> str:
+    height, width = preprocessing.size
+    if preprocessing.resize == "longest_side":
+        return (
+            f"any size; resized to {max(height, width)} pixels on the longer side, "
+            f"both sides a multiple of {preprocessing.multiple} ({preprocessing.resample})"
+        )
+    how = {"stretch": "stretched to", "center_crop": "central crop at"}[preprocessing.resize]
+    return f"{how} {height}x{width} ({preprocessing.resample})"
