@@ -1,0 +1,51 @@
+"""What every wrapper has: pixels in, named answers out, the trained model untouched inside."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+
+import torch
+from torch import Tensor, nn
+
+
+class Normalize(nn.Module):
+    """Turns uint8 (B, H, W, 3) RGB into float32 (B, 3, H, W), (x / 255 - mean) / std by channel.
+
+    The cast comes first: TensorRT-RTX parses nothing else on a uint8 input. The rest is one
+    multiplication and one subtraction by constants.
+    """
+
+    scale: Tensor
+    shift: Tensor
+
+    def __init__(self, mean: tuple[float, ...], std: tuple[float, ...]) -> None:
+        super().__init__()
+        means = torch.tensor(mean, dtype=torch.float64).reshape(1, 3, 1, 1)
+        stds = torch.tensor(std, dtype=torch.float64).reshape(1, 3, 1, 1)
+        self.register_buffer("scale", (1 / (255 * stds)).float())
+        self.register_buffer("shift", (means / stds).float())
+
+    def forward(self, image: Tensor) -> Tensor:
+        """Normalise. image: uint8 (B, H, W, 3)."""
+        return image.float().permute(0, 3, 1, 2) * self.scale - self.shift
+
+
+class Wrapper(nn.Module, ABC):
+    """A graph to be: `forward` takes pixels and returns the outputs that `output_names` declares.
+
+    Subclasses are final. They call or take apart the model they are given; they never change it.
+    """
+
+    output_names: tuple[str, ...]
+
+    def __init__(self, normalize: Normalize) -> None:
+        super().__init__()
+        self.normalize = normalize
+
+    @abstractmethod
+    def forward(self, image: Tensor) -> tuple[Tensor, ...]:
+        """Return the outputs, in the order of `output_names`. image: uint8 (B, H, W, 3)."""
+
+
+class Unwrappable(Exception):  # noqa: N818 - not an error until every wrapper has said so
+    """This wrapper is not made for that model; the message is the reason."""
