@@ -231,7 +231,9 @@ def _listed_path(folder: Path, file: str) -> Path:
     if not os.path.lexists(path):
         raise BundleError(f"{folder}: {file} is missing; copy the whole bundle again")
     if path.resolve() != path or not path.is_file():
-        raise BundleError(f"{folder}: {file} is a link or not a plain file; a bundle holds its files")
+        raise BundleError(
+            f"{folder}: {file} is a link or not a plain file; a bundle holds its files"
+        )
     return path
 
 

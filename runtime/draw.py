@@ -70,7 +70,9 @@ def draw_segmentation(photo: Image.Image, result: Segmentation) -> Image.Image:
     return _beside(overlay, _legend(rows, height=overlay.height))
 
 
-def draw_heat(photo: Image.Image, values: Float32, *, box: Box, size: tuple[int, int]) -> Image.Image:
+def draw_heat(
+    photo: Image.Image, values: Float32, *, box: Box, size: tuple[int, int]
+) -> Image.Image:
     """Draw a map in 0..1, float32 (h, w), over the region `box` (xyxy, original pixels) of a photo.
 
     The photo may be scaled; `size` is the original's (height, width). Outside the box it is dimmed.
@@ -97,7 +99,9 @@ def draw_classification(photo: Image.Image, result: Classification) -> Image.Ima
         ValueError: the result has no explanation.
     """
     if result.explanation is None:
-        raise ValueError("this network has no explanation to draw: it does not end in pooling + linear")
+        raise ValueError(
+            "this network has no explanation to draw: it does not end in pooling + linear"
+        )
     frame = result.frame
     photo = _enlarged(photo, shortest=320)
     panels = [
@@ -112,7 +116,9 @@ def draw_classification(photo: Image.Image, result: Classification) -> Image.Ima
         panels.append(
             (draw_heat(photo, last, box=frame.box, size=frame.size), "last layer, class token")
         )
-    label = ", ".join(f"{x.name} {x.probability:.0%}" for x in result.top(3) if x.probability >= 0.01)
+    label = ", ".join(
+        f"{x.name} {x.probability:.0%}" for x in result.top(3) if x.probability >= 0.01
+    )
     return _titled_row(panels, title=label)
 
 
@@ -135,9 +141,7 @@ def _font(size: int) -> ImageFont.FreeTypeFont | ImageFont.ImageFont:
     return ImageFont.load_default(size)
 
 
-def _legend(
-    rows: Sequence[tuple[tuple[int, ...], str, float]], *, height: int
-) -> Image.Image:
+def _legend(rows: Sequence[tuple[tuple[int, ...], str, float]], *, height: int) -> Image.Image:
     text = max(9, min(18, height // (len(rows) + 2) * 2 // 3))
     step, font = text * 3 // 2, _font(text)
     width = text * 3 + round(max((font.getlength(f"{n}  100%") for _, n, _ in rows), default=0))
@@ -178,6 +182,8 @@ def _titled_row(panels: Sequence[tuple[Image.Image, str]], *, title: str) -> Ima
     left = 0
     for panel, caption in panels:
         sheet.paste(panel, (left, text * 2))
-        draw.text((left + gap, height + text * 3), caption, fill=_FAINT, font=_font(text - 2), anchor="lm")
+        draw.text(
+            (left + gap, height + text * 3), caption, fill=_FAINT, font=_font(text - 2), anchor="lm"
+        )
         left += panel.width + gap
     return sheet

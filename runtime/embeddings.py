@@ -102,7 +102,7 @@ class EmbeddingStore:
         }
         with zipfile.ZipFile(file, "w", allowZip64=True) as archive:
             with archive.open("embeddings.npy", "w", force_zip64=True) as member:
-                np.lib.format.write_array_header_1_0(member, header)  # type: ignore[arg-type]
+                np.lib.format.write_array_header_1_0(member, header)
                 for chunk in self._chunks():
                     member.write(chunk.tobytes())
             for name, array in (
@@ -113,28 +113,28 @@ class EmbeddingStore:
                     np.lib.format.write_array(member, array, allow_pickle=False)
 
     def _write_parquet(self, file: BinaryIO, images: list[str]) -> None:
-        pyarrow, parquet = _import_pyarrow()
-        schema = pyarrow.schema(
+        pa, parquet = _import_pyarrow()
+        schema = pa.schema(
             [
-                ("image", pyarrow.string()),
-                ("embedding", pyarrow.list_(pyarrow.float32(), self._width)),
+                ("image", pa.string()),
+                ("embedding", pa.list_(pa.float32(), self._width)),
             ],
             metadata={"run": json.dumps(self._run)},
         )
         start = 0
         with parquet.ParquetWriter(file, schema) as writer:
             for chunk in self._chunks():
-                names = pyarrow.array(images[start : start + len(chunk)], pyarrow.string())
-                flat = pyarrow.array(chunk.ravel())
-                vectors = pyarrow.FixedSizeListArray.from_arrays(flat, self._width)
-                writer.write_table(pyarrow.table([names, vectors], schema=schema))
+                names = pa.array(images[start : start + len(chunk)], pa.string())
+                flat = pa.array(chunk.ravel())
+                vectors = pa.FixedSizeListArray.from_arrays(flat, self._width)
+                writer.write_table(pa.table([names, vectors], schema=schema))
                 start += len(chunk)
 
 
 def _import_pyarrow() -> tuple[Any, Any]:
     try:
-        import pyarrow
+        import pyarrow as pa
         from pyarrow import parquet
     except ModuleNotFoundError as e:
         raise OutputError("Parquet needs pyarrow: pip install 'dlcv[parquet]'") from e
-    return pyarrow, parquet
+    return pa, parquet

@@ -69,7 +69,9 @@ def run_job(
     return summary
 
 
-def _prepared(writer: Writer, result: Result | Refused, name: str) -> tuple[Result | Refused, Record]:
+def _prepared(
+    writer: Writer, result: Result | Refused, name: str
+) -> tuple[Result | Refused, Record]:
     try:
         return result, writer.prepare(result, name)
     except ImageError as e:  # it could be read for the graph, but not again for an overlay

@@ -75,7 +75,7 @@ def compare(
     parities = {}
     for spec in specs:
         if spec.name in sound:
-            kept = slice(None)
+            kept: slice | Array = slice(None)
             if spec.name == "explanation" and "probabilities" in sound:
                 kept = _same_top(reference["probabilities"], outputs["probabilities"])
             tolerance = tolerances.get(spec.name, Tolerance())
@@ -91,7 +91,9 @@ def compare(
 def worst(comparisons: Sequence[Comparison]) -> Comparison:
     """Return the largest differences, least agreements and all failures of several comparisons."""
     names = dict.fromkeys(name for c in comparisons for name in c.outputs)
-    merged = {n: _worst_parity([c.outputs[n] for c in comparisons if n in c.outputs]) for n in names}
+    merged = {
+        n: _worst_parity([c.outputs[n] for c in comparisons if n in c.outputs]) for n in names
+    }
     return Comparison(outputs=merged, failures=tuple(f for c in comparisons for f in c.failures))
 
 

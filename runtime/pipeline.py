@@ -12,11 +12,12 @@ from __future__ import annotations
 import queue
 import threading
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Generator, Iterable, Iterator
 from concurrent.futures import Executor, Future
 from contextlib import suppress
+from dataclasses import dataclass
 from itertools import islice
-from typing import TypeVar
+from typing import Generic, TypeVar
 
 T = TypeVar("T")
 S = TypeVar("S")
@@ -63,45 +64,52 @@ def batches_by_shape(
             yield positions[start : start + size]
 
 
-def in_background(items: Iterable[T], *, depth: int) -> Iterator[T]:
+def in_background(items: Generator[T, None, None], *, depth: int) -> Iterator[T]:
     """Yield from `items`, which a thread of its own runs up to `depth` items ahead.
 
     An exception in `items` is raised here, after the items before it. Closing this iterator ends
     the thread.
     """
-    ready: queue.Queue[tuple[bool, T | BaseException | None]] = queue.Queue(depth)
+    ready: queue.Queue[_Item[T] | _End] = queue.Queue(depth)
     stopped = threading.Event()
-
-    def put(last: bool, value: T | BaseException | None) -> bool:
-        while not stopped.is_set():
-            with suppress(queue.Full):
-                ready.put((last, value), timeout=_POLL_SECONDS)
-                return True
-        return False
-
-    def run() -> None:
-        try:
-            for item in items:
-                if not put(False, item):
-                    break
-            put(True, None)
-        except BaseException as e:  # handed to the reader, whose error it is
-            put(True, e)
-        finally:
-            if close := getattr(items, "close", None):
-                close()
-
-    thread = threading.Thread(target=run, name="dlcv-infer", daemon=True)
+    thread = threading.Thread(
+        target=_fill, args=(items, ready, stopped), name="dlcv-infer", daemon=True
+    )
     thread.start()
     try:
-        while True:
-            last, value = ready.get()
-            if not last:
-                yield value  # type: ignore[misc]  # what is not last is an item
-            elif isinstance(value, BaseException):
-                raise value
-            else:
-                return
+        while isinstance(entry := ready.get(), _Item):
+            yield entry.value
+        if entry.error is not None:
+            raise entry.error
     finally:
         stopped.set()
         thread.join()
+
+
+@dataclass(frozen=True)
+class _Item(Generic[T]):
+    value: T
+
+
+@dataclass(frozen=True)
+class _End:
+    error: BaseException | None = None
+
+
+def _fill(
+    items: Generator[T, None, None], ready: queue.Queue[_Item[T] | _End], stopped: threading.Event
+) -> None:
+    def put(entry: _Item[T] | _End) -> bool:
+        while not stopped.is_set():
+            with suppress(queue.Full):
+                ready.put(entry, timeout=_POLL_SECONDS)
+                return True
+        return False
+
+    try:
+        if all(put(_Item(item)) for item in items):
+            put(_End())
+    except BaseException as e:  # noqa: BLE001  # handed to the reader, whose error it is
+        put(_End(e))
+    finally:
+        items.close()

@@ -166,7 +166,9 @@ class Predictor:
         try:
             return _Decoded(source=source, image=load_pixels(source, self.preprocessing))
         except ImageError as e:
-            return Refused(source=source if isinstance(source, (str, Path)) else name_of(source), reason=str(e))
+            return Refused(
+                source=source if isinstance(source, (str, Path)) else name_of(source), reason=str(e)
+            )
 
     def _answer(
         self, items: list[_Decoded | Refused], outputs: Sequence[str] | None

@@ -70,7 +70,9 @@ class Classification(_Result):
     def __post_init__(self) -> None:
         _require(self.probabilities, "probabilities", np.float32, ndim=1)
         if len(self.probabilities) != len(self.classes):
-            raise ValueError(f"{len(self.probabilities)} probabilities, {len(self.classes)} classes")
+            raise ValueError(
+                f"{len(self.probabilities)} probabilities, {len(self.classes)} classes"
+            )
         for field, ndim in (("embedding", 1), ("explanation", 2), ("attention", 3)):
             if (array := getattr(self, field)) is not None:
                 _require(array, field, np.float32, ndim=ndim)
@@ -108,7 +110,11 @@ class Classification(_Result):
         first = labels[0]
         return (
             self._base_record()
-            | {"label": first["label"], "index": first["index"], "probability": first["probability"]}
+            | {
+                "label": first["label"],
+                "index": first["index"],
+                "probability": first["probability"],
+            }
             | {"top": labels, "engine": self.engine}
         )
 

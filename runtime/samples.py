@@ -17,5 +17,7 @@ def sample_paths() -> tuple[Path, ...]:
     """
     paths = tuple(sorted(SAMPLES_FOLDER.glob("*.jpg")))
     if not paths:
-        raise InputError(f"no sample photos in {SAMPLES_FOLDER}; install dlcv again, or give images")
+        raise InputError(
+            f"no sample photos in {SAMPLES_FOLDER}; install dlcv again, or give images"
+        )
     return paths

@@ -50,11 +50,11 @@ def _lines(listing: TextIO | None) -> Iterator[str]:
 def _expand(text: str) -> Iterator[NamedImage | Refused]:
     if "://" in text:
         yield from _expand_url(text)
-    elif os.path.isdir(text):
+    elif Path(text).is_dir():
         yield from _expand_folder(text)
     elif glob.has_magic(text) and not os.path.lexists(text):
         matches = sorted(glob.iglob(text, recursive=True))
-        files = [match for match in matches if not os.path.isdir(match)]
+        files = [match for match in matches if not Path(match).is_dir()]
         for match in files:
             yield NamedImage(path=match, name=Path(match).stem)
         if not files:
@@ -86,7 +86,7 @@ def _expand_url(url: str) -> Iterator[NamedImage | Refused]:
         return
     try:
         paths = _list_url(*url_to_fs(url), pattern=glob.has_magic(url))
-    except Exception as e:  # every filesystem behind fsspec raises its own
+    except Exception as e:  # noqa: BLE001  # every filesystem behind fsspec raises its own
         yield Refused(source=url, reason=f"cannot list it ({' '.join(str(e).split())})")
         return
     for path in paths:

@@ -148,7 +148,9 @@ class FolderWriter:
         if options.embeddings:
             rows = _count_lines(self._lines_path)
             width = int(run["embedding_width"])
-            self._store = EmbeddingStore(folder, options.embeddings, width=width, rows=rows, run=run)
+            self._store = EmbeddingStore(
+                folder, options.embeddings, width=width, rows=rows, run=run
+            )
 
     def prepare(self, result: Result | Refused, name: str) -> Record:
         """Write the image's own files, each under a temporary name first, and return its line."""

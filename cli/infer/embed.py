@@ -26,7 +26,9 @@ def embed(
     out: options.Out = None,
     format: Annotated[
         EmbeddingFormat,
-        typer.Option("--format", "-f", help="With --out: matrix file; jsonl and csv also on stdout."),
+        typer.Option(
+            "--format", "-f", help="With --out: matrix file; jsonl and csv also on stdout."
+        ),
     ] = EmbeddingFormat.npz,
     engine: options.EngineName = "auto",
     precision: options.PrecisionName = None,

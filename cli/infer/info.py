@@ -25,4 +25,6 @@ def info(
     from dlcv.runtime.report import text_from_bundle
 
     opened = open_bundle(bundle)
-    print(json_from_manifest(opened.manifest).decode() if json else text_from_bundle(opened), end="")
+    print(
+        json_from_manifest(opened.manifest).decode() if json else text_from_bundle(opened), end=""
+    )

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from enum import StrEnum
 from pathlib import Path
-from typing import Annotated, Optional
+from typing import Annotated
 
 import typer
 
@@ -20,26 +20,33 @@ class LineFormat(StrEnum):
 
 Images = Annotated[list[str], typer.Argument(help=_IMAGES, show_default=False)]
 Model = Annotated[
-    Optional[str],
+    str | None,
     typer.Option("--model", "-m", help="Bundle folder. Without it the built-in bundle runs."),
 ]
-BundlePath = Annotated[str, typer.Argument(metavar="BUNDLE", help="Bundle folder, or a built-in's name.")]
+BundlePath = Annotated[
+    str, typer.Argument(metavar="BUNDLE", help="Bundle folder, or a built-in's name.")
+]
 EngineName = Annotated[
     str, typer.Option("--engine", "-e", help="auto, ort, cuda, trt, trt-rtx or openvino.")
 ]
 PrecisionName = Annotated[
-    Optional[str], typer.Option("--precision", help="fp32, fp16, bf16 or int8, of those in the bundle.")
+    str | None,
+    typer.Option("--precision", help="fp32, fp16, bf16 or int8, of those in the bundle."),
 ]
 Out = Annotated[
-    Optional[Path], typer.Option("--out", "-o", help="Folder for results; - for lines on stdout.")
+    Path | None, typer.Option("--out", "-o", help="Folder for results; - for lines on stdout.")
 ]
 Format = Annotated[LineFormat, typer.Option("--format", "-f", help="Lines of results.")]
-Batch = Annotated[int, typer.Option("--batch", "-b", min=1, help="Images in one engine call at most.")]
+Batch = Annotated[
+    int, typer.Option("--batch", "-b", min=1, help="Images in one engine call at most.")
+]
 Threads = Annotated[
-    Optional[int], typer.Option("--threads", min=1, help="CPU threads of the engine; all by default.")
+    int | None,
+    typer.Option("--threads", min=1, help="CPU threads of the engine; all by default."),
 ]
 Resume = Annotated[
-    bool, typer.Option("--resume", help="Go on with the results in --out; images done are passed over.")
+    bool,
+    typer.Option("--resume", help="Go on with the results in --out; images done are passed over."),
 ]
 Overwrite = Annotated[bool, typer.Option("--overwrite", help="Replace the results in --out.")]
 Overlay = Annotated[bool, typer.Option("--overlay", help="Also write pictures to look at.")]

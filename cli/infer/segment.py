@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Optional
+from typing import Annotated
 
 import typer
 
@@ -17,10 +17,12 @@ def segment(
     format: options.Format = options.LineFormat.jsonl,
     overlay: options.Overlay = False,
     confidence: Annotated[
-        bool, typer.Option("--confidence", help="Also write how certain each pixel is, as grey PNG.")
+        bool,
+        typer.Option("--confidence", help="Also write how certain each pixel is, as grey PNG."),
     ] = False,
     size: Annotated[
-        Optional[int], typer.Option(min=1, help="Run at this longer side in pixels, not the bundle's.")
+        int | None,
+        typer.Option(min=1, help="Run at this longer side in pixels, not the bundle's."),
     ] = None,
     engine: options.EngineName = "auto",
     precision: options.PrecisionName = None,

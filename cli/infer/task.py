@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from dlcv.runtime.job import Summary
     from dlcv.runtime.manifest import Precision
     from dlcv.runtime.predictor import Predictor
-    from dlcv.runtime.writers import Writer, WriteOptions
+    from dlcv.runtime.writers import WriteOptions, Writer
 
 _REFUSALS_SHOWN = 20
 
@@ -143,12 +143,17 @@ def _write_stdout(text: str) -> None:
 @contextmanager
 def _progress(images: list[str]) -> Iterator[Callable[[], object]]:
     """Show a progress bar on a terminal; elsewhere nothing."""
-    if not sys.stderr.isatty() or sys.stdout.isatty() and "-" in images:
+    if not sys.stderr.isatty():
         yield lambda: None
         return
     from rich.console import Console
-    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
-    from rich.progress import TimeRemainingColumn
+    from rich.progress import (
+        BarColumn,
+        MofNCompleteColumn,
+        Progress,
+        TextColumn,
+        TimeRemainingColumn,
+    )
 
     from dlcv.runtime.sources import expand_inputs
 

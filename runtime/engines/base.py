@@ -104,7 +104,9 @@ def check_feeds(specs: Sequence[TensorSpec], feeds: Mapping[str, np.ndarray[Any,
     """
     names = [spec.name for spec in specs]
     if set(names) != set(feeds):
-        raise InputError(f"the graph takes {', '.join(names)}; received {', '.join(feeds) or 'none'}")
+        raise InputError(
+            f"the graph takes {', '.join(names)}; received {', '.join(feeds) or 'none'}"
+        )
     symbols: dict[str, int] = {}
     for spec in specs:
         array = feeds[spec.name]

@@ -71,6 +71,6 @@ class FakeEngine:
         for spec in self.inputs:
             sizes |= dict(zip(spec.shape, feeds[spec.name].shape, strict=True))
         return {
-            spec.name: np.zeros([sizes.get(d, d) for d in spec.shape], spec.dtype)  # type: ignore[misc]
+            spec.name: np.zeros([int(sizes.get(d, d)) for d in spec.shape], spec.dtype)
             for spec in self.outputs
         }

@@ -95,7 +95,9 @@ class OrtEngine:
 def _spec_from_argument(argument: Any) -> TensorSpec:
     dtype = _DTYPES.get(argument.type)
     if dtype is None:
-        raise BundleError(f"tensor {argument.name!r} has type {argument.type}, which dlcv does not use")
+        raise BundleError(
+            f"tensor {argument.name!r} has type {argument.type}, which dlcv does not use"
+        )
     shape = tuple("?" if d is None else d for d in argument.shape)
     return TensorSpec(name=argument.name, dtype=dtype, shape=shape)
 
