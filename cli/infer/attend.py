@@ -26,7 +26,9 @@ def attend(
     resume: options.Resume = False,
     overwrite: options.Overwrite = False,
 ) -> None:
-    """Show where a vision transformer looks: attention rollout and last-layer attention.
+    """Show where a vision transformer looks.
+
+    Draws attention rollout and the last layer's attention over each photo, and writes a line an image.
 
     Without --out the results go to dlcv-attend/ (dlcv-attend-2/ if that exists, and so on).
 

@@ -15,7 +15,9 @@ def check(
     precision: options.PrecisionName = None,
     threads: options.Threads = None,
 ) -> None:
-    """Replay a bundle's golden inputs on an engine; compare with what PyTorch gave for them.
+    """Replay a bundle's golden cases on an engine.
+
+    Compares the answers with those that PyTorch gave when the bundle was exported.
 
     Exit code 0 when every output is within its tolerance, 1 when not.
 

@@ -24,7 +24,9 @@ def classify(
     resume: options.Resume = False,
     overwrite: options.Overwrite = False,
 ) -> None:
-    """Name what is in each image: a line of JSON or CSV an image, on stdout or in --out.
+    """Name what is in each image.
+
+    Prints a line of JSON or CSV an image, or writes them to a folder with --out.
 
     \b
     Examples:

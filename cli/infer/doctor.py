@@ -8,7 +8,9 @@ from dlcv.cli.edge import EXIT_FAILED
 
 
 def doctor() -> None:
-    """Print versions, the machine, and what each engine needs to run here.
+    """Say what works here and what is missing.
+
+    Prints versions, the machine, each engine with what it needs, and the built-in bundles.
 
     Exit code 1 when the default engine or a built-in bundle does not work.
 

@@ -37,7 +37,9 @@ def embed(
     resume: options.Resume = False,
     overwrite: options.Overwrite = False,
 ) -> None:
-    """Turn each image into a vector: embeddings.npz or .parquet in --out, or lines on stdout.
+    """Turn each image into a vector.
+
+    Writes embeddings.npz or .parquet to the folder --out; without it prints lines.
 
     \b
     Examples:

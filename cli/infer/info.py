@@ -13,7 +13,9 @@ def info(
     bundle: options.BundlePath,
     json: Annotated[bool, typer.Option("--json", help="Print the whole manifest as JSON.")] = False,
 ) -> None:
-    """Verify a bundle and say what it is: task, classes, tensors, sizes, metrics, parity, origin.
+    """Verify a bundle and say what it is.
+
+    Prints task, classes, tensors, sizes, metrics, parity and origin.
 
     \b
     Examples:

@@ -31,7 +31,9 @@ def segment(
     resume: options.Resume = False,
     overwrite: options.Overwrite = False,
 ) -> None:
-    """Give each pixel a class: palette PNG masks of the images' size, and a line an image.
+    """Give each pixel a class.
+
+    Writes a palette PNG mask of each image's size, and a line an image.
 
     Without --out the results go to dlcv-segment/ (dlcv-segment-2/ if that exists, and so on).
 

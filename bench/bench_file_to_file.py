@@ -1,0 +1,83 @@
+"""File to file against the bare engine: how much of the engine's speed is left for a user.
+
+Each round times both, one after the other, so that a noisy machine slows both: the bare engine on
+the same pixels in memory, in the same batches, and the whole job from files to a results folder.
+
+    make bench                                      # all benchmarks
+    pytest bench/bench_file_to_file.py -s           # these, with the ratios printed
+"""
+
+import itertools
+import shutil
+import statistics
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import dlcv
+import numpy as np
+import pytest
+from dlcv.runtime.images import load_pixels
+from dlcv.runtime.job import run_job
+from dlcv.runtime.pipeline import batches_by_shape
+from dlcv.runtime.sources import expand_inputs
+from dlcv.runtime.writers import FolderWriter, WriteOptions
+
+ROUNDS = 5
+TASKS = {
+    # task: built-in bundle, outputs, what is written
+    "classify": ("cifar10-vit", ["probabilities"], WriteOptions()),
+    "segment": ("camvid-lraspp", ["mask"], WriteOptions(masks=True)),
+}
+
+
+def batches(predictor: Any, photos: list[str]) -> list[np.ndarray]:
+    """Decode all photos and batch them as the pipeline does."""
+    pixels = [load_pixels(photo, predictor.preprocessing).pixels for photo in photos]
+    groups = batches_by_shape(pixels, lambda p: p.shape, size=predictor.batch_size)
+    return [np.stack([pixels[i] for i in group]) for group in groups]
+
+
+def seconds(function: Callable[[], Any]) -> float:
+    start = time.perf_counter()
+    function()
+    return time.perf_counter() - start
+
+
+@pytest.mark.parametrize("task", TASKS)
+def bench_file_to_file(benchmark: Any, photos: list[str], tmp_path: Path, task: str) -> None:
+    """Print images/s of both, and the median of the rounds' ratios."""
+    bundle, outputs, options = TASKS[task]
+    predictor = dlcv.load(bundle, engine="ort")
+    in_memory = batches(predictor, photos)
+    bare: list[float] = []
+    folders = (tmp_path / str(number) for number in itertools.count())
+
+    def bare_engine() -> None:
+        for batch in in_memory:
+            predictor.run(batch, outputs=outputs)
+
+    def setup() -> Any:
+        bare.append(seconds(bare_engine))
+        return (next(folders),), {}
+
+    def job(folder: Path) -> None:
+        writer = FolderWriter(folder, options, run=predictor.description())
+        summary = run_job(predictor, expand_inputs(photos), writer, outputs=outputs)
+        assert summary.answered == len(photos)
+
+    benchmark.pedantic(job, setup=setup, rounds=ROUNDS, warmup_rounds=1)
+    whole = benchmark.stats.stats.data
+    ratios = [b / w for b, w in zip(bare[1:], whole, strict=True)]
+    info = {
+        "bare engine images/s": round(len(photos) / statistics.median(bare[1:]), 1),
+        "file to file images/s": round(len(photos) / statistics.median(whole), 1),
+        "ratio": round(statistics.median(ratios), 3),
+        "ratios": [round(ratio, 3) for ratio in sorted(ratios)],
+        "engine": str(predictor.engine.info),
+        "batch": predictor.batch_size,
+    }
+    benchmark.extra_info.update(info)
+    print(f"\n{task} ({bundle}):", ", ".join(f"{key} {value}" for key, value in info.items()))
+    shutil.rmtree(tmp_path)

@@ -1,0 +1,51 @@
+"""Resident memory after 300 and after 6,000 images (the same photos, repeated) in a fresh process."""
+
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+PROGRAM = """
+import resource, sys
+import dlcv
+from dlcv.runtime.job import run_job
+from dlcv.runtime.sources import expand_inputs
+from dlcv.runtime.writers import FolderWriter, WriteOptions
+bundle, folder, repeats, outputs, masks = sys.argv[1:6]
+photos = sys.stdin.read().split("\\n")
+predictor = dlcv.load(bundle, engine="ort")
+writer = FolderWriter(folder, WriteOptions(masks=masks == "masks"), run=predictor.description())
+run_job(predictor, expand_inputs(photos * int(repeats)), writer, outputs=[outputs])
+print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024)
+"""
+TASKS = {
+    "classify": ("cifar10-vit", "probabilities", "-"),
+    "segment": ("camvid-lraspp", "mask", "masks"),
+}
+
+
+def peak_megabytes(task: str, photos: list[str], folder: Path, *, repeats: int) -> float:
+    bundle, outputs, masks = TASKS[task]
+    ran = subprocess.run(
+        [sys.executable, "-c", PROGRAM, bundle, str(folder), str(repeats), outputs, masks],
+        input="\n".join(photos),
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    return float(ran.stdout)
+
+
+@pytest.mark.parametrize("task", TASKS)
+def bench_memory(benchmark: Any, photos: list[str], tmp_path: Path, task: str) -> None:
+    """Print peak resident memory for both lengths."""
+    few = peak_megabytes(task, photos, tmp_path / "few", repeats=1)
+    many = benchmark.pedantic(
+        lambda: peak_megabytes(task, photos, tmp_path / "many", repeats=20), rounds=1
+    )
+    benchmark.extra_info.update({"MB after 300": few, "MB after 6000": many})
+    print(
+        f"\n{task}: peak resident memory {few:.0f} MB after 300 images, {many:.0f} MB after 6,000"
+    )
