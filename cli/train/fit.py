@@ -1,0 +1,46 @@
+"""`dlcv-train fit`."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+
+def fit(
+    recipe: Annotated[str, typer.Argument(help="A YAML file, or a built-in recipe by name.")],
+    data: Annotated[
+        Path | None, typer.Option(help="Data root; without it, the variable DLCV_DATA.")
+    ] = None,
+    out: Annotated[
+        Path | None, typer.Option(help="Folder for the checkpoint; without it, runs/NAME.")
+    ] = None,
+    epochs: Annotated[
+        int | None, typer.Option(min=1, help="Instead of the recipe's number.")
+    ] = None,
+    seed: Annotated[int | None, typer.Option(help="Instead of the recipe's seed.")] = None,
+    resume: Annotated[
+        bool, typer.Option("--resume", help="Continue the run in --out after its last epoch.")
+    ] = False,
+    threads: Annotated[
+        int | None, typer.Option(min=1, help="CPU threads; without it, PyTorch decides.")
+    ] = None,
+) -> None:
+    """Train a recipe and write the best checkpoint.
+
+    \b
+    Examples:
+      dlcv-train fit cifar10-vit --data ~/data
+      dlcv-train fit my-recipe.yaml --out runs/mine --epochs 3 --threads 4
+      dlcv-train fit my-recipe.yaml --out runs/mine --epochs 3 --resume
+    """
+    from dlcv.train.fit import fit as train
+    from dlcv.train.metrics import MONITOR
+    from dlcv.train.recipe import changed, data_root, load_recipe
+
+    chosen = changed(load_recipe(recipe), epochs=epochs, seed=seed)
+    folder = out or Path("runs") / chosen.name
+    metrics = train(chosen, data_root(data), out=folder, resume=resume, threads=threads)
+    monitor = MONITOR[chosen.task]
+    print(f"{folder}: {monitor} {metrics[monitor]:.4f} on {metrics['images']} images")

@@ -1,0 +1,100 @@
+"""A checkpoint: a folder of `model.safetensors`, `recipe.yaml` and `metrics.json`.
+
+It says everything that rebuilding the network takes; neither data nor pretrained weights are needed.
+Lightning's own `.ckpt` beside it is for resuming a run, nothing else.
+"""
+
+from __future__ import annotations
+
+import shutil
+import tempfile
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import msgspec
+from safetensors.torch import save_file
+
+from dlcv.runtime.errors import OutputError, RecipeError
+from dlcv.train.models import build_model
+from dlcv.train.recipe import Recipe, load_recipe, yaml_from_recipe
+from dlcv.train.weights import load_weights, read_weights
+
+if TYPE_CHECKING:
+    from torch import nn
+
+WEIGHTS_FILE = "model.safetensors"
+RECIPE_FILE = "recipe.yaml"
+METRICS_FILE = "metrics.json"
+_FILES = (WEIGHTS_FILE, RECIPE_FILE, METRICS_FILE)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Checkpoint:
+    """A trained network, in evaluation mode, with what made it and how well it did.
+
+    model: takes normalised float32 images (B, 3, H, W); normalisation is `recipe.normalization`.
+        Classifiers give logits (B, classes), segmenters `{"out": logits (B, classes, H, W)}`.
+    metrics: as measured on the validation or test set; values are numbers or {class: number}.
+    """
+
+    path: Path
+    model: nn.Module
+    recipe: Recipe
+    metrics: dict[str, Any]
+
+
+def save_checkpoint(
+    folder: str | Path, model: nn.Module, *, recipe: Recipe, metrics: Mapping[str, Any]
+) -> None:
+    """Write a checkpoint's three files into a folder, each under a temporary name and then renamed.
+
+    Other files in the folder stay. An older checkpoint there is replaced.
+
+    Raises:
+        OutputError: the folder cannot be written.
+    """
+    folder = Path(folder)
+    state = {k: v.detach().cpu().contiguous() for k, v in model.state_dict().items()}
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        temporary = Path(tempfile.mkdtemp(prefix=".checkpoint-", dir=folder))
+    except OSError as e:
+        raise OutputError(f"cannot write a checkpoint to {folder}: {e.strerror or e}") from e
+    try:
+        save_file(state, temporary / WEIGHTS_FILE, metadata={"recipe": recipe.name})
+        (temporary / RECIPE_FILE).write_text(yaml_from_recipe(recipe), encoding="utf-8")
+        encoded = msgspec.json.format(msgspec.json.encode(dict(metrics)), indent=2)
+        (temporary / METRICS_FILE).write_bytes(encoded + b"\n")
+        for name in _FILES:
+            (temporary / name).chmod(0o644)
+            (temporary / name).replace(folder / name)
+    except OSError as e:
+        raise OutputError(f"cannot write a checkpoint to {folder}: {e.strerror or e}") from e
+    finally:
+        shutil.rmtree(temporary, ignore_errors=True)
+
+
+def load_checkpoint(folder: str | Path) -> Checkpoint:
+    """Rebuild a network from a checkpoint folder, on the CPU, in evaluation mode.
+
+    Raises:
+        RecipeError: a file is missing or damaged, or the weights do not fit the recipe's model.
+    """
+    folder = Path(folder)
+    for name in _FILES:
+        if not (folder / name).is_file():
+            raise RecipeError(
+                f"{folder} is not a checkpoint: it has no {name} (a checkpoint is a folder of"
+                f" {', '.join(_FILES)})"
+            )
+    recipe = load_recipe(folder / RECIPE_FILE)
+    spec = build_model(recipe.model.name, recipe.model.options, num_classes=len(recipe.classes))
+    weights = folder / WEIGHTS_FILE
+    load_weights(spec.network, read_weights(weights), source=str(weights))
+    try:
+        metrics = msgspec.json.decode((folder / METRICS_FILE).read_bytes(), type=dict[str, Any])
+    except msgspec.DecodeError as e:
+        raise RecipeError(f"{folder / METRICS_FILE} is not a JSON object: {e}") from e
+    return Checkpoint(path=folder, model=spec.network.eval(), recipe=recipe, metrics=metrics)

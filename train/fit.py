@@ -1,0 +1,152 @@
+"""Train a recipe, from the first line to the last.
+
+The output folder gets, at every improvement on the validation set, a checkpoint
+(`model.safetensors`, `recipe.yaml`, `metrics.json`: see `dlcv.train.checkpoint`); after every epoch
+`resume.ckpt`, from which `resume=True` continues exactly; and `log/`, with the loss and the metric of
+every epoch as CSV.
+"""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import Any
+
+import torch
+from lightning.pytorch import Callback, LightningModule, Trainer
+from lightning.pytorch.callbacks import ModelCheckpoint, RichProgressBar
+from lightning.pytorch.loggers import CSVLogger
+
+from dlcv.runtime.errors import OutputError, RecipeError
+from dlcv.train.checkpoint import RECIPE_FILE, WEIGHTS_FILE, load_checkpoint, save_checkpoint
+from dlcv.train.data.module import RecipeData
+from dlcv.train.evaluate import evaluate
+from dlcv.train.losses import class_weights
+from dlcv.train.metrics import MONITOR
+from dlcv.train.models import build_model
+from dlcv.train.modules import RecipeModule
+from dlcv.train.recipe import Recipe, load_recipe
+from dlcv.train.weights import load_backbone, load_weights, read_weights
+
+RESUME_FILE = "resume.ckpt"
+_PRECISION = {"fp32": "32-true", "bf16": "bf16-mixed"}
+
+
+def fit(
+    recipe: Recipe,
+    root: Path,
+    *,
+    out: Path,
+    resume: bool = False,
+    threads: int | None = None,
+) -> dict[str, Any]:
+    """Train and return the metrics of the best epoch, measured again in float32.
+
+    root: the data root. threads: CPU threads for PyTorch; without it, PyTorch decides.
+
+    Raises:
+        RecipeError: data or weights are missing or do not fit, or the loss stopped being a number.
+        OutputError: `out` already holds a run (and `resume` is not set), or none to resume.
+    """
+    if threads is not None:
+        torch.set_num_threads(threads)
+    _check_output(recipe, out, resume=resume)
+    torch.manual_seed(recipe.seed)
+
+    data = RecipeData(recipe, root)
+    module = RecipeModule(
+        recipe,
+        _network(recipe, root),
+        class_weights=class_weights(data.train_set, recipe.loss, num_classes=len(recipe.classes)),
+        teacher=_teacher(recipe, root),
+    )
+    trainer = Trainer(
+        max_epochs=recipe.epochs,
+        precision=_PRECISION[recipe.precision],  # type: ignore[arg-type]
+        gradient_clip_val=recipe.optimizer.clip_norm,
+        check_val_every_n_epoch=recipe.validate_every,
+        reload_dataloaders_every_n_epochs=1,  # each epoch's batches are made from (seed, epoch)
+        num_sanity_val_steps=0,
+        logger=CSVLogger(out, name="log"),
+        log_every_n_steps=1,
+        callbacks=_callbacks(recipe, out),
+        enable_progress_bar=sys.stderr.isatty(),
+        enable_model_summary=False,
+    )
+    trainer.fit(module, data, ckpt_path=out / RESUME_FILE if resume else None)
+
+    metrics = evaluate(load_checkpoint(out), root)
+    best = load_checkpoint(out)
+    metrics = {**metrics, "epoch": best.metrics["epoch"]}
+    save_checkpoint(out, best.model, recipe=recipe, metrics=metrics)
+    return metrics
+
+
+class BestCheckpoint(Callback):
+    """Writes a checkpoint whenever the recipe's metric is the best so far, and a line an epoch."""
+
+    def __init__(self, recipe: Recipe, out: Path) -> None:
+        self.recipe = recipe
+        self.out = out
+        self.best = float("-inf")
+
+    def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        if not isinstance(pl_module, RecipeModule) or not trainer.is_global_zero:
+            return
+        value = pl_module.metrics[MONITOR[self.recipe.task]]
+        if value > self.best:
+            self.best = value
+            metrics = {**pl_module.metrics, "epoch": trainer.current_epoch + 1}
+            save_checkpoint(self.out, pl_module.network, recipe=self.recipe, metrics=metrics)
+
+    def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        scores = {name: float(value) for name, value in trainer.callback_metrics.items()}
+        line = " ".join(f"{name} {value:.4f}" for name, value in scores.items())
+        sys.stderr.write(f"epoch {trainer.current_epoch + 1}/{self.recipe.epochs}: {line}\n")
+
+    def state_dict(self) -> dict[str, Any]:
+        return {"best": self.best}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        self.best = state_dict["best"]
+
+
+def _callbacks(recipe: Recipe, out: Path) -> list[Callback]:
+    resume = ModelCheckpoint(
+        dirpath=out,
+        filename=Path(RESUME_FILE).stem,
+        every_n_epochs=1,
+        save_on_train_epoch_end=True,
+        enable_version_counter=False,
+    )
+    progress = [RichProgressBar(console_kwargs={"stderr": True})] if sys.stderr.isatty() else []
+    return [BestCheckpoint(recipe, out), resume, *progress]
+
+
+def _network(recipe: Recipe, root: Path) -> Any:
+    spec = build_model(recipe.model.name, recipe.model.options, num_classes=len(recipe.classes))
+    if recipe.weights is not None:
+        load_backbone(spec, root / recipe.weights)
+    return spec
+
+
+def _teacher(recipe: Recipe, root: Path) -> torch.nn.Module | None:
+    config = recipe.distill
+    if config is None:
+        return None
+    path = root / config.weights
+    spec = build_model(config.model.name, config.model.options, num_classes=len(recipe.classes))
+    load_weights(spec.network, read_weights(path), source=str(path))
+    return spec.network.requires_grad_(False)
+
+
+def _check_output(recipe: Recipe, out: Path, *, resume: bool) -> None:
+    begun = (out / RESUME_FILE).exists()
+    if resume and not begun:
+        raise OutputError(f"nothing to resume: {out} has no {RESUME_FILE}")
+    if not resume and (begun or (out / WEIGHTS_FILE).exists()):
+        raise OutputError(f"{out} already holds a run; give --resume or another --out")
+    if resume and (out / RECIPE_FILE).exists() and load_recipe(out / RECIPE_FILE) != recipe:
+        raise RecipeError(
+            f"the run in {out} has another recipe; resume it with its own recipe.yaml"
+        )

@@ -1,0 +1,40 @@
+"""Networks by name: one file a family, one visible dict from name to builder, imported on use."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from importlib import import_module
+from typing import Any
+
+from dlcv.runtime.errors import RecipeError
+from dlcv.train.models.spec import ModelSpec
+
+MODELS = {
+    "cifar_resnet20": "dlcv.train.models.cifar_resnet:resnet20",
+    "cifar_resnet32": "dlcv.train.models.cifar_resnet:resnet32",
+    "vit_conv_stem": "dlcv.train.models.vit:vit_conv_stem",
+    "lraspp_mobilenet_v2": "dlcv.train.models.segmenters:lraspp_mobilenet_v2",
+    "deeplabv3_mobilenet_v2": "dlcv.train.models.segmenters:deeplabv3_mobilenet_v2",
+}
+
+
+def build_model(
+    name: str, options: Mapping[str, Any] | None = None, *, num_classes: int
+) -> ModelSpec:
+    """Build a network by name, randomly initialised. Options are the builder's keyword arguments.
+
+    Raises:
+        RecipeError: no such model, or it refuses the options.
+    """
+    if name not in MODELS:
+        raise RecipeError(f"no model {name!r}; models: {', '.join(MODELS)}")
+    module, _, function = MODELS[name].partition(":")
+    builder = getattr(import_module(module), function)
+    try:
+        spec: ModelSpec = builder(num_classes, **(options or {}))
+    except (TypeError, ValueError) as e:
+        raise RecipeError(f"model {name!r} refuses its options {dict(options or {})}: {e}") from e
+    return spec
+
+
+__all__ = ["MODELS", "ModelSpec", "build_model"]

@@ -1,0 +1,73 @@
+"""Segmentation networks: torchvision's heads on a dilated MobileNetV2.
+
+LR-ASPP: Howard et al. 2019 (https://arxiv.org/abs/1905.02244, section 6.4). DeepLabV3: Chen et al.
+2017 (https://arxiv.org/abs/1706.05587). MobileNetV2: Sandler et al. 2018
+(https://arxiv.org/abs/1801.04381). The classes are torchvision's; ours is only the choice of layers.
+Both give `{"out": logits}` at the size of the input.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from torch import nn
+from torchvision.models import mobilenet_v2
+from torchvision.models._utils import IntermediateLayerGetter
+from torchvision.models.segmentation import LRASPP, DeepLabV3
+from torchvision.models.segmentation.deeplabv3 import DeepLabHead
+
+from dlcv.train.models.spec import ModelSpec
+
+_LAST_LAYER = 17  # index in `features`; 18 would be the 1x1 convolution to 1,280 channels
+_HIGH_CHANNELS = 320
+_LOW_LAYERS = {4: (3, 24), 8: (6, 32)}  # stride: (index in `features`, channels)
+_FIRST_STRIDE_32_LAYER = 14
+# Without the prefix "features.", which the sliced backbone does not have.
+_UNUSED_WEIGHTS = ("features.18.", "classifier.")
+
+
+def lraspp_mobilenet_v2(
+    num_classes: int, *, low_stride: int = 8, inter_channels: int = 128
+) -> ModelSpec:
+    """LR-ASPP at output stride 16 with a skip from stride `low_stride` (4 or 8)."""
+    if low_stride not in _LOW_LAYERS:
+        raise ValueError(f"low_stride must be one of {sorted(_LOW_LAYERS)}, not {low_stride}")
+    layer, channels = _LOW_LAYERS[low_stride]
+    backbone = _dilated_backbone({str(layer): "low", str(_LAST_LAYER): "high"})
+    network = LRASPP(
+        backbone,
+        low_channels=channels,
+        high_channels=_HIGH_CHANNELS,
+        num_classes=num_classes,
+        inter_channels=inter_channels,
+    )
+    return _spec(network, backbone)
+
+
+def deeplabv3_mobilenet_v2(num_classes: int) -> ModelSpec:
+    """DeepLabV3 at output stride 16, without a skip."""
+    backbone = _dilated_backbone({str(_LAST_LAYER): "out"})
+    head = DeepLabHead(_HIGH_CHANNELS, num_classes, atrous_rates=(6, 12, 18))
+    return _spec(DeepLabV3(backbone, head), backbone)
+
+
+def _spec(network: nn.Module, backbone: nn.Module) -> ModelSpec:
+    return ModelSpec(
+        network=network,
+        backbone=backbone,
+        unused_weights=_UNUSED_WEIGHTS,
+        weights_prefix="features.",
+    )
+
+
+def _dilated_backbone(layers: dict[str, str]) -> Any:
+    """MobileNetV2 up to `features[17]`, its last stride of 2 turned into a dilation of 2."""
+    features = mobilenet_v2(weights=None).features
+    for index in range(_FIRST_STRIDE_32_LAYER, _LAST_LAYER + 1):
+        for module in features[index].modules():
+            if isinstance(module, nn.Conv2d) and module.kernel_size == (3, 3):
+                first = index == _FIRST_STRIDE_32_LAYER
+                module.stride = (1, 1)
+                module.dilation = (1, 1) if first else (2, 2)
+                module.padding = (1, 1) if first else (2, 2)
+    return IntermediateLayerGetter(features, return_layers=layers)

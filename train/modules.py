@@ -1,0 +1,144 @@
+"""The LightningModule: what one step of training and validation does. The loop is Lightning's."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from lightning.pytorch import LightningModule
+from timm.layers.patch_dropout import PatchDropout
+from torch import Tensor, nn
+
+from dlcv.runtime.errors import RecipeError
+from dlcv.train.data.batches import IGNORE_LABEL, Batch
+from dlcv.train.losses import distillation_loss
+from dlcv.train.metrics import (
+    confusion_matrix_for,
+    metrics_from_confusion,
+    predictions_from_outputs,
+)
+from dlcv.train.models import ModelSpec
+from dlcv.train.optim import optimizer_for, schedule_for
+from dlcv.train.recipe import Normalization, Recipe
+
+
+def normalised(images: Tensor, normalization: Normalization) -> Tensor:
+    """Return float32 (B, 3, H, W), channels last in memory, of uint8 images (B, H, W, 3)."""
+    pixels = images.permute(0, 3, 1, 2).float() / 255
+    mean = pixels.new_tensor(normalization.mean)[:, None, None]
+    std = pixels.new_tensor(normalization.std)[:, None, None]
+    return (pixels - mean) / std
+
+
+class RecipeModule(LightningModule):
+    """Trains a network as a recipe says; classification and segmentation differ only in the loss."""
+
+    def __init__(
+        self,
+        recipe: Recipe,
+        spec: ModelSpec,
+        *,
+        class_weights: Tensor | None = None,
+        teacher: nn.Module | None = None,
+    ) -> None:
+        super().__init__()
+        self.recipe = recipe
+        self.network = spec.network.to(memory_format=torch.channels_last)
+        self.confusion = confusion_matrix_for(recipe)
+        self.register_buffer("class_weights", class_weights, persistent=False)
+        self.metrics: dict[str, Any] = {}
+        self._backbone = (spec.backbone,)  # in tuples, so that they are not submodules of their own
+        self._teacher: tuple[nn.Module, ...] = (
+            (teacher.eval().to(memory_format=torch.channels_last),) if teacher else ()
+        )
+        for name, parameter in self.network.named_parameters():
+            parameter.requires_grad_(not name.startswith(recipe.freeze or ("\0",)))
+
+    def forward(self, images: Tensor) -> Any:
+        """uint8 (B, H, W, 3) to what the network gives."""
+        return self.network(normalised(images, self.recipe.normalization))
+
+    def on_fit_start(self) -> None:
+        for teacher in self._teacher:
+            teacher.to(self.device)
+
+    def on_train_epoch_start(self) -> None:
+        # Dropout and its like start every epoch from a known state, so a resumed run is exact.
+        torch.manual_seed(self.recipe.seed + 1_000 * (self.current_epoch + 1))
+        self._set_patch_drop()
+        for module in self._frozen_batch_norms():
+            module.eval()
+
+    def training_step(self, batch: Batch, batch_index: int) -> Tensor:
+        images, labels = batch
+        pixels = normalised(images, self.recipe.normalization)
+        loss = self._loss(pixels, self.network(pixels), labels)
+        if not math.isfinite(float(loss.detach())):
+            raise RecipeError(
+                f"the loss became {float(loss.detach())} in epoch {self.current_epoch}, step {batch_index};"
+                f" lower optimizer.lr ({self.recipe.optimizer.lr:g}) or set optimizer.clip_norm"
+            )
+        self.log(
+            "loss",
+            loss.detach(),
+            on_step=False,
+            on_epoch=True,
+            prog_bar=True,
+            batch_size=len(images),
+        )
+        return loss
+
+    def validation_step(self, batch: Batch, batch_index: int) -> None:
+        images, labels = batch
+        self.confusion.update(predictions_from_outputs(self(images)), labels.long())
+
+    def on_validation_epoch_end(self) -> None:
+        self.metrics = metrics_from_confusion(self.confusion.compute(), self.recipe)
+        self.confusion.reset()
+        scores = {name: value for name, value in self.metrics.items() if isinstance(value, float)}
+        self.log_dict(scores, prog_bar=True)
+
+    def configure_optimizers(self) -> Any:
+        optimizer = optimizer_for(self.network, self.recipe.optimizer, backbone=self._backbone[0])
+        steps = int(self.trainer.estimated_stepping_batches)
+        schedule = schedule_for(optimizer, self.recipe, steps=steps)
+        return {
+            "optimizer": optimizer,
+            "lr_scheduler": {"scheduler": schedule, "interval": "step"},
+        }
+
+    def _loss(self, pixels: Tensor, outputs: Any, labels: Tensor) -> Tensor:
+        config = self.recipe.loss
+        if self.recipe.task == "segment":
+            return F.cross_entropy(
+                outputs["out"].float(),
+                labels.long(),
+                weight=self.class_weights,  # type: ignore[arg-type]
+                ignore_index=IGNORE_LABEL,
+                label_smoothing=config.label_smoothing,
+            )
+        logits = outputs.float()
+        loss = F.cross_entropy(logits, labels, label_smoothing=config.label_smoothing)
+        if self.recipe.distill is None:
+            return loss
+        with torch.no_grad():
+            targets = self._teacher[0](pixels).float()
+        share, temperature = self.recipe.distill.weight, self.recipe.distill.temperature
+        distilled = distillation_loss(logits, targets, temperature=temperature)
+        return share * distilled + (1 - share) * loss
+
+    def _set_patch_drop(self) -> None:
+        """Hide tokens at random (Liu et al. 2022, https://arxiv.org/abs/2208.07220), but not at the end."""
+        config = self.recipe.patch_drop
+        if config is None:
+            return
+        hiding = self.current_epoch < self.recipe.epochs - config.full_epochs
+        drop = PatchDropout(config.rate, num_prefix_tokens=1) if hiding else nn.Identity()
+        self.network.patch_drop = drop.train()
+
+    def _frozen_batch_norms(self) -> list[nn.Module]:
+        if not self.recipe.freeze_batch_norm:
+            return []
+        return [m for m in self._backbone[0].modules() if isinstance(m, nn.BatchNorm2d)]

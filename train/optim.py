@@ -1,0 +1,52 @@
+"""Optimizer and learning-rate schedule of a recipe."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+from torch import nn
+from torch.optim import SGD, AdamW, Optimizer
+from torch.optim.lr_scheduler import LambdaLR
+
+from dlcv.train.recipe import OptimizerConfig, Recipe
+
+
+def optimizer_for(network: nn.Module, config: OptimizerConfig, *, backbone: nn.Module) -> Optimizer:
+    """Return the optimizer over every trainable parameter, in up to four groups.
+
+    Parameters of one dimension (biases, normalisation) and position embeddings are not decayed.
+    """
+    in_backbone = {id(p) for p in backbone.parameters()} if backbone is not network else set()
+    groups: dict[tuple[bool, bool], list[nn.Parameter]] = {}
+    for name, parameter in network.named_parameters():
+        if parameter.requires_grad:
+            decayed = parameter.ndim > 1 and not name.endswith(("pos_embed", "cls_token"))
+            groups.setdefault((id(parameter) in in_backbone, decayed), []).append(parameter)
+    settings: list[dict[str, Any]] = [
+        {
+            "params": parameters,
+            "lr": config.lr * (config.backbone_lr_scale if pretrained else 1.0),
+            "weight_decay": config.weight_decay if decayed else 0.0,
+        }
+        for (pretrained, decayed), parameters in groups.items()
+    ]
+    if config.name == "sgd":
+        return SGD(settings, lr=config.lr, momentum=config.momentum, nesterov=config.momentum > 0)
+    return AdamW(settings, lr=config.lr)
+
+
+def schedule_for(optimizer: Optimizer, recipe: Recipe, *, steps: int) -> LambdaLR:
+    """Return the schedule: linear warm-up, then cosine or polynomial decay to 0 after `steps` steps."""
+    config = recipe.schedule
+    warmup = round(steps * config.warmup_epochs / recipe.epochs)
+
+    def factor(step: int) -> float:
+        if step < warmup:
+            return (step + 1) / (warmup + 1)
+        progress = min(1.0, (step - warmup) / max(1, steps - warmup))
+        if config.name == "cosine":
+            return 0.5 * (1 + math.cos(math.pi * progress))
+        return float((1 - progress) ** config.power)
+
+    return LambdaLR(optimizer, factor)
