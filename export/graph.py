@@ -61,7 +61,9 @@ def graph_from_wrapper(
         for name, x in zip(wrapper.output_names, answers, strict=True)
     )
     model = _cleaned(program.model_proto, inputs=inputs, outputs=outputs)
-    return ExportedGraph(model=model.SerializeToString(deterministic=True), inputs=inputs, outputs=outputs)
+    return ExportedGraph(
+        model=model.SerializeToString(deterministic=True), inputs=inputs, outputs=outputs
+    )
 
 
 def _dynamic_sizes(multiple: int | None) -> dict[int, Any]:

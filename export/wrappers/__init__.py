@@ -18,9 +18,7 @@ from dlcv.runtime.manifest import Task
 __all__ = ["Normalize", "Wrapper", "wrap"]
 
 
-def wrap(
-    model: nn.Module, task: Task, *, normalize: Normalize, size: tuple[int, int]
-) -> Wrapper:
+def wrap(model: nn.Module, task: Task, *, normalize: Normalize, size: tuple[int, int]) -> Wrapper:
     """Return the wrapper that gets the most out of a model, in evaluation mode.
 
     size: (height, width) of the graph's input.

@@ -61,7 +61,7 @@ class ClassifierWrapper(Wrapper):
             top = logits.argmax(dim=1).reshape(-1, 1, 1, 1).expand(-1, 1, *features.shape[2:])
             explanation = relative_to_maximum(features.gather(1, top).squeeze(1).relu())
             return probabilities, embedding.mean(dim=(2, 3)), explanation
-        weight = self.traced.get_submodule(self._linear).weight
+        weight: Any = self.traced.get_submodule(self._linear).weight
         return probabilities, embedding, class_activation_map(features, weight, logits)
 
 

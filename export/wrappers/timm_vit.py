@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from typing import Any, final
 
-from timm.models.vision_transformer import Attention, Block, VisionTransformer
+from timm.layers import Attention
+from timm.models.vision_transformer import Block, VisionTransformer
 from torch import Tensor, nn
 
 from dlcv.export.wrappers.base import Normalize, Unwrappable, Wrapper

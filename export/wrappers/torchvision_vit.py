@@ -45,9 +45,7 @@ class TorchvisionVitWrapper(Wrapper):
             tokens = tokens + layer.mlp(layer.ln_2(tokens))
         embedding = model.heads[:-1](model.encoder.ln(tokens)[:, 0])
         side = model.image_size // model.patch_size
-        explanation = class_token_rollout(
-            averages, prefix_tokens=_PREFIX_TOKENS, grid=(side, side)
-        )
+        explanation = class_token_rollout(averages, prefix_tokens=_PREFIX_TOKENS, grid=(side, side))
         attention = weights[:, :, 0, _PREFIX_TOKENS:].unflatten(2, (side, side))
         return model.heads[-1](embedding).softmax(dim=1), embedding, explanation, attention
 

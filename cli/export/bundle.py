@@ -1,0 +1,68 @@
+"""`dlcv-export bundle`."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from dlcv.cli.export import options
+
+
+def bundle(
+    source: options.Source,
+    out: Annotated[
+        Path, typer.Option("--out", "-o", help="Folder of the new bundle.", show_default=False)
+    ],
+    weights: options.Weights = None,
+    random: options.Random = False,
+    classes: options.Classes = None,
+    size: options.Size = None,
+    name: Annotated[
+        str | None, typer.Option("--name", help="Name in the manifest, instead of the source's.")
+    ] = None,
+    licence: Annotated[
+        str | None, typer.Option("--licence", help="Terms of the weights, for the manifest.")
+    ] = None,
+    images: options.Images = None,
+    overwrite: Annotated[
+        bool, typer.Option("--overwrite", help="Replace the bundle in --out.")
+    ] = False,
+) -> None:
+    """Export a model and write a bundle, if its graph gives PyTorch's answers.
+
+    The graph takes uint8 pixels and returns finished answers. It is compared with PyTorch on real
+    images, at two batch sizes and, for segmenters, two image sizes. If anything is out of tolerance,
+    every failure is listed and nothing is written. Prints the bundle's path.
+
+    \b
+    Examples:
+      dlcv-export bundle runs/cifar10-vit -o bundles/cifar10-vit
+      dlcv-export bundle torchvision:deeplabv3_resnet50 -o bundles/deeplab --size 512x512
+      dlcv-export bundle torchvision:mobilenet_v2@IMAGENET1K_V1 --weights mobilenet.pth -o bundles/mobilenet
+      dlcv-export bundle timm:vit_base_patch16_384 -o bundles/vit --images photos/
+      dlcv-export bundle timm:vit_tiny_patch16_224 --random -o bundles/any-vit
+    """
+    from dlcv.export.bundle import BundleOptions, export_bundle, require_writable
+    from dlcv.runtime.report import parity_table
+
+    require_writable(out, overwrite=overwrite)
+    loaded = options.loaded_source(
+        source, weights=weights, random=random, classes=classes, size=size
+    )
+    settings = BundleOptions(
+        name=name,
+        licence=licence,
+        images=tuple(images or ()),
+        overwrite=overwrite,
+        progress=options.tell,
+    )
+    made = export_bundle(loaded, out, settings)
+    parity = made.variant().parity
+    lines = [f"{parity.engine} against {parity.reference}, on {parity.images}"]
+    lines += parity_table(parity.outputs)
+    lines += [f"{file}: {e.size_bytes / 1e6:.2f} MB" for file, e in made.manifest.files.items()]
+    print("\n".join(lines), file=sys.stderr)
+    print(out)

@@ -1,0 +1,86 @@
+"""Options that several commands of `dlcv-export` share."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+if TYPE_CHECKING:
+    from dlcv.export.sources import ExportSource
+
+Source = Annotated[
+    str,
+    typer.Argument(
+        metavar="SOURCE",
+        help="Checkpoint folder of dlcv-train, timm:NAME, or torchvision:NAME[@WEIGHTS].",
+        show_default=False,
+    ),
+]
+Weights = Annotated[
+    Path | None,
+    typer.Option(
+        "--weights", help="State dict for timm: or torchvision:, .safetensors or .pth; no download."
+    ),
+]
+Random = Annotated[
+    bool, typer.Option("--random", help="Random weights, always the same; for tests of programs.")
+]
+Classes = Annotated[Path | None, typer.Option("--classes", help="File with one class name a line.")]
+Size = Annotated[
+    str | None,
+    typer.Option(
+        "--size",
+        metavar="HxW",
+        help="Input size in pixels, such as 224x224; without it, the model's.",
+    ),
+]
+Images = Annotated[
+    list[Path] | None,
+    typer.Option(
+        "--images",
+        help="Image or folder for the parity gate; give it again for more. "
+        "Without it, the sample photos of dlcv.",
+    ),
+]
+
+
+def loaded_source(
+    source: str, *, weights: Path | None, random: bool, classes: Path | None, size: str | None
+) -> ExportSource:
+    """Load a source as the options say.
+
+    Raises:
+        UserError: it cannot be loaded, or an option does not fit.
+    """
+    from dlcv.export.sources import SourceOptions, load_source
+
+    options = SourceOptions(
+        weights=weights, random=random, classes=classes, size=size_from_text(size)
+    )
+    tell("loading the model")
+    return load_source(source, options)
+
+
+def size_from_text(text: str | None) -> tuple[int, int] | None:
+    """Return (height, width) from text such as "224x224".
+
+    Raises:
+        InputError: the text is something else.
+    """
+    from dlcv.runtime.errors import InputError
+
+    if text is None:
+        return None
+    height, _, width = text.lower().partition("x")
+    if not (height.isdecimal() and width.isdecimal() and int(height) and int(width)):
+        raise InputError(f"--size must be height x width in pixels, such as 360x480, not {text!r}")
+    return int(height), int(width)
+
+
+def tell(words: str) -> None:
+    """Say on stderr what happens, if somebody watches."""
+    if sys.stderr.isatty():
+        print(f"dlcv-export: {words} …", file=sys.stderr)

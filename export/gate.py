@@ -1,0 +1,171 @@
+"""The parity gate: PyTorch against an engine on real images; nothing is exported that fails it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, TypeAlias
+
+import numpy as np
+
+from dlcv.runtime.engines.base import Arrays, Engine
+from dlcv.runtime.errors import InputError, ParityError
+from dlcv.runtime.images import SUFFIXES, load_pixels
+from dlcv.runtime.manifest import ParityReport, Preprocessing
+from dlcv.runtime.parity import FP32_TOLERANCES, Comparison, Tolerance, compare, worst
+
+MAX_IMAGES = 32
+_LARGER_BATCH = 4
+_MANY_FAILURES = 12
+_GOLDEN_SIZES = ((192, 256), (256, 192))  # of dynamic graphs: small, so that bundles stay small
+
+Pixels: TypeAlias = "np.ndarray[Any, np.dtype[np.uint8]]"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Batch:
+    """Pixels for one run. image: uint8 (B, H, W, 3) RGB."""
+
+    name: str
+    image: Pixels
+
+
+@dataclass(frozen=True, kw_only=True)
+class Run:
+    """A batch and what the reference answers."""
+
+    batch: Batch
+    expected: Arrays
+
+
+def images_from(paths: Sequence[Path]) -> tuple[Path, ...]:
+    """Return the image files among files and folders, at most `MAX_IMAGES`, in order.
+
+    Raises:
+        InputError: a path does not exist, or there are fewer than two images.
+    """
+    found: list[Path] = []
+    for path in paths:
+        if not path.exists():
+            raise InputError(f"no image or folder {path}")
+        inside = sorted(p for p in path.rglob("*") if p.suffix.lower() in SUFFIXES)
+        found += inside if path.is_dir() else [path]
+    if len(found) < 2:
+        raise InputError(f"the parity gate needs two images or more, received {len(found)}")
+    return tuple(found[:MAX_IMAGES])
+
+
+def gate_batches(
+    images: Sequence[Path], preprocessing: Preprocessing, *, dynamic: bool
+) -> list[Batch]:
+    """Return batches of one and of several images; at two sizes where sizes are dynamic.
+
+    Raises:
+        ImageError: an image cannot be read.
+    """
+    sizes = _two_sizes(preprocessing) if dynamic else [None]
+    batches = []
+    for size in sizes:
+        prepared = _stretched(preprocessing, size)
+        pixels = [load_pixels(path, prepared).pixels for path in images]
+        parts = [pixels[:1], *_parts(pixels, length=_LARGER_BATCH)]
+        batches += [_batch(part) for part in parts]
+    return batches
+
+
+def golden_batches(
+    images: Sequence[Path], preprocessing: Preprocessing, *, dynamic: bool
+) -> list[Batch]:
+    """Return one batch of one image and one of two others, small ones where sizes are dynamic.
+
+    Raises:
+        InputError: fewer than three images.
+    """
+    if len(images) < 3:
+        raise InputError(f"golden cases need three images, received {len(images)}")
+    sizes = _GOLDEN_SIZES if dynamic else (None, None)
+    cases = (images[:1], images[1:3])
+    return [
+        _batch([load_pixels(p, _stretched(preprocessing, size)).pixels for p in paths])
+        for size, paths in zip(sizes, cases, strict=True)
+    ]
+
+
+def runs_from(reference: Callable[[Pixels], Arrays], batches: Sequence[Batch]) -> list[Run]:
+    """Ask the reference for its answer to each batch."""
+    return [Run(batch=batch, expected=reference(batch.image)) for batch in batches]
+
+
+def pass_gate(
+    runs: Sequence[Run],
+    engine: Engine,
+    *,
+    reference: str,
+    images: str,
+    tolerances: Mapping[str, Tolerance] = FP32_TOLERANCES,
+) -> ParityReport:
+    """Run an engine on every batch and report how far it is from the reference.
+
+    reference, images: for the report, in words.
+
+    Raises:
+        ParityError: anything is out of tolerance; the message lists every failure.
+        EngineError: the engine failed.
+    """
+    result = worst([_compared(run, engine, tolerances=tolerances) for run in runs])
+    if result.failures:
+        raise ParityError(_failure_text(result.failures, reference=reference, engine=engine))
+    return ParityReport(
+        reference=reference,
+        engine=str(engine.info),
+        images=images,
+        input_shapes=tuple(dict.fromkeys(run.batch.image.shape for run in runs)),
+        outputs=result.outputs,
+    )
+
+
+def _compared(run: Run, engine: Engine, *, tolerances: Mapping[str, Tolerance]) -> Comparison:
+    return compare(
+        run.expected,
+        engine.infer({"image": run.batch.image}),
+        specs=engine.outputs,
+        case=run.batch.name,
+        tolerances=tolerances,
+    )
+
+
+def _failure_text(failures: Sequence[str], *, reference: str, engine: Engine) -> str:
+    shown = [f"\n  - {failure}" for failure in failures[:_MANY_FAILURES]]
+    more = len(failures) - len(shown)
+    if more > 0:
+        shown.append(f"\n  - and {more} more")
+    return (
+        f"{engine.info} does not give what {reference} gives; nothing was written. "
+        f"{len(failures)} checks failed:{''.join(shown)}"
+    )
+
+
+def _two_sizes(preprocessing: Preprocessing) -> list[tuple[int, int]]:
+    """Return the graph's usual size, and another: turned on its side, or narrower if it is square."""
+    height, width = preprocessing.size
+    if height != width:
+        return [(height, width), (width, height)]
+    multiple = preprocessing.multiple
+    return [(height, width), (height, max(1, width * 3 // 4 // multiple) * multiple)]
+
+
+def _stretched(preprocessing: Preprocessing, size: tuple[int, int] | None) -> Preprocessing:
+    """Bring all images to one size, so that they fit into one batch; None keeps the bundle's own."""
+    if size is None:
+        return preprocessing
+    return Preprocessing(resize="stretch", size=size, resample=preprocessing.resample)
+
+
+def _parts(pixels: list[Pixels], *, length: int) -> list[list[Pixels]]:
+    return [pixels[i : i + length] for i in range(0, len(pixels), length)]
+
+
+def _batch(pixels: Sequence[Pixels]) -> Batch:
+    image = np.stack(pixels)
+    return Batch(name=f"batch {'x'.join(map(str, image.shape))}", image=image)

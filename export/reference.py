@@ -1,0 +1,48 @@
+"""What PyTorch answers: the reference of the parity gate and of a bundle's golden cases."""
+
+from __future__ import annotations
+
+from typing import Any, final
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from dlcv.export.sources import ExportSource
+from dlcv.export.wrappers import Wrapper
+from dlcv.export.wrappers.segmenter import segmentation_logits
+from dlcv.runtime.engines.base import Arrays
+
+
+@final
+class Reference:
+    """Answers pixels with arrays, without the graph and, for the decisions, without the wrapper.
+
+    `probabilities`, `mask` and `confidence` come from the untouched model on pixels that are
+    normalised here, in Python: a wrong wrapper cannot agree with itself. The other outputs exist only
+    in the wrapper, and come from running it in PyTorch.
+    """
+
+    def __init__(self, source: ExportSource, wrapper: Wrapper) -> None:
+        self._source = source
+        self._wrapper = wrapper
+
+    def __call__(self, image: np.ndarray[Any, np.dtype[np.uint8]]) -> Arrays:
+        """Return the outputs by name. image: uint8 (B, H, W, 3) RGB."""
+        with torch.inference_mode():
+            answers = self._wrapper(torch.tensor(image))
+            outputs = dict(zip(self._wrapper.output_names, answers, strict=True))
+            outputs |= self._decisions(self._normalised(image))
+        return {name: np.ascontiguousarray(x.numpy()) for name, x in outputs.items()}
+
+    def _normalised(self, image: np.ndarray[Any, np.dtype[np.uint8]]) -> Tensor:
+        pixels = image.astype(np.float64) / 255
+        pixels = (pixels - np.array(self._source.mean)) / np.array(self._source.std)
+        return torch.from_numpy(pixels.transpose(0, 3, 1, 2).astype(np.float32))
+
+    def _decisions(self, pixels: Tensor) -> dict[str, Tensor]:
+        if self._source.task == "segment":
+            probabilities = segmentation_logits(self._source.model, pixels).softmax(dim=1)
+            confidence, mask = probabilities.max(dim=1)
+            return {"mask": mask.to(torch.uint8), "confidence": confidence}
+        return {"probabilities": self._source.model(pixels).softmax(dim=1)}

@@ -1,0 +1,83 @@
+"""A source of an export: a model in evaluation mode, and everything that a bundle says about it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from dlcv.runtime.errors import InputError
+from dlcv.runtime.manifest import ClassInfo, Metric, Preprocessing, Task
+
+if TYPE_CHECKING:
+    from torch import nn
+
+
+@dataclass(frozen=True, kw_only=True)
+class SourceOptions:
+    """What the user says about a model that does not say it itself.
+
+    weights: file with a state dict (`.safetensors`, or `.pth` of tensors only).
+    random: export random weights, on purpose. classes: file with one class name a line.
+    size: (height, width) of the graph's input in pixels, instead of the model's own.
+    """
+
+    weights: Path | None = None
+    random: bool = False
+    classes: Path | None = None
+    size: tuple[int, int] | None = None
+
+    def __post_init__(self) -> None:
+        if self.weights is not None and self.random:
+            raise InputError("--weights and --random contradict each other; give one of them")
+
+    @property
+    def command_line(self) -> str:
+        """The options as they are typed, file names without folders; starts with a space."""
+        text = f" --weights {self.weights.name}" if self.weights else ""
+        text += " --random" if self.random else ""
+        text += f" --classes {self.classes.name}" if self.classes else ""
+        return text + (f" --size {self.size[0]}x{self.size[1]}" if self.size else "")
+
+
+@dataclass(frozen=True, kw_only=True)
+class ExportSource:
+    """A model to export. The texts are for the manifest and the model card, in plain English.
+
+    model: takes normalised float32 (B, 3, H, W). A classifier gives logits (B, classes), a segmenter
+    `{"out": logits}` or logits (B, classes, H, W). mean, std: by channel, in units of 0..1.
+    origin: where the weights come from. data: what they were trained on. remake: the commands that
+    make the bundle again, less `-o OUT`.
+    """
+
+    model: nn.Module
+    name: str
+    task: Task
+    classes: tuple[ClassInfo, ...]
+    preprocessing: Preprocessing
+    mean: tuple[float, ...]
+    std: tuple[float, ...]
+    description: str
+    licence: str
+    origin: str
+    data: str
+    remake: tuple[str, ...]
+    limits: tuple[str, ...] = ()
+    metrics: tuple[Metric, ...] = ()
+    recipe: dict[str, Any] | None = None
+
+
+def read_classes(path: Path) -> tuple[ClassInfo, ...]:
+    """Read class names, one a line; empty lines are left out.
+
+    Raises:
+        InputError: the file cannot be read, or holds no name.
+    """
+    try:
+        lines = path.read_text(encoding="utf-8").splitlines()
+    except (OSError, UnicodeDecodeError) as e:
+        raise InputError(f"cannot read class names from {path}: {e}") from e
+    names = [line.strip() for line in lines if line.strip()]
+    if not names:
+        raise InputError(f"{path} holds no class names; write one a line")
+    return tuple(ClassInfo(name=name) for name in names)

@@ -1,0 +1,63 @@
+"""What timm and torchvision sources share: weights from a file, by download, or random."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+
+import torch
+from torch import Tensor, nn
+
+from dlcv.export.sources.base import SourceOptions
+from dlcv.runtime.errors import InputError
+from dlcv.train.weights import load_weights, read_weights
+
+_SEED = 0
+LIMITS_OF_RANDOM = (
+    "The weights are random: the answers mean nothing. It is for tests of programs.",
+)
+
+
+@contextmanager
+def seeded() -> Iterator[None]:
+    """Make random weights the same each time, and leave the caller's random numbers alone."""
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(_SEED)
+        yield
+
+
+def take_weights(
+    model: nn.Module, options: SourceOptions, *, unused: tuple[str, ...] = ()
+) -> nn.Module:
+    """Load the weights file, if one is given, and return the model in evaluation mode.
+
+    unused: prefixes of tensors that the file may hold and the graph does without.
+
+    Raises:
+        RecipeError: the file is not one of weights, or does not fit.
+    """
+    if options.weights is not None:
+        state: Mapping[str, Tensor] = read_weights(options.weights)
+        kept = {k: v for k, v in state.items() if not (unused and k.startswith(unused))}
+        load_weights(model, kept, source=str(options.weights))
+    return model.eval()
+
+
+def origin_of(spec: str, options: SourceOptions) -> str:
+    """Return where the weights come from, for the manifest: a file by its name and SHA-256."""
+    if options.random:
+        return f"{spec}, random weights (seed {_SEED})"
+    if options.weights is None:
+        return f"{spec}, published weights"
+    digest = hashlib.sha256(options.weights.read_bytes()).hexdigest()
+    return f"{spec}, weights from {options.weights.name} (SHA-256 {digest})"
+
+
+def download_failed(spec: str, error: Exception) -> InputError:
+    """Return the error for published weights that could not be had."""
+    reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
+    return InputError(
+        f"the published weights of {spec} cannot be loaded ({reason}); "
+        "give --weights FILE, or --random for random weights"
+    )

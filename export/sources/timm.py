@@ -1,0 +1,123 @@
+"""Classifiers of timm, by name: `timm:vit_tiny_patch16_224`."""
+
+from __future__ import annotations
+
+import difflib
+from typing import Any
+
+import timm
+from timm.data.config import resolve_model_data_config
+from timm.data.imagenet_info import ImageNetInfo, infer_imagenet_subset
+from torch import nn
+
+from dlcv.export.sources.base import ExportSource, SourceOptions, read_classes
+from dlcv.export.sources.pretrained import (
+    LIMITS_OF_RANDOM,
+    download_failed,
+    origin_of,
+    seeded,
+    take_weights,
+)
+from dlcv.runtime.errors import InputError
+from dlcv.runtime.manifest import ClassInfo, Preprocessing
+
+_RESAMPLE = ("bilinear", "bicubic", "lanczos")
+
+
+def source_from_timm(name: str, options: SourceOptions) -> ExportSource:
+    """Build a classifier of timm with its published weights, a file's, or random ones.
+
+    Raises:
+        InputError: no such model; the weights cannot be downloaded; options that do not fit.
+        RecipeError: the weights file does not fit.
+    """
+    _require_known(name)
+    given = read_classes(options.classes) if options.classes else None
+    model = _model(name, options, num_classes=len(given) if given else None)
+    config: dict[str, Any] = resolve_model_data_config(model)  # type: ignore[no-untyped-call]
+    return ExportSource(
+        model=model,
+        name=name.replace(".", "-"),
+        task="classify",
+        classes=_classes(name, model, given=given),
+        preprocessing=_preprocessing(name, config, size=options.size),
+        mean=tuple(config["mean"]),
+        std=tuple(config["std"]),
+        description=f"Image classifier {name} of timm.",
+        licence=_licence(model, options),
+        origin=origin_of(f"timm:{name}", options),
+        data="See timm's description of these weights." if not options.random else "None.",
+        remake=(f"dlcv-export bundle timm:{name}{options.command_line}",),
+        limits=LIMITS_OF_RANDOM if options.random else (),
+    )
+
+
+def _require_known(name: str) -> None:
+    architecture = name.partition(".")[0]
+    if timm.is_model(architecture):
+        return
+    near = difflib.get_close_matches(architecture, timm.list_models(), n=3)
+    hint = f"; near it are {', '.join(near)}" if near else ""
+    raise InputError(f"timm {timm.__version__} has no model {name!r}{hint}")
+
+
+def _model(name: str, options: SourceOptions, *, num_classes: int | None) -> nn.Module:
+    settings: dict[str, Any] = {} if num_classes is None else {"num_classes": num_classes}
+    with seeded():
+        if options.size is not None and _has_fixed_size(name):
+            settings["img_size"] = options.size
+        if options.weights is not None or options.random:
+            model: nn.Module = timm.create_model(name, pretrained=False, **settings)
+            return take_weights(model, options)
+        try:
+            return timm.create_model(name, pretrained=True, **settings).eval()
+        except Exception as e:  # of huggingface_hub, urllib, httpx and timm, without a common base
+            raise download_failed(f"timm:{name}", e) from e
+
+
+def _has_fixed_size(name: str) -> bool:
+    config = timm.get_pretrained_cfg(name)
+    return bool(config and config.fixed_input_size)
+
+
+def _classes(
+    name: str, model: Any, *, given: tuple[ClassInfo, ...] | None
+) -> tuple[ClassInfo, ...]:
+    if given is not None:
+        return given
+    subset = infer_imagenet_subset(model)
+    if not model.num_classes or subset is None:
+        raise InputError(
+            f"timm:{name} has {model.num_classes} outputs and does not say what they mean; "
+            "give --classes FILE with one name a line"
+        )
+    info = ImageNetInfo(subset)
+    names = [info.index_to_description(i).partition(",")[0] for i in range(model.num_classes)]
+    return tuple(ClassInfo(name=name) for name in names)
+
+
+def _preprocessing(
+    name: str, config: dict[str, Any], *, size: tuple[int, int] | None
+) -> Preprocessing:
+    channels, height, width = config["input_size"]
+    if channels != 3 or config["crop_mode"] == "border":
+        raise InputError(
+            f"timm:{name} wants {channels} channels and crop mode {config['crop_mode']!r}; "
+            "dlcv prepares RGB images with a centre crop or a stretch"
+        )
+    stretch = config["crop_mode"] == "squash"
+    resample = config["interpolation"]
+    return Preprocessing(
+        resize="stretch" if stretch else "center_crop",
+        size=size or (height, width),
+        resample=resample if resample in _RESAMPLE else "bicubic",
+        crop_fraction=1.0 if stretch else float(config["crop_pct"]),
+    )
+
+
+def _licence(model: Any, options: SourceOptions) -> str:
+    if options.random:
+        return "random weights: none needed"
+    if options.weights is not None:
+        return "not stated; the terms of the weights file apply"
+    return str(model.pretrained_cfg.get("license") or "not stated; see timm's description")
