@@ -9,7 +9,7 @@ BENCH_ARGS ?=
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 PROJECT := pyproject.toml setup.py
 
-.PHONY: help demo test check format bench clean
+.PHONY: help demo test check format bench docs clean
 .DELETE_ON_ERROR:
 
 help: ## this list
@@ -36,6 +36,9 @@ format: .venv-dev/installed ## mend what ruff can, format
 
 bench: .venv-dev/installed ## run the benchmarks; BENCH_ARGS goes to pytest
 	$(DEV)/pytest bench --benchmark-only $(BENCH_ARGS)
+
+docs: .venv-dev/installed ## write the generated pages anew: command reference, JSON Schema
+	$(DEV)/python -m dlcv.cli.reference > docs/cli.md.new && mv docs/cli.md.new docs/cli.md
 
 clean: ## remove environments, caches, builds and the demo's pictures
 	rm -rf .venv .venv-dev .mypy_cache .ruff_cache .pytest_cache .benchmarks build dist src/*.egg-info $(PICTURES)

@@ -8,7 +8,6 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     import typer
 
-EXIT_OK = 0
 EXIT_FAILED = 1
 EXIT_SOME_REFUSED = 3
 EXIT_INTERRUPTED = 130
@@ -27,8 +26,5 @@ def run_app(app: typer.Typer, *, name: str) -> None:
         print(f"{name}: {e}", file=sys.stderr)
         sys.exit(EXIT_FAILED)
     except KeyboardInterrupt:
-        print(f"{name}: interrupted", file=sys.stderr)
+        print(f"{name}: interrupted; what was written is whole", file=sys.stderr)
         sys.exit(EXIT_INTERRUPTED)
-    except BrokenPipeError:  # `dlcv-infer ... | head`: the reader has what it wanted
-        sys.stderr.close()
-        sys.exit(EXIT_OK)

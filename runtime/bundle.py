@@ -81,13 +81,13 @@ class Bundle:
             ) from None
 
     def variant(self, precision: Precision | None = None, *, graph: str = "model") -> Variant:
-        """Return the variant of a graph in `precision`; without one, the first (fp32 when exported).
+        """Return the variant of a graph in `precision`, or its default one.
 
         Raises:
             BundleError: the bundle has no such precision.
         """
         variants = self.graph(graph).variants
-        chosen = precision or next(iter(variants))
+        chosen = precision or self.graph(graph).default_precision
         if chosen not in variants:
             raise BundleError(
                 f"bundle {self.manifest.name!r} has no {chosen} graph, only {', '.join(variants)}"

@@ -113,6 +113,11 @@ class Graph(Model, frozen=True):
     outputs: tuple[TensorSpec, ...]
     variants: dict[Precision, Variant]
 
+    @property
+    def default_precision(self) -> Precision:
+        """The precision that runs when none is asked for: the first, as exported."""
+        return next(iter(self.variants))
+
 
 class FileEntry(Model, frozen=True):
     """A file of the bundle: SHA-256 of its bytes, and their number."""

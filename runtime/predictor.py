@@ -10,6 +10,7 @@ from types import TracebackType
 from typing import Any, Self, final
 
 import numpy as np
+from PIL import Image
 
 from dlcv.runtime.bundle import Bundle, open_bundle
 from dlcv.runtime.engines import load_engine
@@ -85,7 +86,7 @@ class Predictor:
         Raises:
             ImageError: an image cannot be read; `stream` skips and reports such images instead.
         """
-        single = isinstance(images, (str, Path, bytes, np.ndarray)) or hasattr(images, "getexif")
+        single = isinstance(images, (str, Path, bytes, np.ndarray, Image.Image))
         results: list[Result] = []
         for result in self.stream([images] if single else images, outputs=outputs):  # type: ignore[list-item, arg-type]
             if isinstance(result, Refused):

@@ -85,12 +85,12 @@ def load_engine(
     if reason := why_unavailable(name):
         raise EngineUnavailableError(reason)
     entry = ENGINES[name]
+    precision = precision or bundle.graph(graph).default_precision
     variant = bundle.variant(precision, graph=graph)
-    realised = next(p for p, v in bundle.graph(graph).variants.items() if v is variant)
     module_name, _, class_name = str(entry.factory).partition(":")
     engine_class = getattr(importlib.import_module(module_name), class_name)
     engine: Engine = engine_class(
-        bundle.read(variant.file), precision=realised, options=options or EngineOptions()
+        bundle.read(variant.file), precision=precision, options=options or EngineOptions()
     )
     check_specs(bundle.graph(graph), engine, source=f"{bundle.path}: {variant.file}")
     return engine

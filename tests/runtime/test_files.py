@@ -6,9 +6,10 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from PIL import Image
+
 from dlcv.runtime.errors import OutputError
 from dlcv.runtime.files import AppendFile, drop_partial_line, write_atomically
-from PIL import Image
 
 IN_A_FULL_DISK = """
 mount -t tmpfs -o size=100k tmpfs {folder} || exit 77
@@ -27,7 +28,7 @@ def test_a_failed_write_leaves_the_old_file_and_nothing_else(tmp_path: Path) -> 
         raise OSError(28, "No space left on device")
 
     with pytest.raises(
-        OutputError, match="the disk is full: .*file was not written; free some space"
+        OutputError, match=r"the disk is full: .*file was not written; free some space"
     ):
         write_atomically(path, fail)
     assert path.read_text() == "old"

@@ -6,11 +6,12 @@ from typing import Any
 
 import numpy as np
 import pytest
+from PIL import Image
+
 from dlcv.runtime.draw import draw_heat, heat_colors, palette
 from dlcv.runtime.images import Frame
 from dlcv.runtime.manifest import ClassInfo
 from dlcv.runtime.results import Classification, Embedding, Segmentation
-from PIL import Image
 
 FRAME = Frame(size=(30, 40), box=(0, 0, 40, 30))
 CLASSES = (ClassInfo(name="sky", color=(1, 2, 3)), ClassInfo(name="sea", color=(200, 0, 0)))
