@@ -14,7 +14,7 @@ from typing import Any
 
 import torch
 from lightning.pytorch import Callback, LightningModule, Trainer
-from lightning.pytorch.callbacks import ModelCheckpoint, RichProgressBar
+from lightning.pytorch.callbacks import RichProgressBar
 from lightning.pytorch.loggers import CSVLogger
 
 from dlcv.runtime.errors import OutputError, RecipeError
@@ -70,6 +70,7 @@ def fit(
         logger=CSVLogger(out, name="log"),
         log_every_n_steps=1,
         callbacks=_callbacks(recipe, out),
+        enable_checkpointing=False,  # `Checkpoints` writes what is needed
         enable_progress_bar=sys.stderr.isatty(),
         enable_model_summary=False,
     )
@@ -82,8 +83,11 @@ def fit(
     return metrics
 
 
-class BestCheckpoint(Callback):
-    """Writes a checkpoint whenever the recipe's metric is the best so far, and a line an epoch."""
+class Checkpoints(Callback):
+    """Writes a checkpoint whenever the recipe's metric is the best so far.
+
+    After every epoch it also writes the file to resume from, and a line to stderr.
+    """
 
     def __init__(self, recipe: Recipe, out: Path) -> None:
         self.recipe = recipe
@@ -102,7 +106,10 @@ class BestCheckpoint(Callback):
     def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         scores = {name: float(value) for name, value in trainer.callback_metrics.items()}
         line = " ".join(f"{name} {value:.4f}" for name, value in scores.items())
-        sys.stderr.write(f"epoch {trainer.current_epoch + 1}/{self.recipe.epochs}: {line}\n")
+        trainer.save_checkpoint(self.out / f".{RESUME_FILE}")
+        if trainer.is_global_zero:
+            (self.out / f".{RESUME_FILE}").replace(self.out / RESUME_FILE)
+            sys.stderr.write(f"epoch {trainer.current_epoch + 1}/{self.recipe.epochs}: {line}\n")
 
     def state_dict(self) -> dict[str, Any]:
         return {"best": self.best}
@@ -112,15 +119,8 @@ class BestCheckpoint(Callback):
 
 
 def _callbacks(recipe: Recipe, out: Path) -> list[Callback]:
-    resume = ModelCheckpoint(
-        dirpath=out,
-        filename=Path(RESUME_FILE).stem,
-        every_n_epochs=1,
-        save_on_train_epoch_end=True,
-        enable_version_counter=False,
-    )
     progress = [RichProgressBar(console_kwargs={"stderr": True})] if sys.stderr.isatty() else []
-    return [BestCheckpoint(recipe, out), resume, *progress]
+    return [*progress, Checkpoints(recipe, out)]
 
 
 def _network(recipe: Recipe, root: Path) -> Any:

@@ -174,6 +174,8 @@ class Recipe(Model, frozen=True, kw_only=True):
     licence_note: str = ""
 
     def __post_init__(self) -> None:
+        if self.weights is not None:
+            _require_relative("weights", self.weights)
         for problem in _contradictions(self):
             raise ValueError(problem)
 
@@ -279,8 +281,6 @@ def _contradictions(recipe: Recipe) -> list[str]:
     names = recipe.class_names
     if len(names) < 2 or len(set(names)) != len(names):
         problems.append(f"classes must be two or more different names, not {list(names)}")
-    if recipe.weights is not None and (".." in Path(recipe.weights).parts):
-        problems.append(f"weights must not leave the data root, as {recipe.weights!r} does")
     if recipe.task == "segment":
         if any(c.color is None for c in recipe.classes):
             problems.append("segmentation needs a color for every class")

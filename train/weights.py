@@ -18,6 +18,17 @@ if TYPE_CHECKING:
     from dlcv.train.models import ModelSpec
 
 _NAMED_AT_MOST = 5
+_UNREADABLE = (  # what the readers raise on bytes that are not theirs
+    SafetensorError,
+    pickle.UnpicklingError,
+    AttributeError,
+    EOFError,
+    LookupError,
+    OSError,
+    RuntimeError,
+    TypeError,
+    ValueError,
+)
 
 
 def read_weights(path: str | Path) -> dict[str, Tensor]:
@@ -35,7 +46,7 @@ def read_weights(path: str | Path) -> dict[str, Tensor]:
         state = torch.load(path, map_location="cpu", weights_only=True)
     except FileNotFoundError as e:
         raise RecipeError(f"no weights file {path}") from e
-    except (SafetensorError, pickle.UnpicklingError, RuntimeError, EOFError, OSError) as e:
+    except _UNREADABLE as e:
         raise RecipeError(f"{path} is not a weights file: {_first_line(e)}") from e
     if isinstance(state, dict) and isinstance(state.get("state_dict"), dict):
         state = state["state_dict"]

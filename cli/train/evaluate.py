@@ -9,7 +9,7 @@ import typer
 
 
 def evaluate(
-    run: Annotated[Path, typer.Argument(help="A checkpoint folder.")],
+    run: Annotated[Path, typer.Argument(metavar="RUN", help="A checkpoint folder.")],
     data: Annotated[
         Path | None, typer.Option(help="Data root; without it, the variable DLCV_DATA.")
     ] = None,

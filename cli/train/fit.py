@@ -9,7 +9,9 @@ import typer
 
 
 def fit(
-    recipe: Annotated[str, typer.Argument(help="A YAML file, or a built-in recipe by name.")],
+    recipe: Annotated[
+        str, typer.Argument(metavar="RECIPE", help="A YAML file, or a built-in recipe by name.")
+    ],
     data: Annotated[
         Path | None, typer.Option(help="Data root; without it, the variable DLCV_DATA.")
     ] = None,
@@ -35,10 +37,13 @@ def fit(
       dlcv-train fit my-recipe.yaml --out runs/mine --epochs 3 --threads 4
       dlcv-train fit my-recipe.yaml --out runs/mine --epochs 3 --resume
     """
+    import logging
+
     from dlcv.train.fit import fit as train
     from dlcv.train.metrics import MONITOR
     from dlcv.train.recipe import changed, data_root, load_recipe
 
+    logging.getLogger("lightning.pytorch").setLevel(logging.WARNING)  # it advises and advertises
     chosen = changed(load_recipe(recipe), epochs=epochs, seed=seed)
     folder = out or Path("runs") / chosen.name
     metrics = train(chosen, data_root(data), out=folder, resume=resume, threads=threads)

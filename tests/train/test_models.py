@@ -1,0 +1,63 @@
+import pytest
+import torch
+from timm.models.vision_transformer import Block, VisionTransformer
+
+from dlcv.runtime.errors import RecipeError
+from dlcv.train.data import load_dataset
+from dlcv.train.models import build_model
+from dlcv.train.modules import normalised
+from dlcv.train.recipe import load_recipe
+from dlcv.train.weights import load_weights, read_weights
+
+
+@pytest.mark.parametrize("low_stride", [4, 8])
+def test_the_segmenter_gives_logits_at_any_input_size(low_stride):
+    network = build_model(
+        "lraspp_mobilenet_v2", {"low_stride": low_stride}, num_classes=11
+    ).network.eval()
+    for size in ((40, 72), (41, 50)):
+        assert network(torch.zeros(1, 3, *size))["out"].shape == (1, 11, *size)
+
+
+def test_the_segmenters_deep_features_are_at_stride_16():
+    backbone = build_model("lraspp_mobilenet_v2", num_classes=11).backbone.eval()
+    shapes = {name: tuple(y.shape) for name, y in backbone(torch.zeros(1, 3, 64, 64)).items()}
+    assert shapes == {"low": (1, 32, 8, 8), "high": (1, 320, 4, 4)}
+
+
+def test_the_transformer_is_timms_own_with_stock_blocks_and_16_by_16_tokens():
+    network = build_model("vit_conv_stem", {"depth": 2}, num_classes=10).network
+    assert type(network) is VisionTransformer
+    assert [type(block) for block in network.blocks] == [Block, Block]
+    assert network.patch_embed.grid_size == (16, 16)
+    assert network.forward_features(torch.zeros(1, 3, 32, 32)).shape == (1, 257, 128)
+    assert network.global_pool == "token"
+
+
+@pytest.mark.parametrize("name", ["cifar10-vit", "camvid-lraspp"])
+def test_the_shipped_networks_stay_small(name):
+    recipe = load_recipe(name)
+    spec = build_model(recipe.model.name, recipe.model.options, num_classes=len(recipe.classes))
+    limit = {"cifar10-vit": 1.5e6, "camvid-lraspp": 2.3e6}[name]
+    assert sum(p.numel() for p in spec.network.parameters()) <= limit
+
+
+def test_unknown_models_and_options_are_refused():
+    with pytest.raises(RecipeError, match="no model 'resnet9000'; models: cifar_resnet20"):
+        build_model("resnet9000", num_classes=10)
+    with pytest.raises(RecipeError, match=r"refuses its options .*widht"):
+        build_model("vit_conv_stem", {"widht": 3}, num_classes=10)
+    with pytest.raises(RecipeError, match="low_stride must be one of"):
+        build_model("lraspp_mobilenet_v2", {"low_stride": 2}, num_classes=10)
+
+
+@pytest.mark.parametrize("depth", [20, 32])
+def test_published_resnet_weights_give_their_accuracy(data_root, depth):
+    recipe = load_recipe("cifar10-vit")
+    network = build_model(f"cifar_resnet{depth}", num_classes=10).network.eval()
+    path = data_root / "weights" / f"cifar10_resnet{depth}.pth"
+    load_weights(network, read_weights(path), source=path.name)
+    dataset = load_dataset(recipe, data_root, train=False)
+    with torch.inference_mode():
+        logits = network(normalised(dataset.images[:500], recipe.normalization))
+    assert (logits.argmax(1) == dataset.labels[:500]).float().mean() > 0.90
