@@ -15,9 +15,10 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import dlcv
 import numpy as np
 import pytest
+
+import dlcv
 from dlcv.runtime.images import load_pixels
 from dlcv.runtime.job import run_job
 from dlcv.runtime.pipeline import batches_by_shape
@@ -49,14 +50,14 @@ def seconds(function: Callable[[], Any]) -> float:
 def bench_file_to_file(benchmark: Any, photos: list[str], tmp_path: Path, task: str) -> None:
     """Print images/s of both, and the median of the rounds' ratios."""
     bundle, outputs, options = TASKS[task]
-    predictor = dlcv.load(bundle, engine="ort")
+    predictor = dlcv.load(bundle, engine="ort", outputs=outputs)
     in_memory = batches(predictor, photos)
     bare: list[float] = []
     folders = (tmp_path / str(number) for number in itertools.count())
 
     def bare_engine() -> None:
         for batch in in_memory:
-            predictor.run(batch, outputs=outputs)
+            predictor.run(batch)
 
     def setup() -> Any:
         bare.append(seconds(bare_engine))
@@ -64,7 +65,7 @@ def bench_file_to_file(benchmark: Any, photos: list[str], tmp_path: Path, task: 
 
     def job(folder: Path) -> None:
         writer = FolderWriter(folder, options, run=predictor.description())
-        summary = run_job(predictor, expand_inputs(photos), writer, outputs=outputs)
+        summary = run_job(predictor, expand_inputs(photos), writer)
         assert summary.answered == len(photos)
 
     benchmark.pedantic(job, setup=setup, rounds=ROUNDS, warmup_rounds=1)

@@ -13,11 +13,11 @@ import dlcv
 from dlcv.runtime.job import run_job
 from dlcv.runtime.sources import expand_inputs
 from dlcv.runtime.writers import FolderWriter, WriteOptions
-bundle, folder, repeats, outputs, masks = sys.argv[1:6]
+bundle, folder, repeats, output, masks = sys.argv[1:6]
 photos = sys.stdin.read().split("\\n")
-predictor = dlcv.load(bundle, engine="ort")
+predictor = dlcv.load(bundle, engine="ort", outputs=[output])
 writer = FolderWriter(folder, WriteOptions(masks=masks == "masks"), run=predictor.description())
-run_job(predictor, expand_inputs(photos * int(repeats)), writer, outputs=[outputs])
+run_job(predictor, expand_inputs(photos * int(repeats)), writer)
 print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024)
 """
 TASKS = {
@@ -27,9 +27,9 @@ TASKS = {
 
 
 def peak_megabytes(task: str, photos: list[str], folder: Path, *, repeats: int) -> float:
-    bundle, outputs, masks = TASKS[task]
+    bundle, output, masks = TASKS[task]
     ran = subprocess.run(
-        [sys.executable, "-c", PROGRAM, bundle, str(folder), str(repeats), outputs, masks],
+        [sys.executable, "-c", PROGRAM, bundle, str(folder), str(repeats), output, masks],
         input="\n".join(photos),
         capture_output=True,
         text=True,

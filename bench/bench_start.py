@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+
 from dlcv.runtime.samples import sample_paths
 
 ENTRY = "from dlcv.cli.infer.app import main; main()"

@@ -5,6 +5,7 @@ import zipfile
 from pathlib import Path
 
 import pytest
+
 from dlcv.runtime.samples import sample_paths
 
 REPOSITORY = Path(__file__).resolve().parents[1]
@@ -20,5 +21,5 @@ def photos(tmp_path_factory: pytest.TempPathFactory) -> list[str]:
         return [shipped[number % len(shipped)] for number in range(300)]
     folder = tmp_path_factory.mktemp("photos")
     with zipfile.ZipFile(archive) as file:
-        file.extractall(folder)  # noqa: S202  # our own data folder
+        file.extractall(folder)  # our own data folder
     return sorted(str(path) for path in folder.rglob("*.jpg"))[:300]

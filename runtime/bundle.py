@@ -26,7 +26,7 @@ from dlcv.runtime.manifest import (
     json_from_manifest,
     manifest_from_json,
 )
-from dlcv.runtime.onnx_scan import has_external_data
+from dlcv.runtime.onnx_wire import has_external_data
 
 if TYPE_CHECKING:
     import numpy as np

@@ -35,7 +35,9 @@ def write_atomically(path: Path, write: Callable[[BinaryIO], object]) -> None:
 def output_error(path: Path, error: OSError) -> OutputError:
     """Return the sentence for a file that cannot be written."""
     if error.errno in _NO_SPACE:
-        return OutputError(f"the disk is full: {path} was not written; free some space, then run again with --resume")
+        return OutputError(
+            f"the disk is full: {path} was not written; free some space, then run again with --resume"
+        )
     return OutputError(f"cannot write {path}: {error.strerror or error}")
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
@@ -35,13 +35,12 @@ def run_job(
     inputs: Iterable[NamedImage | Refused],
     writer: Writer,
     *,
-    outputs: Sequence[str] | None = None,
     done: Counter[str] | None = None,
     on_progress: Callable[[], object] = lambda: None,
 ) -> Summary:
     """Decode, infer and write every input, in order, with bounded memory.
 
-    outputs: names of the graph's outputs that the writer needs. done: images to pass over, as often
+    done: images to pass over, as often
     as counted. on_progress: called once for each input.
 
     Raises:
@@ -52,7 +51,7 @@ def run_job(
     pending = _not_done(inputs, Counter(done or ()), names, summary, on_progress)
     try:
         with ThreadPoolExecutor(predictor.workers, thread_name_prefix="dlcv-write") as pool:
-            answers = enumerate(predictor.stream(pending, outputs=outputs))
+            answers = enumerate(predictor.stream(pending))
             limit = 2 * predictor.batch_size + predictor.workers
 
             def prepare(answer: tuple[int, Result | Refused]) -> tuple[Result | Refused, Record]:

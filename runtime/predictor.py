@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Collection, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,7 +15,7 @@ from PIL import Image
 from dlcv.runtime.bundle import Bundle, open_bundle
 from dlcv.runtime.engines import load_engine
 from dlcv.runtime.engines.base import Arrays, Engine, EngineOptions
-from dlcv.runtime.errors import BundleError, ImageError, InputError
+from dlcv.runtime.errors import ImageError, InputError
 from dlcv.runtime.images import DecodedImage, Source, load_pixels
 from dlcv.runtime.manifest import Precision, Preprocessing
 from dlcv.runtime.pipeline import batches_by_shape, in_background, ordered_map, windows
@@ -31,12 +31,14 @@ def load(
     *,
     engine: str = "auto",
     precision: Precision | None = None,
+    outputs: Collection[str] | None = None,
     threads: int | None = None,
     batch_size: int = DEFAULT_BATCH_SIZE,
     longest_side: int | None = None,
 ) -> Predictor:
     """Open a bundle (a folder, or a built-in bundle's name) and load it on an engine.
 
+    outputs: names of the wanted outputs, such as ("mask",); what only others need is not computed.
     longest_side: run a graph of dynamic size at another scale than the manifest's, in pixels.
 
     Raises:
@@ -45,9 +47,8 @@ def load(
     """
     opened = bundle if isinstance(bundle, Bundle) else open_bundle(bundle)
     preprocessing = _scaled(opened, longest_side)
-    loaded = load_engine(
-        opened, engine, precision=precision, options=EngineOptions(threads=threads)
-    )
+    options = EngineOptions(threads=threads)
+    loaded = load_engine(opened, engine, precision=precision, outputs=outputs, options=options)
     return Predictor(opened, loaded, batch_size=batch_size, preprocessing=preprocessing)
 
 
@@ -76,9 +77,7 @@ class Predictor:
         self.preprocessing = preprocessing or bundle.manifest.preprocessing
         self.workers = workers or cpu_count()
 
-    def __call__(
-        self, images: Source | Iterable[Source], *, outputs: Sequence[str] | None = None
-    ) -> list[Result]:
+    def __call__(self, images: Source | Iterable[Source]) -> list[Result]:
         """Return the result of every image, in order. One image may be given without a list.
 
         images: paths, URLs, bytes of files, PIL images, or uint8 arrays (H, W, 3) RGB.
@@ -88,31 +87,27 @@ class Predictor:
         """
         single = isinstance(images, (str, Path, bytes, np.ndarray, Image.Image))
         results: list[Result] = []
-        for result in self.stream([images] if single else images, outputs=outputs):  # type: ignore[list-item, arg-type]
+        for result in self.stream([images] if single else images):  # type: ignore[list-item, arg-type]
             if isinstance(result, Refused):
                 raise ImageError(f"{result.name}: {result.reason}")
             results.append(result)
         return results
 
-    def stream(
-        self, sources: Iterable[Source | Refused], *, outputs: Sequence[str] | None = None
-    ) -> Iterator[Result | Refused]:
+    def stream(self, sources: Iterable[Source | Refused]) -> Iterator[Result | Refused]:
         """Yield a result for every source, in order; memory does not depend on their number.
 
         An image that cannot be read gives a `Refused`; one that comes in is passed through.
-        outputs: names of the wanted outputs; None means all.
         """
-        self._require_outputs(outputs)
         window = self.batch_size * (_WINDOW_BATCHES if self._has_dynamic_size() else 1)
         with ThreadPoolExecutor(self.workers, thread_name_prefix="dlcv-decode") as pool:
             decoded = ordered_map(self._decode, sources, pool=pool, limit=2 * window + self.workers)
-            answers = (self._answer(items, outputs) for items in windows(decoded, window))
+            answers = (self._answer(items) for items in windows(decoded, window))
             for results in in_background(answers, depth=1):
                 yield from results
 
-    def run(self, pixels: np.ndarray[Any, Any], *, outputs: Sequence[str] | None = None) -> Arrays:
+    def run(self, pixels: np.ndarray[Any, Any]) -> Arrays:
         """Run the graph on pixels of the graph's size, uint8 (batch, H, W, 3), and return arrays."""
-        return self.engine.infer({"image": np.ascontiguousarray(pixels)}, outputs=outputs)
+        return self.engine.infer({"image": np.ascontiguousarray(pixels)})
 
     def description(self) -> dict[str, Any]:
         """Return what runs, for `run.json`: bundle, engine, device, precision, settings."""
@@ -149,15 +144,6 @@ class Predictor:
     ) -> None:
         self.close()
 
-    def _require_outputs(self, outputs: Sequence[str] | None) -> None:
-        existing = [spec.name for spec in self.engine.outputs]
-        for name in outputs or ():
-            if name not in existing:
-                raise BundleError(
-                    f"bundle {self.bundle.manifest.name!r} ({self.bundle.manifest.task}) has no "
-                    f"output {name!r}, only {', '.join(existing)}; give another bundle with -m"
-                )
-
     def _has_dynamic_size(self) -> bool:
         return isinstance(self.engine.inputs[0].shape[1], str)
 
@@ -171,15 +157,13 @@ class Predictor:
                 source=source if isinstance(source, (str, Path)) else name_of(source), reason=str(e)
             )
 
-    def _answer(
-        self, items: list[_Decoded | Refused], outputs: Sequence[str] | None
-    ) -> list[Result | Refused]:
+    def _answer(self, items: list[_Decoded | Refused]) -> list[Result | Refused]:
         answers: list[Result | Refused | None] = [
             item if isinstance(item, Refused) else None for item in items
         ]
         for positions in batches_by_shape(items, _shape, size=self.batch_size):
             batch = [item for p in positions if isinstance(item := items[p], _Decoded)]
-            arrays = self.run(np.stack([item.image.pixels for item in batch]), outputs=outputs)
+            arrays = self.run(np.stack([item.image.pixels for item in batch]))
             for number, (position, item) in enumerate(zip(positions, batch, strict=True)):
                 answers[position] = result_from_outputs(
                     {name: array[number] for name, array in arrays.items()},

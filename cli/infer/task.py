@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, cast
 
 import typer
 
-from dlcv.cli.edge import EXIT_FAILED, EXIT_SOME_REFUSED
+from dlcv.cli.edge import EXIT_FAILED, EXIT_INTERRUPTED, EXIT_SOME_REFUSED
 
 if TYPE_CHECKING:
     from dlcv.runtime.job import Summary
@@ -56,15 +56,18 @@ def run_task(request: TaskRequest) -> None:
     with _load(request) as predictor:
         folder = _folder(request)
         writer, done = _writer(request, predictor, folder)
-        with _progress(request.images) as advance:
-            summary = run_job(
-                predictor,
-                expand_inputs(request.images, listing=sys.stdin),
-                writer,
-                outputs=request.outputs,
-                done=done,
-                on_progress=advance,
-            )
+        try:
+            with _progress(request.images) as advance:
+                summary = run_job(
+                    predictor,
+                    expand_inputs(request.images, listing=sys.stdin),
+                    writer,
+                    done=done,
+                    on_progress=advance,
+                )
+        except KeyboardInterrupt:
+            say("interrupted" + (f"; --out {folder} --resume goes on from here" if folder else ""))
+            raise typer.Exit(EXIT_INTERRUPTED) from None
     earlier = getattr(writer, "refused_before", 0)
     _report(summary, folder=folder, refused_before=earlier)
     if not summary.answered and not summary.skipped:
@@ -90,6 +93,7 @@ def _load(request: TaskRequest) -> Predictor:
         bundle,
         engine=request.engine,
         precision=cast("Precision | None", request.precision),
+        outputs=request.outputs,
         threads=request.threads,
         batch_size=request.batch,
         longest_side=request.size,

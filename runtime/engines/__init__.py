@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import importlib
 import importlib.util
+from collections.abc import Collection
 from dataclasses import dataclass
 
 from dlcv.runtime.bundle import Bundle
 from dlcv.runtime.engines.base import Engine, EngineInfo, EngineOptions, check_specs
-from dlcv.runtime.errors import EngineUnavailableError
+from dlcv.runtime.errors import BundleError, EngineUnavailableError
 from dlcv.runtime.manifest import Precision
+from dlcv.runtime.onnx_wire import model_with_outputs
 from dlcv.runtime.system import installed_version
 
 __all__ = ["ENGINES", "Engine", "EngineInfo", "EngineOptions", "load_engine", "why_unavailable"]
@@ -70,11 +72,13 @@ def load_engine(
     *,
     graph: str = "model",
     precision: Precision | None = None,
+    outputs: Collection[str] | None = None,
     options: EngineOptions | None = None,
 ) -> Engine:
     """Load a graph of a bundle on an engine, and check its tensors against the manifest.
 
-    `auto` takes the first engine that is available here. An engine asked for by name runs or raises.
+    outputs: names of the wanted outputs; what only others need is cut away and not computed. None
+    means all. `auto` takes the first engine that is available here. An engine asked for by name runs or raises.
 
     Raises:
         EngineUnavailableError: unknown, not installed, or not able to start here.
@@ -87,13 +91,26 @@ def load_engine(
     entry = ENGINES[name]
     precision = precision or bundle.graph(graph).default_precision
     variant = bundle.variant(precision, graph=graph)
+    model = bundle.read(variant.file)
+    if outputs is not None:
+        _require_outputs(bundle, graph, outputs)
+        model = model_with_outputs(model, outputs)
     module_name, _, class_name = str(entry.factory).partition(":")
     engine_class = getattr(importlib.import_module(module_name), class_name)
-    engine: Engine = engine_class(
-        bundle.read(variant.file), precision=precision, options=options or EngineOptions()
-    )
-    check_specs(bundle.graph(graph), engine, source=f"{bundle.path}: {variant.file}")
+    engine: Engine = engine_class(model, precision=precision, options=options or EngineOptions())
+    source = f"{bundle.path}: {variant.file}"
+    check_specs(bundle.graph(graph), engine, source=source, outputs=outputs)
     return engine
+
+
+def _require_outputs(bundle: Bundle, graph: str, outputs: Collection[str]) -> None:
+    existing = [spec.name for spec in bundle.graph(graph).outputs]
+    for name in outputs:
+        if name not in existing:
+            raise BundleError(
+                f"bundle {bundle.manifest.name!r} ({bundle.manifest.task}) has no output {name!r}, "
+                f"only {', '.join(existing)}; give another bundle with -m"
+            )
 
 
 def why_unavailable(name: str) -> str | None:

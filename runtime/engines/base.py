@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Protocol, Self, TypeAlias
@@ -67,13 +67,10 @@ class Engine(Protocol):
         """The outputs in the graph's order."""
         ...
 
-    def infer(
-        self, feeds: Mapping[str, np.ndarray[Any, Any]], *, outputs: Sequence[str] | None = None
-    ) -> Arrays:
+    def infer(self, feeds: Mapping[str, np.ndarray[Any, Any]]) -> Arrays:
         """Run the graph once.
 
         feeds: an array for every input, dtypes and shapes as `inputs` says.
-        outputs: names of the wanted outputs; None means all. What is not wanted may not be computed.
 
         The arrays returned are the caller's: no later call overwrites them.
 
@@ -118,13 +115,18 @@ def check_feeds(specs: Sequence[TensorSpec], feeds: Mapping[str, np.ndarray[Any,
             raise InputError(f"the graph takes {spec}; received {array.dtype} {array.shape}")
 
 
-def check_specs(graph: Graph, engine: Engine, *, source: str) -> None:
+def check_specs(
+    graph: Graph, engine: Engine, *, source: str, outputs: Collection[str] | None = None
+) -> None:
     """Check that a loaded graph has the tensors that the manifest promises.
+
+    outputs: names of those that were loaded; None means all.
 
     Raises:
         BundleError: names, order, dtypes or sizes differ.
     """
-    for promised, real in ((graph.inputs, engine.inputs), (graph.outputs, engine.outputs)):
+    loaded = tuple(s for s in graph.outputs if outputs is None or s.name in outputs)
+    for promised, real in ((graph.inputs, engine.inputs), (loaded, engine.outputs)):
         if [str(spec) for spec in promised] != [str(spec) for spec in real]:
             raise BundleError(
                 f"{source}: the graph has ({'; '.join(map(str, real))}) where the manifest says "

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from types import TracebackType
 from typing import Any, Self, cast, final
 
@@ -40,11 +40,9 @@ class OrtEngine:
             self._session = onnxruntime.InferenceSession(model, settings, providers=[_PROVIDER])
         except Exception as e:  # ONNX Runtime's own classes share no base below Exception
             raise BundleError(f"ONNX Runtime cannot load the graph: {_first_line(e)}") from e
-        # Outputs that nobody asked for are then not computed.
-        self._run_options = onnxruntime.RunOptions()
-        self._run_options.only_execute_path_to_fetches = True
         self._inputs = tuple(_spec_from_argument(a) for a in self._session.get_inputs())
         self._outputs = tuple(_spec_from_argument(a) for a in self._session.get_outputs())
+        self._names = [spec.name for spec in self._outputs]
         self._info = EngineInfo(
             name="ort", version=onnxruntime.__version__, device="cpu", precision=precision
         )
@@ -64,17 +62,14 @@ class OrtEngine:
         """The outputs in the graph's order."""
         return self._outputs
 
-    def infer(
-        self, feeds: Mapping[str, np.ndarray[Any, Any]], *, outputs: Sequence[str] | None = None
-    ) -> Arrays:
+    def infer(self, feeds: Mapping[str, np.ndarray[Any, Any]]) -> Arrays:
         """Run the graph once; see `Engine.infer`."""
         check_feeds(self._inputs, feeds)
-        wanted = [spec.name for spec in self._outputs] if outputs is None else list(outputs)
         try:
-            arrays = self._session.run(wanted, dict(feeds), self._run_options)
+            arrays = self._session.run(self._names, dict(feeds))
         except Exception as e:
             raise EngineError(f"ONNX Runtime failed: {_first_line(e)}") from e
-        return dict(zip(wanted, cast("list[np.ndarray[Any, Any]]", arrays), strict=True))
+        return dict(zip(self._names, cast("list[np.ndarray[Any, Any]]", arrays), strict=True))
 
     def close(self) -> None:
         """Free the session."""

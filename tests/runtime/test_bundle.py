@@ -14,7 +14,7 @@ from onnx.external_data_helper import set_external_data
 from dlcv.runtime import load, open_bundle
 from dlcv.runtime.bundle import save_bundle
 from dlcv.runtime.errors import BundleError, OutputError
-from dlcv.runtime.onnx_scan import has_external_data
+from dlcv.runtime.onnx_wire import has_external_data
 
 NewBundle = Callable[..., Path]
 

@@ -56,8 +56,9 @@ def test_a_full_disk_ends_the_run_in_one_sentence_and_loses_nothing(
     segment_bundle: Path, new_photo: Callable[..., Path], tmp_path: Path
 ) -> None:
     """A real file system of 100 kB, mounted in a namespace of its own."""
+    photos = tmp_path / "photos"
     for number in range(60):
-        photos = new_photo(f"photos/{number}.png", size=(300, 300)).parent
+        new_photo(f"photos/{number}.png", size=(300, 300))
     for folder in ("disk", "copy"):
         (tmp_path / folder).mkdir()
     script = IN_A_FULL_DISK.format(

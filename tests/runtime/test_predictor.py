@@ -112,14 +112,15 @@ def test_batches_hold_equal_shapes_and_no_more_than_asked(segment_bundle: Path) 
 
 def test_only_the_wanted_outputs_come(classify_bundle: Path) -> None:
     image = np.zeros((8, 8, 3), np.uint8)
-    with dlcv.load(classify_bundle) as model:
-        (result,) = model(image, outputs=["probabilities"])
-        assert isinstance(result, Classification)
-        assert result.embedding is None
-        (vector,) = model(image, outputs=["embedding"])
-        assert isinstance(vector, Embedding)
-        with pytest.raises(BundleError, match=r"'toy-classify' \(classify\) has no output 'mask'"):
-            model(image, outputs=["mask"])
+    with dlcv.load(classify_bundle, outputs=["probabilities"]) as model:
+        (result,) = model(image)
+    assert isinstance(result, Classification)
+    assert result.embedding is None
+    with dlcv.load(classify_bundle, outputs=["embedding"]) as model:
+        (vector,) = model(image)
+    assert isinstance(vector, Embedding)
+    with pytest.raises(BundleError, match=r"'toy-classify' \(classify\) has no output 'mask'"):
+        dlcv.load(classify_bundle, outputs=["mask"])
 
 
 def test_the_first_unreadable_image_raises_when_called_but_not_when_streamed(

@@ -1,0 +1,176 @@
+"""ONNX files without the onnx package: find external data, cut a graph down to some of its outputs.
+
+Both walk the protobuf wire format (https://protobuf.dev/programming-guides/encoding); the field
+numbers are those of `onnx.proto3`. Nothing is decoded that is not on the way, so that a file of any
+size takes milliseconds.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterator
+from typing import NamedTuple
+
+from dlcv.runtime.errors import BundleError
+
+# message: {field number: message inside}; only the fields on a way to a tensor
+_TO_TENSORS: dict[str, dict[int, str]] = {
+    "model": {7: "graph", 20: "training", 25: "function"},
+    "training": {1: "graph", 2: "graph"},
+    "graph": {1: "node", 5: "tensor", 15: "sparse"},
+    "function": {7: "node", 11: "attribute"},
+    "node": {5: "attribute"},
+    "attribute": {5: "tensor", 6: "graph", 10: "tensor", 11: "graph", 22: "sparse", 23: "sparse"},
+    "sparse": {1: "tensor", 2: "tensor"},
+}
+_MODEL_GRAPH = 7
+_GRAPH_NODE, _GRAPH_INITIALIZER, _GRAPH_OUTPUT = 1, 5, 12
+_NODE_INPUT, _NODE_OUTPUT, _NODE_ATTRIBUTE = 1, 2, 5
+_ATTRIBUTE_GRAPH, _ATTRIBUTE_GRAPHS = 6, 11
+_VALUE_NAME = 1
+_TENSOR_NAME, _TENSOR_EXTERNAL_DATA, _TENSOR_DATA_LOCATION = 8, 13, 14
+_VARINT, _FIXED64, _BYTES, _FIXED32 = 0, 1, 2, 5
+
+
+class _Field(NamedTuple):
+    """A field of a message: its number, its value, and its bytes as they stand, key included."""
+
+    number: int
+    value: int | memoryview
+    raw: memoryview
+
+
+def has_external_data(model: bytes) -> bool:
+    """Return whether any tensor of a serialised ONNX model lives outside the file.
+
+    Such a tensor names a file that an engine would open; a hostile bundle could point it anywhere
+    (CVE-2026-27489).
+
+    Raises:
+        BundleError: the bytes are not protobuf.
+    """
+    stack = [("model", memoryview(model))]
+    try:
+        while stack:
+            message, data = stack.pop()
+            for number, value, _ in _fields(data):
+                if message == "tensor":
+                    if number == _TENSOR_EXTERNAL_DATA or (
+                        number == _TENSOR_DATA_LOCATION and value
+                    ):
+                        return True
+                elif isinstance(value, memoryview) and number in _TO_TENSORS[message]:
+                    stack.append((_TO_TENSORS[message][number], value))
+    except (IndexError, ValueError) as e:
+        raise BundleError(f"the graph is not an ONNX file: {e}") from e
+    return False
+
+
+def model_with_outputs(model: bytes, outputs: Collection[str]) -> bytes:
+    """Return a serialised ONNX model that computes some of its outputs, and nothing else.
+
+    Engines run every node of a graph, asked for or not; what is not wanted is cut away before.
+
+    Raises:
+        BundleError: the bytes are not an ONNX model.
+    """
+    try:
+        parts: list[bytes | memoryview] = []
+        for number, value, raw in _fields(memoryview(model)):
+            if number == _MODEL_GRAPH and isinstance(value, memoryview):
+                graph = _graph_with_outputs(value, outputs)
+                parts += [_key(_MODEL_GRAPH), _varint_bytes(len(graph)), graph]
+            else:
+                parts.append(raw)
+    except (IndexError, ValueError) as e:
+        raise BundleError(f"the graph is not an ONNX file: {e}") from e
+    return b"".join(parts)
+
+
+def _graph_with_outputs(graph: memoryview, outputs: Collection[str]) -> bytes:
+    fields = list(_fields(graph))
+    needed = set(outputs)
+    kept_nodes = set()
+    for position in range(len(fields) - 1, -1, -1):  # nodes stand in the order of computation
+        number, value, _ = fields[position]
+        if number == _GRAPH_NODE and needed.intersection(_strings(value, _NODE_OUTPUT)):
+            kept_nodes.add(position)
+            needed.update(_inputs_of_node(value))
+
+    def keep(position: int, field: _Field) -> bool:
+        if field.number == _GRAPH_NODE:
+            return position in kept_nodes
+        if field.number == _GRAPH_OUTPUT:
+            return bool(needed.intersection(_strings(field.value, _VALUE_NAME)) & set(outputs))
+        if field.number == _GRAPH_INITIALIZER:
+            return bool(needed.intersection(_strings(field.value, _TENSOR_NAME)))
+        return True
+
+    return b"".join(field.raw for p, field in enumerate(fields) if keep(p, field))
+
+
+def _inputs_of_node(node: int | memoryview) -> Iterator[str]:
+    """Yield what a node reads, also inside the graphs in its attributes (branches, loop bodies)."""
+    yield from _strings(node, _NODE_INPUT)
+    for attribute in _messages(node, _NODE_ATTRIBUTE):
+        for number in (_ATTRIBUTE_GRAPH, _ATTRIBUTE_GRAPHS):
+            for graph in _messages(attribute, number):
+                for output in _messages(graph, _GRAPH_OUTPUT):
+                    yield from _strings(output, _VALUE_NAME)
+                for inner in _messages(graph, _GRAPH_NODE):
+                    yield from _inputs_of_node(inner)
+
+
+def _strings(message: int | memoryview, number: int) -> Iterator[str]:
+    for value in _messages(message, number):
+        yield str(value, "utf-8")
+
+
+def _messages(message: int | memoryview, number: int) -> Iterator[memoryview]:
+    if isinstance(message, memoryview):
+        for field in _fields(message):
+            if field.number == number and isinstance(field.value, memoryview):
+                yield field.value
+
+
+def _fields(data: memoryview) -> Iterator[_Field]:
+    position = 0
+    while position < len(data):
+        start = position
+        key, position = _varint(data, position)
+        value: int | memoryview = 0
+        wire_type = key & 7
+        if wire_type == _VARINT:
+            value, position = _varint(data, position)
+        elif wire_type == _BYTES:
+            length, position = _varint(data, position)
+            value, position = data[position : position + length], position + length
+        elif wire_type in (_FIXED32, _FIXED64):
+            position += 4 if wire_type == _FIXED32 else 8
+        else:
+            raise ValueError(f"wire type {wire_type} at byte {position}")
+        if position > len(data):
+            raise ValueError("it is cut short")
+        yield _Field(key >> 3, value, data[start:position])
+
+
+def _varint(data: memoryview, position: int) -> tuple[int, int]:
+    value = 0
+    for shift in range(0, 70, 7):
+        byte = data[position]
+        position += 1
+        value |= (byte & 0x7F) << shift
+        if byte < 0x80:
+            return value, position
+    raise ValueError("a number of over ten bytes")
+
+
+def _varint_bytes(value: int) -> bytes:
+    data = bytearray()
+    while value >= 0x80:
+        data.append(value & 0x7F | 0x80)
+        value >>= 7
+    return bytes([*data, value])
+
+
+def _key(number: int) -> bytes:
+    return _varint_bytes(number << 3 | _BYTES)
