@@ -62,6 +62,7 @@ def fit(
     )
     trainer = Trainer(
         max_epochs=recipe.epochs,
+        devices=1,  # batches are not split over devices
         precision=_PRECISION[recipe.precision],  # type: ignore[arg-type]
         gradient_clip_val=recipe.optimizer.clip_norm,
         check_val_every_n_epoch=recipe.validate_every,
@@ -76,9 +77,8 @@ def fit(
     )
     trainer.fit(module, data, ckpt_path=out / RESUME_FILE if resume else None)
 
-    metrics = evaluate(load_checkpoint(out), root)
     best = load_checkpoint(out)
-    metrics = {**metrics, "epoch": best.metrics["epoch"]}
+    metrics = {**evaluate(best, root), "epoch": best.metrics["epoch"]}
     save_checkpoint(out, best.model, recipe=recipe, metrics=metrics)
     return metrics
 
@@ -94,6 +94,10 @@ class Checkpoints(Callback):
         self.out = out
         self.best = float("-inf")
 
+    def on_train_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        last = trainer.current_epoch + 1 == self.recipe.epochs
+        trainer.check_val_every_n_epoch = 1 if last else self.recipe.validate_every
+
     def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         if not isinstance(pl_module, RecipeModule) or not trainer.is_global_zero:
             return
@@ -104,12 +108,14 @@ class Checkpoints(Callback):
             save_checkpoint(self.out, pl_module.network, recipe=self.recipe, metrics=metrics)
 
     def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        scores = {name: float(value) for name, value in trainer.callback_metrics.items()}
-        line = " ".join(f"{name} {value:.4f}" for name, value in scores.items())
+        epoch, scored = trainer.current_epoch + 1, trainer.check_val_every_n_epoch or 1
+        names = ["loss", *(MONITOR.values() if epoch % scored == 0 else ())]
+        scores = {name: trainer.callback_metrics.get(name) for name in names}
+        line = " ".join(f"{name} {float(s):.4f}" for name, s in scores.items() if s is not None)
         trainer.save_checkpoint(self.out / f".{RESUME_FILE}")
         if trainer.is_global_zero:
             (self.out / f".{RESUME_FILE}").replace(self.out / RESUME_FILE)
-            sys.stderr.write(f"epoch {trainer.current_epoch + 1}/{self.recipe.epochs}: {line}\n")
+            sys.stderr.write(f"epoch {epoch}/{self.recipe.epochs}: {line}\n")
 
     def state_dict(self) -> dict[str, Any]:
         return {"best": self.best}

@@ -27,7 +27,7 @@ def metrics_from_confusion(matrix: Tensor, recipe: Recipe) -> dict[str, Any]:
     segmentation, `iou` of a class is TP / (TP + FP + FN) and `mean_iou` its mean over the classes
     that occur in labels or predictions. For classification, `recall` is per class.
     """
-    counts = matrix.double()
+    counts = matrix.cpu().double()
     hits = counts.diagonal()
     labelled, predicted = counts.sum(dim=1), counts.sum(dim=0)
     accuracy = float(hits.sum() / counts.sum().clamp(min=1))

@@ -145,7 +145,8 @@ class Recipe(Model, frozen=True, kw_only=True):
     """One training run. `weights` go into the model's backbone; null trains from scratch.
 
     freeze: prefixes of parameters of the network that stay as they are. freeze_batch_norm: keep the
-    running statistics of the backbone's BatchNorm layers.
+    running statistics of the backbone's BatchNorm layers. validate_every: epochs between two scores;
+    the last epoch is always scored.
     """
 
     name: Annotated[str, Meta(pattern="^[a-z0-9][a-z0-9-]*$")]

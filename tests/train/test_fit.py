@@ -31,6 +31,13 @@ def test_a_fit_writes_a_checkpoint_that_scores_as_it_says(task, new_recipe, toy_
     assert any(row["loss"] for row in rows)
 
 
+def test_the_last_epoch_is_scored_whatever_the_interval(new_recipe, toy_data, tmp_path, capsys):
+    run(new_recipe(epochs=3, validate_every=2), toy_data, tmp_path / "run")
+    lines = capsys.readouterr().err.splitlines()
+    scored = ["accuracy" in line for line in lines if line.startswith("epoch")]
+    assert scored == [False, True, True]
+
+
 def stop_before(epoch, monkeypatch):
     """Let the power fail when training reaches an epoch."""
 
