@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from types import TracebackType
 from typing import Any, Self, cast, final
@@ -37,11 +38,12 @@ class OrtEngine:
         # Spinning threads would take the cores that decode the next images.
         settings.add_session_config_entry("session.intra_op.allow_spinning", "0")
         try:
-            self._session = onnxruntime.InferenceSession(model, settings, providers=[_PROVIDER])
+            session = onnxruntime.InferenceSession(model, settings, providers=[_PROVIDER])
         except Exception as e:  # ONNX Runtime's own classes share no base below Exception
             raise BundleError(f"ONNX Runtime cannot load the graph: {_first_line(e)}") from e
-        self._inputs = tuple(_spec_from_argument(a) for a in self._session.get_inputs())
-        self._outputs = tuple(_spec_from_argument(a) for a in self._session.get_outputs())
+        self._inputs = tuple(_spec_from_argument(a) for a in session.get_inputs())
+        self._outputs = tuple(_spec_from_argument(a) for a in session.get_outputs())
+        self._session: onnxruntime.InferenceSession | None = session
         self._names = [spec.name for spec in self._outputs]
         self._info = EngineInfo(
             name="ort", version=onnxruntime.__version__, device="cpu", precision=precision
@@ -65,6 +67,8 @@ class OrtEngine:
     def infer(self, feeds: Mapping[str, np.ndarray[Any, Any]]) -> Arrays:
         """Run the graph once; see `Engine.infer`."""
         check_feeds(self._inputs, feeds)
+        if self._session is None:
+            raise EngineError("the engine is closed; load the bundle again")
         try:
             arrays = self._session.run(self._names, dict(feeds))
         except Exception as e:
@@ -73,7 +77,7 @@ class OrtEngine:
 
     def close(self) -> None:
         """Free the session."""
-        del self._session
+        self._session = None
 
     def __enter__(self) -> Self:
         return self
@@ -98,4 +102,6 @@ def _spec_from_argument(argument: Any) -> TensorSpec:
 
 
 def _first_line(error: Exception) -> str:
-    return str(error).strip().splitlines()[0]
+    """Return the first line of a message, without ONNX Runtime's error code and source position."""
+    line = str(error).strip().splitlines()[0]
+    return re.sub(r"^\[ONNXRuntimeError\] : \d+ : \w+ : |/onnxruntime_src/\S+:\d+ ", "", line)
