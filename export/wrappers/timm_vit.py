@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any, final
 
-from timm.layers import Attention
+from timm.layers.attention import Attention
 from timm.models.vision_transformer import Block, VisionTransformer
 from torch import Tensor, nn
 

@@ -34,7 +34,7 @@ def test_another_decision_fails_by_value_and_by_agreement():
     failures = compared("probabilities", PROBABILITIES, received, case="batch 2").failures
     assert failures == (
         "batch 2: 'probabilities' has a largest difference of 6.00e-01, allowed is 1e-04",
-        "batch 2: 'probabilities' has a least agreement of 0.000000, required is 1",
+        "batch 2: 'probabilities' has a least agreement of 0.500000, required is 1",
     )
 
 
