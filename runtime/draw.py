@@ -107,12 +107,12 @@ def draw_classification(photo: Image.Image, result: Classification) -> Image.Ima
     panels = [
         (photo, "photo"),
         (
-            draw_heat(photo, result.explanation, box=frame.box, size=frame.size),
+            draw_heat(photo, _readable(result.explanation), box=frame.box, size=frame.size),
             "class activation" if result.attention is None else "attention rollout",
         ),
     ]
     if result.attention is not None:
-        last = _stretched(result.attention.mean(axis=0))
+        last = _readable(result.attention.mean(axis=0))
         panels.append(
             (draw_heat(photo, last, box=frame.box, size=frame.size), "last layer, class token")
         )
@@ -122,11 +122,14 @@ def draw_classification(photo: Image.Image, result: Classification) -> Image.Ima
     return _titled_row(panels, title=label)
 
 
-def _stretched(values: Float32) -> Float32:
-    """Return a map linearly stretched to 0..1."""
-    low, high = float(values.min()), float(values.max())
-    stretched: Float32 = (values - low) / max(high - low, 1e-12)
-    return stretched
+def _readable(values: Float32) -> Float32:
+    """Stretch a map to 0..1 for the eye: a few patches often outshine all others by far.
+
+    The brightest 3 % are clipped, and the rest is lifted by a square root.
+    """
+    low, high = float(values.min()), float(np.quantile(values, 0.97))
+    lifted: Float32 = np.sqrt(np.clip((values - low) / max(high - low, 1e-12), 0, 1))
+    return lifted
 
 
 def _borders(mask: UInt8) -> np.ndarray[tuple[int, ...], np.dtype[np.bool_]]:
@@ -173,7 +176,7 @@ def _enlarged(photo: Image.Image, *, shortest: int) -> Image.Image:
 
 
 def _titled_row(panels: Sequence[tuple[Image.Image, str]], *, title: str) -> Image.Image:
-    gap, text = 8, 16
+    gap, text = 8, max(14, panels[0][0].height // 18)
     width = sum(p.width for p, _ in panels) + gap * (len(panels) - 1)
     height = panels[0][0].height
     sheet = Image.new("RGB", (width, height + text * 4), _PAPER)
