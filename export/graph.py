@@ -11,7 +11,7 @@ from typing import Any
 
 import onnx
 import torch
-from torch import nn
+
 
 from dlcv.export.wrappers import Wrapper
 from dlcv.runtime.manifest import Dimension, DType, TensorSpec
@@ -131,8 +131,3 @@ def _quiet() -> Iterator[None]:
             yield
     finally:
         logger.setLevel(level)
-
-
-def parameters_of(model: nn.Module) -> int:
-    """Return the number of a model's parameters."""
-    return sum(p.numel() for p in model.parameters())

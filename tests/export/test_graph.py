@@ -7,6 +7,7 @@ import torch
 from torch import nn
 
 from dlcv.export.bundle import exported_graph, wrapper_from_source
+from dlcv.export.graph import OPSET
 from dlcv.runtime.engines.base import EngineOptions
 from dlcv.runtime.engines.ort import OrtEngine
 from dlcv.runtime.errors import InputError
@@ -75,6 +76,13 @@ def test_the_cast_comes_first(graphs):
         readers = [node.op_type for node in model.graph.node if "image" in node.input]
         assert "Cast" in readers
         assert set(readers) <= {"Cast", "Shape"}
+
+
+def test_only_the_default_domain_is_used(graphs):
+    for graph in graphs.values():
+        model = onnx.load_from_string(graph.model)
+        assert [(o.domain, o.version) for o in model.opset_import] == [("", OPSET)]
+        assert not model.functions
 
 
 def test_exporting_twice_gives_the_same_bytes(make_source, graphs):
