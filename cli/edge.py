@@ -25,6 +25,3 @@ def run_app(app: typer.Typer, *, name: str) -> None:
     except DlcvError as e:
         print(f"{name}: {e}", file=sys.stderr)
         sys.exit(EXIT_FAILED)
-    except KeyboardInterrupt:
-        print(f"{name}: interrupted; what was written is whole", file=sys.stderr)
-        sys.exit(EXIT_INTERRUPTED)

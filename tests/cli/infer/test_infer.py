@@ -16,7 +16,7 @@ import pytest
 from PIL import Image
 from pyarrow import parquet
 
-from dlcv.cli.edge import EXIT_FAILED, EXIT_SOME_REFUSED
+from dlcv.cli.edge import EXIT_FAILED, EXIT_INTERRUPTED, EXIT_SOME_REFUSED
 
 NewPhoto = Callable[..., Path]
 COLORS = {"red": "red", "green": "lime", "blue": "blue"}
@@ -265,6 +265,30 @@ def test_a_resumed_run_neither_loses_nor_repeats_an_image(
     assert images == [f"{number:03}.png" for number in range(400)]
     assert len(list((out / "masks").glob("[!.]*.png"))) == 400
     assert [Path(e["image"]).name for e in lines(out / "errors.jsonl")] == ["broken.png"]
+
+
+def test_an_interrupted_run_says_how_to_go_on(segment_bundle: Path, new_photo: NewPhoto) -> None:
+    photo = new_photo("a.png", size=(300, 200))
+    out = photo.parent / "out"
+    arguments = ["segment", "-", "-m", str(segment_bundle), "--out", str(out)]
+    run = subprocess.Popen(
+        [sys.executable, "-c", INFER, *arguments],
+        stdin=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    assert run.stdin is not None
+    run.stdin.write(f"{photo}\n" * 100)
+    run.stdin.flush()
+    results = out / "results.jsonl"
+    deadline = time.monotonic() + 30
+    while time.monotonic() < deadline and not (results.exists() and results.stat().st_size):
+        time.sleep(0.01)
+    run.send_signal(signal.SIGINT)
+    stderr = run.communicate(timeout=30)[1]
+    assert run.returncode == EXIT_INTERRUPTED
+    assert stderr == f"interrupted; --out {out} --resume goes on from here\n"
+    assert results.read_text().endswith("\n")
 
 
 def test_a_run_is_resumed_only_with_its_own_settings(classify_bundle: Path, photos: Path) -> None:
