@@ -12,7 +12,6 @@ from typing import Any
 import onnx
 import torch
 
-
 from dlcv.export.wrappers import Wrapper
 from dlcv.runtime.manifest import Dimension, DType, TensorSpec
 

@@ -77,4 +77,4 @@ def test_a_reader_written_from_the_specification_sees_the_same_pixels(settings, 
     theirs = prepared(pixels, preprocessing)
     assert ours.shape == theirs.shape
     assert np.abs(ours - theirs).max() <= 1
-    assert np.mean(ours != theirs) < 0.01  # halves: Pillow's weights have 22 bits
+    assert np.mean(ours != theirs) < 0.02  # halves: Pillow's weights have 22 bits
