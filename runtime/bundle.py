@@ -134,7 +134,7 @@ def open_bundle(path: str | Path) -> Bundle:
     bundle = Bundle(path=folder, manifest=manifest)
     for graph in manifest.graphs.values():
         for variant in graph.variants.values():
-            if has_external_data((folder / variant.file).read_bytes()):
+            if has_external_data(bundle.read(variant.file)):
                 raise BundleError(
                     f"{folder}: {variant.file} keeps tensors outside the file (ONNX external data), "
                     "which a bundle must not; export it again as a single file"

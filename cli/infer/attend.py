@@ -18,7 +18,9 @@ def attend(
     npz: Annotated[
         bool, typer.Option("--npz", help="Also write the maps as arrays: explanation, attention.")
     ] = False,
-    overlay: Annotated[bool, typer.Option(help="Write pictures to look at.")] = True,
+    overlay: Annotated[
+        bool | None, typer.Option(help="Write pictures to look at; the default with a folder.")
+    ] = None,
     engine: options.EngineName = "auto",
     precision: options.PrecisionName = None,
     batch: options.Batch = 8,
@@ -39,6 +41,7 @@ def attend(
     """
     from dlcv.runtime.writers import WriteOptions
 
+    overlays = str(out) != "-" if overlay is None else overlay
     run_task(
         TaskRequest(
             command="attend",
@@ -47,7 +50,7 @@ def attend(
             engine=engine,
             precision=precision,
             out=out,
-            write=WriteOptions(lines=format.value, overlays=overlay, maps=npz),
+            write=WriteOptions(lines=format.value, overlays=overlays, maps=npz),
             outputs=("probabilities", "explanation", "attention"),
             batch=batch,
             threads=threads,

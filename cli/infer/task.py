@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+import warnings
 from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -53,6 +54,8 @@ def run_task(request: TaskRequest) -> None:
     from dlcv.runtime.job import run_job
     from dlcv.runtime.sources import expand_inputs
 
+    # Pillow warns of what it repairs by itself, such as a damaged EXIF block.
+    warnings.filterwarnings("ignore", category=UserWarning, module=r"PIL\.")
     with _load(request) as predictor:
         folder = _folder(request)
         writer, done = _writer(request, predictor, folder)

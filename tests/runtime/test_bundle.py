@@ -240,3 +240,24 @@ def test_a_folder_of_other_things_is_never_overwritten(
     with pytest.raises(OutputError, match="not a bundle; it will not be overwritten"):
         save_bundle(tmp_path, bundle.manifest, {}, overwrite=True)
     assert (tmp_path / "notes.txt").read_text() == "precious"
+
+
+def test_a_manifest_damaged_anywhere_is_refused_or_means_the_same_kind_of_thing(
+    new_bundle: NewBundle,
+) -> None:
+    """Five hundred random damages: never anything but a bundle or a `BundleError`."""
+    bundle = new_bundle()
+    path = bundle / "manifest.json"
+    whole, random = path.read_bytes(), np.random.default_rng(2)
+    refused = 0
+    for _ in range(500):
+        data = bytearray(whole)
+        for position in random.integers(0, len(data), 3):
+            data[position] = random.integers(0, 256)
+        path.write_bytes(bytes(data[: random.integers(len(data) // 2, 2 * len(data))]))
+        try:
+            open_bundle(bundle)
+        except BundleError as e:
+            refused += 1
+            assert "\n" not in str(e)
+    assert refused > 300

@@ -196,3 +196,28 @@ def test_an_array_of_another_kind_is_refused(array: Any) -> None:
 def test_a_display_image_keeps_small_photos_and_shrinks_large_ones(new_photo: NewPhoto) -> None:
     assert load_display(new_photo("small.png", size=(40, 30))).size == (40, 30)
     assert load_display(new_photo("large.jpg", size=(3000, 1500)), longest=600).size == (600, 300)
+
+
+@pytest.mark.parametrize("kind", ["JPEG", "PNG", "WEBP", "BMP", "GIF", "TIFF", "PPM"])
+@pytest.mark.filterwarnings("ignore::UserWarning")  # Pillow warns of what it can repair
+def test_damaged_files_of_every_format_are_decoded_or_refused_but_never_crash(kind: str) -> None:
+    random = np.random.default_rng(1)
+    buffer = io.BytesIO()
+    pixels = random.integers(0, 256, (24, 32, 3), np.uint8)
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    Image.fromarray(pixels).save(
+        buffer, kind, **({} if kind in ("BMP", "GIF", "PPM") else {"exif": exif})
+    )
+    whole = buffer.getvalue()
+    refused = 0
+    for _ in range(300):
+        data = bytearray(whole[: random.integers(1, len(whole) + 1)])
+        for position in random.integers(0, len(data), random.integers(0, 6)):
+            data[position] = random.integers(0, 256)
+        try:
+            assert load_pixels(bytes(data), STRETCH).pixels.shape == (8, 8, 3)
+        except ImageError as e:
+            refused += 1
+            assert "\n" not in str(e)
+    assert refused > 30

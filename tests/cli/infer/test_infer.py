@@ -108,6 +108,18 @@ def test_attend_writes_overlays_and_maps(classify_bundle: Path, photos: Path) ->
         assert overlay.width > overlay.height
 
 
+def test_attend_prints_lines_when_asked_for_no_folder(classify_bundle: Path, photos: Path) -> None:
+    ran = infer("attend", photos, "-m", classify_bundle, "--out", "-")
+    assert [json.loads(line)["label"] for line in ran.stdout.splitlines()] == [
+        "blue",
+        "green",
+        "red",
+    ]
+    refused = infer("attend", photos, "-m", classify_bundle, "--out", "-", "--npz")
+    assert refused.returncode == EXIT_FAILED
+    assert "this needs a results folder: give --out FOLDER" in refused.stderr
+
+
 def test_attend_needs_attention(segment_bundle: Path, photos: Path) -> None:
     ran = infer("attend", photos, "-m", segment_bundle, "--out", photos.parent / "out")
     assert ran.returncode == EXIT_FAILED
