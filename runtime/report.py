@@ -7,7 +7,7 @@ import textwrap
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
-from dlcv.runtime.system import installed_version, machine_name
+from dlcv.runtime.system import installed_version, is_importable, machine_name
 
 if TYPE_CHECKING:
     from dlcv.runtime.bundle import Bundle
@@ -76,17 +76,15 @@ def table(rows: Sequence[Sequence[str]]) -> list[str]:
 def doctor_lines() -> list[str]:
     """Return this machine's versions, each engine's state, and the built-in bundles' state."""
     import dlcv
-    from dlcv.runtime.engines import ENGINES, why_unavailable
+    from dlcv.runtime.engines import ENGINES
 
     lines = [f"dlcv {dlcv.__version__}, Python {sys.version.split()[0]}", machine_name()]
     versions = ((name, installed_version(name)) for name in _PACKAGES)
     lines.append(", ".join(f"{name} {v or 'not installed'}" for name, v in versions))
     lines.append("")
-    rows = [("engine", "", "state")]
-    rows += [
-        (name, entry.summary, why_unavailable(name) or "ready") for name, entry in ENGINES.items()
-    ]
-    lines += table(rows)
+    lines += table(
+        [("engine", "", "state"), *((n, e.summary, _state(n)) for n, e in ENGINES.items())]
+    )
     lines.append("")
     lines += table([("built-in bundle", "state"), *_builtin_states()])
     return lines
@@ -97,6 +95,17 @@ def builtin_trouble() -> bool:
     from dlcv.runtime.engines import why_unavailable
 
     return why_unavailable("ort") is not None or any(s != "ready" for _, s in _builtin_states())
+
+
+def _state(engine: str) -> str:
+    from dlcv.runtime.engines import ENGINES, why_unavailable
+
+    entry, reason = ENGINES[engine], why_unavailable(engine)
+    if reason is None:
+        return "ready"
+    if entry.factory is None:
+        return "not installed, comes with a later release"
+    return f"not installed: {entry.install}" if not is_importable(entry.module) else reason
 
 
 def _builtin_states() -> list[tuple[str, str]]:

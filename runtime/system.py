@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 import os
 import platform
 from importlib.metadata import PackageNotFoundError, version
@@ -19,6 +20,11 @@ def installed_version(distribution: str) -> str | None:
         return version(distribution)
     except PackageNotFoundError:
         return None
+
+
+def is_importable(module: str) -> bool:
+    """Return whether a top-level module is installed, without importing it."""
+    return importlib.util.find_spec(module) is not None
 
 
 def machine_name() -> str:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import importlib
-import importlib.util
 from collections.abc import Collection
 from dataclasses import dataclass
 
@@ -12,7 +11,7 @@ from dlcv.runtime.engines.base import Engine, EngineInfo, EngineOptions, check_s
 from dlcv.runtime.errors import BundleError, EngineUnavailableError
 from dlcv.runtime.manifest import Precision
 from dlcv.runtime.onnx_wire import model_with_outputs
-from dlcv.runtime.system import installed_version
+from dlcv.runtime.system import installed_version, is_importable
 
 __all__ = ["ENGINES", "Engine", "EngineInfo", "EngineOptions", "load_engine", "why_unavailable"]
 
@@ -128,6 +127,6 @@ def why_unavailable(name: str) -> str | None:
             "onnxruntime and onnxruntime-gpu are both installed and overwrite each other; run "
             "pip uninstall -y onnxruntime onnxruntime-gpu, then install one of dlcv[cpu], dlcv[gpu]"
         )
-    if importlib.util.find_spec(entry.module) is None:
+    if not is_importable(entry.module):
         return f"engine {name!r} ({entry.summary}) is not installed; get it with {entry.install}"
     return None
