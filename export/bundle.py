@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -11,6 +12,7 @@ from typing import Any
 
 import msgspec
 import numpy as np
+import torch
 
 from dlcv.export.card import card_from_manifest
 from dlcv.export.gate import Run, gate_batches, golden_batches, images_from, pass_gate, runs_from
@@ -18,11 +20,12 @@ from dlcv.export.graph import OPSET, ExportedGraph, graph_from_wrapper
 from dlcv.export.reference import Reference
 from dlcv.export.sources import ExportSource
 from dlcv.export.wrappers import Normalize, Wrapper, wrap
+from dlcv.export.wrappers.segmenter import segmentation_logits
 from dlcv.runtime.bundle import Bundle, open_bundle, save_bundle
 from dlcv.runtime.engines import load_engine
 from dlcv.runtime.engines.base import EngineOptions, check_specs
 from dlcv.runtime.engines.ort import OrtEngine
-from dlcv.runtime.errors import OutputError, ParityError
+from dlcv.runtime.errors import InputError, OutputError, ParityError
 from dlcv.runtime.manifest import (
     FileEntry,
     Graph,
@@ -34,6 +37,7 @@ from dlcv.runtime.manifest import (
 from dlcv.runtime.samples import sample_paths
 from dlcv.runtime.system import installed_version
 
+NAME_PATTERN = r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}"
 MODEL_FILE = "model.onnx"
 CARD_FILE = "README.md"
 _LIBRARIES = ("dlcv", "torch", "torchvision", "timm", "onnx", "onnxscript", "onnxruntime")
@@ -56,6 +60,13 @@ class BundleOptions:
     images: tuple[Path, ...] = ()
     overwrite: bool = False
     progress: Callable[[str], None] = _silent
+
+    def __post_init__(self) -> None:
+        if self.name is not None and not re.fullmatch(NAME_PATTERN, self.name):
+            raise InputError(
+                f"a bundle's name has letters, digits, '.', '_' and '-' and at most 100 of them, "
+                f"not {self.name!r}"
+            )
 
 
 def export_bundle(source: ExportSource, out: Path, options: BundleOptions | None = None) -> Bundle:
@@ -117,10 +128,30 @@ def wrapper_from_source(source: ExportSource) -> Wrapper:
     """Return the wrapper around a source's model.
 
     Raises:
-        InputError: no wrapper is made for it.
+        InputError: no wrapper is made for it, it does not take images of the size, or its classes
+            are not as many as the names.
     """
+    _require_fit(source)
     normalize = Normalize(source.mean, source.std)
     return wrap(source.model, source.task, normalize=normalize, size=source.preprocessing.size)
+
+
+def _require_fit(source: ExportSource) -> None:
+    """Run the model once: size and classes are what users give, and mistake."""
+    height, width = source.preprocessing.size
+    try:
+        with torch.inference_mode():
+            logits = segmentation_logits(source.model, torch.zeros(1, 3, height, width))
+    except (RuntimeError, AssertionError, ValueError) as e:
+        reason = " ".join(str(e).split())
+        raise InputError(
+            f"the model does not take images of {height}x{width} ({reason}); give another --size"
+        ) from e
+    if logits.shape[1] != len(source.classes):
+        raise InputError(
+            f"the model has {logits.shape[1]} classes, {len(source.classes)} are named; "
+            "give --classes FILE with one name a line for each"
+        )
 
 
 def exported_graph(source: ExportSource, wrapper: Wrapper) -> ExportedGraph:

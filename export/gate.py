@@ -10,7 +10,7 @@ from typing import Any, TypeAlias
 import numpy as np
 
 from dlcv.runtime.engines.base import Arrays, Engine
-from dlcv.runtime.errors import InputError, ParityError
+from dlcv.runtime.errors import ImageError, InputError, ParityError
 from dlcv.runtime.images import SUFFIXES, load_pixels
 from dlcv.runtime.manifest import ParityReport, Preprocessing
 from dlcv.runtime.parity import FP32_TOLERANCES, Comparison, Tolerance, compare, worst
@@ -62,13 +62,13 @@ def gate_batches(
     """Return batches of one and of several images; at two sizes where sizes are dynamic.
 
     Raises:
-        ImageError: an image cannot be read.
+        InputError: an image cannot be read.
     """
     sizes = _two_sizes(preprocessing) if dynamic else [None]
     batches = []
     for size in sizes:
         prepared = _stretched(preprocessing, size)
-        pixels = [load_pixels(path, prepared).pixels for path in images]
+        pixels = [_pixels(path, prepared) for path in images]
         parts = [pixels[:1], *_parts(pixels, length=_LARGER_BATCH)]
         batches += [_batch(part) for part in parts]
     return batches
@@ -87,7 +87,7 @@ def golden_batches(
     sizes = _GOLDEN_SIZES if dynamic else (None, None)
     cases = (images[:1], images[1:3])
     return [
-        _batch([load_pixels(p, _stretched(preprocessing, size)).pixels for p in paths])
+        _batch([_pixels(path, _stretched(preprocessing, size)) for path in paths])
         for size, paths in zip(sizes, cases, strict=True)
     ]
 
@@ -160,6 +160,13 @@ def _stretched(preprocessing: Preprocessing, size: tuple[int, int] | None) -> Pr
     if size is None:
         return preprocessing
     return Preprocessing(resize="stretch", size=size, resample=preprocessing.resample)
+
+
+def _pixels(path: Path, preprocessing: Preprocessing) -> Pixels:
+    try:
+        return load_pixels(path, preprocessing).pixels
+    except ImageError as e:
+        raise InputError(f"{path}: {e}") from e
 
 
 def _parts(pixels: list[Pixels], *, length: int) -> list[list[Pixels]]:

@@ -45,6 +45,7 @@ def bundle(
       dlcv-export bundle timm:vit_base_patch16_384 -o bundles/vit --images photos/
       dlcv-export bundle timm:vit_tiny_patch16_224 --random -o bundles/any-vit
     """
+    options.require_extra()
     from dlcv.export.bundle import BundleOptions, export_bundle, require_writable
     from dlcv.runtime.report import parity_table
 
@@ -63,6 +64,7 @@ def bundle(
     parity = made.variant().parity
     lines = [f"{parity.engine} against {parity.reference}, on {parity.images}"]
     lines += parity_table(parity.outputs)
-    lines += [f"{file}: {e.size_bytes / 1e6:.2f} MB" for file, e in made.manifest.files.items()]
+    files = made.manifest.files
+    lines += [f"{file}: {entry.size_bytes / 1000:,.0f} kB" for file, entry in files.items()]
     print("\n".join(lines), file=sys.stderr)
     print(out)

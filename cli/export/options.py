@@ -11,6 +11,17 @@ import typer
 if TYPE_CHECKING:
     from dlcv.export.sources import ExportSource
 
+_NEEDED = (
+    "torch",
+    "torchvision",
+    "timm",
+    "onnx",
+    "onnxscript",
+    "onnxruntime",
+    "safetensors",
+    "yaml",
+)
+
 Source = Annotated[
     str,
     typer.Argument(
@@ -45,6 +56,20 @@ Images = Annotated[
         "Without it, the sample photos of dlcv.",
     ),
 ]
+
+
+def require_extra() -> None:
+    """Check that what export needs is installed.
+
+    Raises:
+        InputError: it is not; the sentence has the command.
+    """
+    from dlcv.runtime.errors import InputError
+    from dlcv.runtime.system import is_importable
+
+    missing = [name for name in _NEEDED if not is_importable(name)]
+    if missing:
+        raise InputError(f"export needs {', '.join(missing)}; run pip install 'dlcv[cpu,export]'")
 
 
 def loaded_source(

@@ -35,6 +35,7 @@ def verify(
       dlcv-export verify bundles/cifar10-vit runs/cifar10-vit
       dlcv-export verify bundles/deeplab torchvision:deeplabv3_resnet50 --size 512x512 --images street/
     """
+    options.require_extra()
     from dlcv.export.bundle import verify_bundle
     from dlcv.runtime.report import parity_table
 

@@ -6,6 +6,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import msgspec
+
 from dlcv.runtime.errors import InputError
 from dlcv.runtime.manifest import ClassInfo, Metric, Preprocessing, Task
 
@@ -65,6 +67,18 @@ class ExportSource:
     limits: tuple[str, ...] = ()
     metrics: tuple[Metric, ...] = ()
     recipe: dict[str, Any] | None = None
+
+
+def with_size(preprocessing: Preprocessing, size: tuple[int, int] | None) -> Preprocessing:
+    """Return a preprocessing with another (height, width); None changes nothing.
+
+    Raises:
+        InputError: the size does not fit.
+    """
+    try:
+        return msgspec.structs.replace(preprocessing, size=size or preprocessing.size)
+    except ValueError as e:
+        raise InputError(f"--size does not fit: {e}") from e
 
 
 def read_classes(path: Path) -> tuple[ClassInfo, ...]:

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import msgspec
 
-from dlcv.export.sources.base import ExportSource, SourceOptions, read_classes
+from dlcv.export.sources.base import ExportSource, SourceOptions, read_classes, with_size
 from dlcv.runtime.errors import InputError
 from dlcv.runtime.manifest import Metric
 from dlcv.train.checkpoint import load_checkpoint
@@ -33,9 +33,6 @@ def source_from_checkpoint(folder: Path, options: SourceOptions) -> ExportSource
         )
     checkpoint = load_checkpoint(folder)
     recipe = checkpoint.recipe
-    preprocessing = recipe.preprocessing
-    if options.size is not None:
-        preprocessing = msgspec.structs.replace(preprocessing, size=options.size)
     classes = recipe.classes
     if options.classes is not None:
         classes = read_classes(options.classes)
@@ -48,7 +45,7 @@ def source_from_checkpoint(folder: Path, options: SourceOptions) -> ExportSource
         name=recipe.name,
         task=recipe.task,
         classes=classes,
-        preprocessing=preprocessing,
+        preprocessing=with_size(recipe.preprocessing, options.size),
         mean=recipe.normalization.mean,
         std=recipe.normalization.std,
         description=recipe.description,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import logging
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 
@@ -21,10 +22,19 @@ LIMITS_OF_RANDOM = (
 
 @contextmanager
 def seeded() -> Iterator[None]:
-    """Make random weights the same each time, and leave the caller's random numbers alone."""
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(_SEED)
-        yield
+    """Make random weights the same each time, and leave the caller's random numbers alone.
+
+    What a download logs of its retries is kept back: it ends in one error, or in none.
+    """
+    logger = logging.getLogger("huggingface_hub")
+    level = logger.level
+    logger.setLevel(logging.ERROR)
+    try:
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(_SEED)
+            yield
+    finally:
+        logger.setLevel(level)
 
 
 def take_weights(

@@ -10,7 +10,7 @@ from timm.data.config import resolve_model_data_config
 from timm.data.imagenet_info import ImageNetInfo, infer_imagenet_subset
 from torch import nn
 
-from dlcv.export.sources.base import ExportSource, SourceOptions, read_classes
+from dlcv.export.sources.base import ExportSource, SourceOptions, read_classes, with_size
 from dlcv.export.sources.pretrained import (
     LIMITS_OF_RANDOM,
     download_failed,
@@ -40,7 +40,7 @@ def source_from_timm(name: str, options: SourceOptions) -> ExportSource:
         name=name.replace(".", "-"),
         task="classify",
         classes=_classes(name, model, given=given),
-        preprocessing=_preprocessing(name, config, size=options.size),
+        preprocessing=with_size(_preprocessing(name, config), options.size),
         mean=tuple(config["mean"]),
         std=tuple(config["std"]),
         description=f"Image classifier {name} of timm.",
@@ -62,11 +62,12 @@ def _require_known(name: str) -> None:
 
 
 def _model(name: str, options: SourceOptions, *, num_classes: int | None) -> nn.Module:
-    settings: dict[str, Any] = {} if num_classes is None else {"num_classes": num_classes}
+    settings: dict[str, Any] = {}
     with seeded():
         if options.size is not None and _has_fixed_size(name):
             settings["img_size"] = options.size
         if options.weights is not None or options.random:
+            settings |= {} if num_classes is None else {"num_classes": num_classes}
             model: nn.Module = timm.create_model(name, pretrained=False, **settings)
             return take_weights(model, options)
         try:
@@ -96,9 +97,7 @@ def _classes(
     return tuple(ClassInfo(name=name) for name in names)
 
 
-def _preprocessing(
-    name: str, config: dict[str, Any], *, size: tuple[int, int] | None
-) -> Preprocessing:
+def _preprocessing(name: str, config: dict[str, Any]) -> Preprocessing:
     channels, height, width = config["input_size"]
     if channels != 3 or config["crop_mode"] == "border":
         raise InputError(
@@ -109,7 +108,7 @@ def _preprocessing(
     resample = config["interpolation"]
     return Preprocessing(
         resize="stretch" if stretch else "center_crop",
-        size=size or (height, width),
+        size=(height, width),
         resample=resample if resample in _RESAMPLE else "bicubic",
         crop_fraction=1.0 if stretch else float(config["crop_pct"]),
     )

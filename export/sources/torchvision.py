@@ -10,7 +10,7 @@ from torch import nn
 from torchvision import models
 from torchvision.transforms import _presets as presets
 
-from dlcv.export.sources.base import ExportSource, SourceOptions, read_classes
+from dlcv.export.sources.base import ExportSource, SourceOptions, read_classes, with_size
 from dlcv.export.sources.pretrained import (
     LIMITS_OF_RANDOM,
     download_failed,
@@ -51,16 +51,12 @@ def source_from_torchvision(spec: str, options: SourceOptions) -> ExportSource:
     own = tuple(ClassInfo(name=category) for category in entry.meta["categories"])
     classes = read_classes(options.classes) if options.classes else own
     published = options.weights is None and not options.random
-    if published and len(classes) != len(own):
-        raise InputError(
-            f"{options.classes} names {len(classes)} classes, torchvision:{name} has {len(own)}"
-        )
     return ExportSource(
         model=_model(name, entry, options, task=task, num_classes=len(classes)),
         name=name.replace("_", "-"),
         task=task,
         classes=classes,
-        preprocessing=_preprocessing(preset, task, size=options.size),
+        preprocessing=with_size(_preprocessing(preset, task), options.size),
         mean=tuple(preset.mean),
         std=tuple(preset.std),
         description=f"Image {_KINDS[task]} {name} of torchvision.",
@@ -112,20 +108,20 @@ def _model(
         return published
 
 
-def _preprocessing(preset: Any, task: Task, *, size: tuple[int, int] | None) -> Preprocessing:
+def _preprocessing(preset: Any, task: Task) -> Preprocessing:
     shorter = preset.resize_size[0]
     resample = preset.interpolation.value
     if task == "classify":
         crop = preset.crop_size[0]
         return Preprocessing(
             resize="center_crop",
-            size=size or (crop, crop),
+            size=(crop, crop),
             resample=resample,
             crop_fraction=crop / shorter,
         )
     longer = round(shorter * _LONGER_SIDE / _MULTIPLE) * _MULTIPLE
     return Preprocessing(
-        resize="longest_side", size=size or (shorter, longer), multiple=_MULTIPLE, resample=resample
+        resize="longest_side", size=(shorter, longer), multiple=_MULTIPLE, resample=resample
     )
 
 

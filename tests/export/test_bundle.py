@@ -14,7 +14,7 @@ from dlcv.export.schema import schema_text
 from dlcv.runtime.bundle import open_bundle
 from dlcv.runtime.engines import load_engine
 from dlcv.runtime.engines.fake import FakeEngine
-from dlcv.runtime.errors import BundleError, OutputError, ParityError
+from dlcv.runtime.errors import BundleError, InputError, OutputError, ParityError
 from dlcv.runtime.manifest import Preprocessing
 from dlcv.runtime.parity import replay_golden
 
@@ -144,3 +144,16 @@ def test_other_classes_or_preprocessing_are_another_checkpoint(bundles, make_sou
     )
     with pytest.raises(ParityError, match="classes, preprocessing differ"):
         verify_bundle(bundles("vit").path, other)
+
+
+@pytest.mark.parametrize("name", ["", "two words", "a/b", "-x", "x" * 101])
+def test_a_name_that_is_none_is_refused(name):
+    with pytest.raises(InputError, match="a bundle's name has letters"):
+        BundleOptions(name=name)
+
+
+def test_an_image_that_cannot_be_read_is_named(make_source, tmp_path):
+    for name in ("a.jpg", "b.jpg"):
+        (tmp_path / name).write_bytes(b"not a photo")
+    with pytest.raises(InputError, match=r"a\.jpg: not an image in a known format"):
+        export_bundle(make_source("cnn"), tmp_path / "b", BundleOptions(images=(tmp_path,)))

@@ -213,3 +213,44 @@ def photos_with_labels(folder, preprocessing, *, every):
         ]
     pixels = np.stack([load_pixels(image, preprocessing).pixels for image in images])
     return pixels, np.array([int(row.split(",")[1]) for row in rows])
+
+
+@pytest.mark.parametrize(
+    ("spec", "size", "message"),
+    [
+        (
+            "torchvision:lraspp_mobilenet_v3_large",
+            (100, 100),
+            "--size does not fit: .*multiple of 8",
+        ),
+        ("torchvision:vit_b_16", (64, 96), "does not take images of 64x96"),
+    ],
+)
+def test_a_size_that_does_not_fit_is_refused(spec, size, message, tmp_path):
+    with pytest.raises(InputError, match=message):
+        export_bundle(load_source(spec, replace(RANDOM, size=size)), tmp_path / "b")
+
+
+def test_a_transformer_of_one_size_takes_no_other(make_source, tmp_path):
+    preprocessing = Preprocessing(resize="stretch", size=(48, 48))
+    source = make_source("vit", preprocessing=preprocessing)
+    with pytest.raises(InputError, match=r"does not take images of 48x48 .*; give another --size"):
+        export_bundle(source, tmp_path / "b")
+
+
+@pytest.mark.parametrize("name", ["cnn", "segmenter"])
+def test_classes_must_be_as_many_as_the_models(make_source, tmp_path, name):
+    source = make_source(name)
+    fewer = replace(source, classes=source.classes[:-1])
+    with pytest.raises(InputError, match="the model has 5 classes, 4 are named"):
+        export_bundle(fewer, tmp_path / "b")
+
+
+def test_published_weights_keep_their_head(monkeypatch, tmp_path):
+    """timm would give another number of classes a random head, in silence."""
+    (tmp_path / "names.txt").write_text("cat\ndog\n")
+    create = timm.create_model
+    monkeypatch.setattr("timm.create_model", lambda name, pretrained, **k: create(name, **k))
+    source = load_source("timm:test_resnet", SourceOptions(classes=tmp_path / "names.txt"))
+    with pytest.raises(InputError, match="the model has 1000 classes, 2 are named"):
+        export_bundle(source, tmp_path / "b")

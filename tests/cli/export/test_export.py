@@ -74,3 +74,10 @@ def test_help_has_examples(command):
     result = run(command, "--help")
     assert result.exit_code == 0
     assert f"Examples:\n    dlcv-export {command} " in result.stdout
+
+
+def test_what_is_not_installed_is_said_with_the_command(monkeypatch, tmp_path):
+    monkeypatch.setattr("dlcv.runtime.system.is_importable", lambda name: name != "onnxscript")
+    result = run("bundle", *RANDOM_VIT, "-o", tmp_path / "b")
+    assert isinstance(result.exception, InputError)
+    assert str(result.exception) == "export needs onnxscript; run pip install 'dlcv[cpu,export]'"
