@@ -3,14 +3,25 @@
 from __future__ import annotations
 
 import sys
-from typing import TYPE_CHECKING
 
-if TYPE_CHECKING:
-    import typer
+import typer
 
 EXIT_FAILED = 1
 EXIT_SOME_REFUSED = 3
 EXIT_INTERRUPTED = 130
+
+
+def new_app(name: str, help: str, *, epilog: str) -> typer.Typer:
+    """Return an empty command-line app with the settings that all of ours share."""
+    return typer.Typer(
+        name=name,
+        help=help,
+        epilog=epilog,
+        no_args_is_help=True,
+        pretty_exceptions_enable=False,
+        rich_markup_mode=None,
+        context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110},
+    )
 
 
 def run_app(app: typer.Typer, *, name: str) -> None:

@@ -6,8 +6,9 @@ import errno
 import os
 from collections.abc import Callable
 from pathlib import Path
-from typing import BinaryIO, Self
+from typing import BinaryIO
 
+from dlcv.runtime.closing import Closing
 from dlcv.runtime.errors import OutputError
 
 _NO_SPACE = (errno.ENOSPC, errno.EDQUOT)
@@ -41,7 +42,7 @@ def output_error(path: Path, error: OSError) -> OutputError:
     return OutputError(f"cannot write {path}: {error.strerror or error}")
 
 
-class AppendFile:
+class AppendFile(Closing):
     """A file that grows by whole records: a record that cannot be written whole is taken back."""
 
     def __init__(self, path: Path) -> None:
@@ -74,12 +75,6 @@ class AppendFile:
     def close(self) -> None:
         """Close the file."""
         self._file.close()
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self.close()
 
 
 def drop_partial_line(path: Path) -> None:

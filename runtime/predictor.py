@@ -6,13 +6,13 @@ from collections.abc import Collection, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
-from types import TracebackType
-from typing import Any, Self, final
+from typing import Any, final
 
 import numpy as np
 from PIL import Image
 
 from dlcv.runtime.bundle import Bundle, open_bundle
+from dlcv.runtime.closing import Closing
 from dlcv.runtime.engines import load_engine
 from dlcv.runtime.engines.base import Arrays, Engine, EngineOptions
 from dlcv.runtime.errors import ImageError, InputError
@@ -53,7 +53,7 @@ def load(
 
 
 @final
-class Predictor:
+class Predictor(Closing):
     """Answers images with results. Not thread-safe: one call or stream at a time."""
 
     def __init__(
@@ -132,17 +132,6 @@ class Predictor:
     def close(self) -> None:
         """Free the engine."""
         self.engine.close()
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
-        self.close()
 
     def _has_dynamic_size(self) -> bool:
         return isinstance(self.engine.inputs[0].shape[1], str)

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import typer
-
-from dlcv.cli.edge import run_app
+from dlcv.cli.edge import new_app, run_app
 from dlcv.cli.infer.attend import attend
 from dlcv.cli.infer.check import check
 from dlcv.cli.infer.classify import classify
@@ -13,14 +11,10 @@ from dlcv.cli.infer.embed import embed
 from dlcv.cli.infer.info import info
 from dlcv.cli.infer.segment import segment
 
-app = typer.Typer(
-    name="dlcv-infer",
-    help="Run bundles on images: classes, masks, attention maps, embeddings.",
+app = new_app(
+    "dlcv-infer",
+    "Run bundles on images: classes, masks, attention maps, embeddings.",
     epilog="Exit code 0: all done; 1: nothing could run; 3: finished, some inputs refused, as listed.",
-    no_args_is_help=True,
-    pretty_exceptions_enable=False,
-    rich_markup_mode=None,
-    context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110},
 )
 for command in (classify, segment, attend, embed, info, check, doctor):
     app.command()(command)

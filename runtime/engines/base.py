@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
-from types import TracebackType
 from typing import TYPE_CHECKING, Any, Protocol, Self, TypeAlias
 
 from dlcv.runtime.errors import BundleError, InputError
@@ -48,8 +47,8 @@ class EngineInfo:
 class Engine(Protocol):
     """A loaded graph that answers arrays with arrays.
 
-    A Protocol, not a base class: engines share no code, only this shape, and a program may pass its
-    own. Implementations are final and not thread-safe: one call at a time.
+    A Protocol, not a base class: engines share no code but `Closing`, only this shape, and a program
+    may pass its own. Implementations are final and not thread-safe: one call at a time.
     """
 
     @property
@@ -85,12 +84,7 @@ class Engine(Protocol):
 
     def __enter__(self) -> Self: ...
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None: ...
+    def __exit__(self, *_: object) -> None: ...
 
 
 def check_feeds(specs: Sequence[TensorSpec], feeds: Mapping[str, np.ndarray[Any, Any]]) -> None:

@@ -3,17 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from types import TracebackType
-from typing import Any, Self, final
+from typing import Any, final
 
 import numpy as np
 
+from dlcv.runtime.closing import Closing
 from dlcv.runtime.engines.base import Arrays, EngineInfo, check_feeds
 from dlcv.runtime.manifest import Graph, TensorSpec
 
 
 @final
-class FakeEngine:
+class FakeEngine(Closing):
     """Answers with `compute(feeds)`, or without one with zeros of the graph's output shapes.
 
     `calls` records the shape of every batch.
@@ -51,17 +51,6 @@ class FakeEngine:
     def close(self) -> None:
         """Remember that it was closed."""
         self.closed = True
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
-        self.close()
 
     def _zeros(self, feeds: Mapping[str, np.ndarray[Any, Any]]) -> Arrays:
         sizes: dict[int | str, int] = {}

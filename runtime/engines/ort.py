@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
-from types import TracebackType
-from typing import Any, Self, cast, final
+from typing import Any, cast, final
 
 import numpy as np
 
+from dlcv.runtime.closing import Closing
 from dlcv.runtime.engines.base import Arrays, EngineInfo, EngineOptions, check_feeds
 from dlcv.runtime.errors import BundleError, EngineError
 from dlcv.runtime.manifest import DType, TensorSpec
@@ -26,7 +26,7 @@ _LOG_ERRORS_ONLY = 3
 
 
 @final
-class OrtEngine:
+class OrtEngine(Closing):
     """Runs a graph with ONNX Runtime's CPU provider (`onnxruntime.InferenceSession`)."""
 
     def __init__(self, model: bytes, *, precision: str, options: EngineOptions) -> None:
@@ -78,17 +78,6 @@ class OrtEngine:
     def close(self) -> None:
         """Free the session."""
         self._session = None
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
-        self.close()
 
 
 def _spec_from_argument(argument: Any) -> TensorSpec:
