@@ -55,7 +55,7 @@ def test_an_output_that_another_one_needs_is_computed_but_not_returned() -> None
 def test_what_a_branch_reads_from_outside_is_kept() -> None:
     make, info = onnx.helper.make_node, onnx.helper.make_tensor_value_info
     number = onnx.TensorProto.FLOAT
-    branches = {
+    branches: dict[str, Any] = {
         f"{name}_branch": onnx.helper.make_graph(
             [make(op, ["outer"], ["inner"])], name, [], [info("inner", number, [1])]
         )
