@@ -35,13 +35,18 @@ class TinySegmenter(nn.Module):
 
 def tiny_vit(**options: Any) -> nn.Module:
     torch.manual_seed(0)
-    settings = {"img_size": 32, "patch_size": 8, "embed_dim": 32, "depth": 2, "num_heads": 2}
-    model = VisionTransformer(**settings | {"num_classes": CLASSES} | options)
+    settings: dict[str, Any] = {
+        "img_size": 32,
+        "patch_size": 8,
+        "embed_dim": 32,
+        "depth": 2,
+        "num_heads": 2,
+    }
+    settings |= {"num_classes": CLASSES, **options}
+    model = VisionTransformer(**settings)
     for name, parameter in model.named_parameters():
-        if (
-            name.startswith("blocks") and parameter.ndim == 2
-        ):  # else every patch has the same weight
-            nn.init.normal_(parameter, std=0.3)
+        if name.startswith("blocks") and parameter.ndim == 2:
+            nn.init.normal_(parameter, std=0.3)  # or every patch would have the same weight
     return model.eval()
 
 

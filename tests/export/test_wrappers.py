@@ -1,19 +1,23 @@
 """Wrappers declare outputs that are right by an independent computation, and leave models alone."""
 
+from typing import Any
+
 import pytest
 import timm
 import torch
 import torchvision
 from torch import nn
+from torchvision.transforms.functional import normalize
 
 from dlcv.export.wrappers import Normalize, wrap
 from dlcv.export.wrappers.maps import class_activation_map, class_token_rollout
 from dlcv.runtime.errors import InputError
+from dlcv.runtime.manifest import Task
 
 MEAN, STD = (0.4, 0.5, 0.6), (0.2, 0.3, 0.25)
 
 
-def wrapped(model, *, task="classify", size=(32, 32)):
+def wrapped(model, *, task: Task = "classify", size=(32, 32)):
     return wrap(model, task, normalize=Normalize(MEAN, STD), size=size)
 
 
@@ -24,7 +28,7 @@ def photos(*, batch=3, size=(32, 32)):
 
 def normalised(image):
     pixels = image.permute(0, 3, 1, 2).float() / 255
-    return torchvision.transforms.functional.normalize(pixels, MEAN, STD)
+    return normalize(pixels, list(MEAN), list(STD))
 
 
 def answers(wrapper, image):
@@ -116,7 +120,7 @@ def test_rollout_of_uniform_attention_is_even():
 
 def test_torchvisions_vit_gives_its_own_attention():
     torch.manual_seed(0)
-    model = torchvision.models.VisionTransformer(
+    model: Any = torchvision.models.VisionTransformer(
         image_size=32, patch_size=8, num_layers=2, num_heads=2, hidden_dim=32, mlp_dim=64,
         num_classes=5,
     ).eval()  # fmt: skip
