@@ -39,6 +39,7 @@ bench: .venv-dev/installed ## run the benchmarks; BENCH_ARGS goes to pytest
 
 docs: .venv-dev/installed ## write the generated pages anew: command reference, JSON Schema
 	$(DEV)/python -m dlcv.cli.reference > docs/cli.md.new && mv docs/cli.md.new docs/cli.md
+	$(DEV)/python -m dlcv.export.schema > docs/bundle.schema.json.new && mv docs/bundle.schema.json.new docs/bundle.schema.json
 
 clean: ## remove environments, caches, builds and the demo's pictures
 	rm -rf .venv .venv-dev .mypy_cache .ruff_cache .pytest_cache .benchmarks build dist src/*.egg-info $(PICTURES)

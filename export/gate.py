@@ -17,6 +17,7 @@ from dlcv.runtime.parity import FP32_TOLERANCES, Comparison, Tolerance, compare,
 
 MAX_IMAGES = 32
 _LARGER_BATCH = 4
+_IMAGES_OF_OTHER_SIZE = 3
 _MANY_FAILURES = 12
 _GOLDEN_SIZES = ((192, 256), (256, 192))  # of dynamic graphs: small, so that bundles stay small
 
@@ -64,13 +65,10 @@ def gate_batches(
     Raises:
         InputError: an image cannot be read.
     """
-    sizes = _two_sizes(preprocessing) if dynamic else [None]
-    batches = []
-    for size in sizes:
-        prepared = _stretched(preprocessing, size)
-        pixels = [_pixels(path, prepared) for path in images]
-        parts = [pixels[:1], *_parts(pixels, length=_LARGER_BATCH)]
-        batches += [_batch(part) for part in parts]
+    usual, other = _two_sizes(preprocessing) if dynamic else (None, None)
+    batches = _batches(images, _stretched(preprocessing, usual))
+    if dynamic:
+        batches += _batches(images[:_IMAGES_OF_OTHER_SIZE], _stretched(preprocessing, other))
     return batches
 
 
@@ -146,13 +144,13 @@ def _failure_text(failures: Sequence[str], *, reference: str, engine: Engine) ->
     )
 
 
-def _two_sizes(preprocessing: Preprocessing) -> list[tuple[int, int]]:
+def _two_sizes(preprocessing: Preprocessing) -> tuple[tuple[int, int], tuple[int, int]]:
     """Return the graph's usual size, and another: turned on its side, or narrower if it is square."""
     height, width = preprocessing.size
     if height != width:
-        return [(height, width), (width, height)]
+        return (height, width), (width, height)
     multiple = preprocessing.multiple
-    return [(height, width), (height, max(1, width * 3 // 4 // multiple) * multiple)]
+    return (height, width), (height, max(1, width * 3 // 4 // multiple) * multiple)
 
 
 def _stretched(preprocessing: Preprocessing, size: tuple[int, int] | None) -> Preprocessing:
@@ -169,8 +167,12 @@ def _pixels(path: Path, preprocessing: Preprocessing) -> Pixels:
         raise InputError(f"{path}: {e}") from e
 
 
-def _parts(pixels: list[Pixels], *, length: int) -> list[list[Pixels]]:
-    return [pixels[i : i + length] for i in range(0, len(pixels), length)]
+def _batches(images: Sequence[Path], preprocessing: Preprocessing) -> list[Batch]:
+    """Return the first image alone, and the rest (of two images, both) in larger batches."""
+    pixels = [_pixels(path, preprocessing) for path in images]
+    rest = pixels[1:] if len(pixels) > 2 else pixels
+    starts = range(0, len(rest), _LARGER_BATCH)
+    return [_batch(pixels[:1]), *(_batch(rest[i : i + _LARGER_BATCH]) for i in starts)]
 
 
 def _batch(pixels: Sequence[Pixels]) -> Batch:
