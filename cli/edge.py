@@ -29,10 +29,12 @@ def run_app(app: typer.Typer, *, name: str) -> None:
 
     Anything else is a bug of ours and keeps its traceback.
     """
-    from dlcv.runtime.errors import DlcvError
-
     try:
         app(prog_name=name)
-    except DlcvError as e:
+    except Exception as e:  # the edge; `--help` must not wait for numpy
+        from dlcv.runtime.errors import DlcvError
+
+        if not isinstance(e, DlcvError):
+            raise
         print(f"{name}: {e}", file=sys.stderr)
         sys.exit(EXIT_FAILED)
