@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from dlcv.runtime.manifest import ClassInfo
     from dlcv.runtime.results import Classification, Float32, Segmentation
 
-_MASK_OPACITY = 0.55
+_MASK_OPACITY = 0.5
 _MIN_SHARE = 0.001  # a class on less of the image than this is not in the legend
 _PAPER, _INK, _FAINT = (255, 255, 255), (25, 25, 25), (120, 120, 120)
 # Anchors of matplotlib's "inferno" (CC0, van der Walt & Smith 2015), evenly spaced in 0..1.

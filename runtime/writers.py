@@ -103,7 +103,7 @@ class StreamWriter:
         if self._options.lines == "jsonl":
             self._write(line_from_record(record))
             return
-        row = csv_row(record)
+        row = csv_row(record, result)
         if self._header is None:
             self._header = list(row)
             self._write(csv_line(self._header))
@@ -158,10 +158,9 @@ class FolderWriter:
         if isinstance(result, Refused):
             return record
         files = {}
-        for kind, suffix, write in _files_of(result, self._options):
-            path = self.folder / kind / f"{_safe(name)}{suffix}"
-            write_atomically(path, write)
-            files[kind] = path.relative_to(self.folder).as_posix()
+        for key, file, write in _files_of(result, self._options, name=_safe(name)):
+            write_atomically(self.folder / file, write)
+            files[key] = file
         engine = record.pop("engine")
         return record | files | {"engine": engine}
 
@@ -177,7 +176,7 @@ class FolderWriter:
         if self._options.lines == "jsonl":
             self._lines.append(line_from_record(record).encode())
             return
-        row = csv_row(record)
+        row = csv_row(record, result)
         if self._header is None:
             self._header = list(row)
             self._lines.append(csv_line(self._header).encode())
@@ -242,12 +241,17 @@ def line_from_record(record: Record) -> str:
     return json.dumps(record, ensure_ascii=False) + "\n"
 
 
-def csv_row(record: Record) -> Record:
-    """Flatten a record for CSV: shares become columns, the top classes `name:probability` pairs."""
+def csv_row(record: Record, result: Result) -> Record:
+    """Flatten a record for CSV, with the same columns for every image of a bundle.
+
+    Shares become a column for each class, also those that do not occur; the top classes become
+    `name:probability` pairs.
+    """
     row: Record = {}
     for key, value in record.items():
         if key == "shares":
-            row |= {f"share {name}": share for name, share in value.items()}
+            names = result.classes if isinstance(result, Segmentation) else ()
+            row |= {f"share {info.name}": value.get(info.name, 0.0) for info in names}
         elif key == "top":
             row["top"] = "; ".join(f"{x['label']}:{x['probability']:.4f}" for x in value)
         elif key == "embedding":
@@ -265,18 +269,31 @@ def csv_line(values: list[Any]) -> str:
 
 
 def _files_of(
-    result: Result, options: WriteOptions
+    result: Result, options: WriteOptions, *, name: str
 ) -> Iterator[tuple[str, str, Callable[[BinaryIO], object]]]:
+    """Yield an image's own files: key in its line, path in the folder, and what writes it."""
     if isinstance(result, Segmentation):
         if options.masks:
-            yield "masks", ".png", lambda file: _save_png(result.mask_image(), file, result.engine)
+            yield (
+                "mask",
+                f"masks/{name}.png",
+                lambda file: _save_png(result.mask_image(), file, result.engine),
+            )
         if options.confidence and result.confidence is not None:
             grey = (result.confidence * 255).round().astype(np.uint8)
-            yield "confidence", ".png", lambda file: _save_png(_grey(grey), file, result.engine)
+            yield (
+                "confidence",
+                f"confidence/{name}.png",
+                lambda file: _save_png(_grey(grey), file, result.engine),
+            )
     if isinstance(result, Classification) and options.maps:
-        yield "maps", ".npz", lambda file: _save_maps(result, file)
+        yield "maps", f"maps/{name}.npz", lambda file: _save_maps(result, file)
     if isinstance(result, (Classification, Segmentation)) and options.overlays:
-        yield "overlays", ".png", lambda file: _save_png(result.overlay(), file, result.engine)
+        yield (
+            "overlay",
+            f"overlays/{name}.png",
+            lambda file: _save_png(result.overlay(), file, result.engine),
+        )
 
 
 def _grey(values: np.ndarray[Any, np.dtype[np.uint8]]) -> Any:

@@ -73,18 +73,25 @@ def test_segment_writes_palette_masks_of_the_images_size(
     for record in lines(out / "results.jsonl"):
         name = Path(record["image"]).stem
         assert record["shares"] == {name: 1.0}
-        with Image.open(out / record["masks"]) as mask:
+        with Image.open(out / record["mask"]) as mask:
             assert (mask.mode, mask.size) == ("P", (40, 30))
             assert set(mask.get_flattened_data()) == {list(COLORS).index(name)}
             color = np.asarray(mask.convert("RGB"))[0, 0].tolist()
             assert color == [255 * (name == c) for c in COLORS]
             assert "ort" in mask.info["Software"]
-        with Image.open(out / record["overlays"]) as overlay:
+        with Image.open(out / record["overlay"]) as overlay:
             assert overlay.width > 40  # the legend stands beside the photo
         with Image.open(out / record["confidence"]) as confidence:
             assert confidence.size == (40, 30)
     run = json.loads((out / "run.json").read_text())
     assert (run["bundle"], run["engine"], run["precision"]) == ("toy-segment", "ort", "fp32")
+
+
+def test_a_csv_of_masks_has_a_column_for_every_class(segment_bundle: Path, photos: Path) -> None:
+    ran = infer("segment", photos, "-m", segment_bundle, "-f", "csv", "--out", "-")
+    rows = list(csv.DictReader(ran.stdout.splitlines()))
+    shares = [[float(row[f"share {name}"]) for name in COLORS] for row in rows]
+    assert shares == [[0, 0, 1], [0, 1, 0], [1, 0, 0]]
 
 
 def test_segment_without_out_chooses_a_new_folder_each_time(
@@ -206,7 +213,7 @@ def test_files_of_equal_name_get_masks_of_their_own(
     out = a.parent.parent / "out"
     infer("segment", a, b, a, "-m", segment_bundle, "--out", out)
     records = lines(out / "results.jsonl")
-    assert [r["masks"] for r in records] == ["masks/x.png", "masks/x-2.png", "masks/x-3.png"]
+    assert [r["mask"] for r in records] == ["masks/x.png", "masks/x-2.png", "masks/x-3.png"]
     assert [r["shares"] for r in records] == [{"red": 1.0}, {"blue": 1.0}, {"red": 1.0}]
 
 
