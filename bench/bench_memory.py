@@ -9,6 +9,7 @@ import pytest
 
 PROGRAM = """
 import resource, sys
+from pathlib import Path
 import dlcv
 from dlcv.runtime.job import run_job
 from dlcv.runtime.sources import expand_inputs
@@ -16,7 +17,7 @@ from dlcv.runtime.writers import FolderWriter, WriteOptions
 bundle, folder, repeats, output, masks = sys.argv[1:6]
 photos = sys.stdin.read().split("\\n")
 predictor = dlcv.load(bundle, engine="ort", outputs=[output])
-writer = FolderWriter(folder, WriteOptions(masks=masks == "masks"), run=predictor.description())
+writer = FolderWriter(Path(folder), WriteOptions(masks=masks == "masks"), run=predictor.description())
 run_job(predictor, expand_inputs(photos * int(repeats)), writer)
 print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024)
 """

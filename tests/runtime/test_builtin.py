@@ -52,7 +52,7 @@ def test_a_street_is_mostly_road_with_cars_on_it() -> None:
     assert result.mask.shape == (614, 1024)
     assert result.shares["road"] > 0.3
     assert result.shares["car"] > 0.08
-    assert result.classes[result.mask[400, 540]].name == "car"
+    assert result.classes[result.mask[350, 540]].name == "car"
     assert result.classes[result.mask[580, 700]].name == "road"
     assert result.confidence is not None
     assert result.confidence.mean() > 0.6

@@ -1,22 +1,26 @@
 """Outputs are compared by what they are, and every failure is a sentence with the numbers."""
 
+import re
+from typing import Any
+
 import numpy as np
 import pytest
 
-from dlcv.runtime.manifest import TensorSpec
-from dlcv.runtime.parity import FP32_TOLERANCES, Tolerance, compare, worst
+from dlcv.runtime.manifest import DType, TensorSpec
+from dlcv.runtime.parity import FP32_TOLERANCES, Comparison, Tolerance, compare, worst
 
 
-def spec(name, *shape, dtype="float32"):
+def spec(name: str, *shape: int | str, dtype: DType = "float32") -> TensorSpec:
     return TensorSpec(name=name, dtype=dtype, shape=("batch", *shape))
 
 
 PROBABILITIES = np.array([[0.7, 0.2, 0.1], [0.1, 0.6, 0.3]], np.float32)
 
 
-def compared(name, expected, received, *, case="case"):
+def compared(name: Any, expected: Any, received: Any, *, case: str = "case") -> Comparison:
     expected, received = np.asarray(expected), np.asarray(received)
-    specs = [spec(name, *expected.shape[1:], dtype=str(expected.dtype))]
+    dtype: Any = str(expected.dtype)
+    specs = [spec(name, *expected.shape[1:], dtype=dtype)]
     return compare({name: expected}, {name: received}, specs=specs, case=case)
 
 
@@ -106,8 +110,7 @@ def test_structure_is_checked_before_values(received, message):
     reference = {"confidence": np.zeros((1, 2, 2), np.float32)}
     result = compare(reference, received, specs=[spec("confidence", "height", "width")], case="c")
     assert len(result.failures) == 1
-    with pytest.raises(AssertionError, match=message):
-        raise AssertionError(result.failures[0])
+    assert re.search(message, result.failures[0])
 
 
 def test_the_worst_of_several_cases_counts():

@@ -1,0 +1,50 @@
+"""What each output costs: the engine's time with it, against the time without, in alternation.
+
+An output that nobody asks for is cut out of the graph, so its cost is paid only by who wants it.
+"""
+
+import statistics
+import time
+from typing import Any
+
+import numpy as np
+import pytest
+
+from dlcv.runtime import open_bundle
+from dlcv.runtime.engines import EngineOptions, load_engine
+
+ROUNDS = 15
+CASES = {
+    # bundle, the output everybody wants, another one, input shape
+    "embedding": ("cifar10-vit", "probabilities", (16, 32, 32, 3)),
+    "explanation": ("cifar10-vit", "probabilities", (16, 32, 32, 3)),
+    "attention": ("cifar10-vit", "probabilities", (16, 32, 32, 3)),
+    "confidence": ("camvid-lraspp", "mask", (2, 360, 480, 3)),
+}
+
+
+@pytest.mark.parametrize("output", CASES)
+def bench_output(benchmark: Any, output: str) -> None:
+    """Print the median of the rounds' ratios, with / without."""
+    name, main, shape = CASES[output]
+    bundle, options = open_bundle(name), EngineOptions(threads=1)
+    image = {"image": np.random.default_rng(0).integers(0, 256, shape, np.uint8)}
+    without: list[float] = []
+    with (
+        load_engine(bundle, "ort", outputs=[main], options=options) as plain,
+        load_engine(bundle, "ort", outputs=[main, output], options=options) as more,
+    ):
+
+        def setup() -> None:
+            start = time.perf_counter()
+            plain.infer(image)
+            without.append(time.perf_counter() - start)
+
+        benchmark.pedantic(lambda: more.infer(image), setup=setup, rounds=ROUNDS, warmup_rounds=2)
+    times = benchmark.stats.stats.data
+    ratios = sorted(a / b for a, b in zip(times, without[2:], strict=True))
+    benchmark.extra_info["ratio"] = statistics.median(ratios)
+    print(
+        f"\n{name}: {main} and {output} take {statistics.median(ratios):.3f} of {main} alone "
+        f"(quartiles {ratios[ROUNDS // 4]:.3f} to {ratios[ROUNDS * 3 // 4]:.3f}), {shape}, 1 thread"
+    )
