@@ -27,10 +27,11 @@ def wrong_tree(tmp_path_factory):
         (tree / folder / "wrong.py").write_text(
             f'"""Wrong."""\n\nimport onnxruntime\nimport {folder}\n\nnumber: int = "text"\n'
         )
-    (tree / "tests").mkdir()
-    (tree / "tests" / "test_wrong.py").write_text(
-        'def test_it():\n    number: int = "text"\n    assert number\n'
-    )
+    for folder in ("tests", "bench"):
+        (tree / folder).mkdir()
+        (tree / folder / f"{folder}_wrong.py").write_text(
+            'def test_it():\n    number: int = "text"\n    assert number\n'
+        )
     return tree
 
 
@@ -50,7 +51,8 @@ def test_a_wrong_type_is_found_in_every_folder(wrong_tree, tool):
     for folder in FOLDERS:
         found = [line for line in lines if f"src/dlcv/{folder}/wrong.py:6" in line]
         assert len(found) == 1, f"{tool} reads {folder} once, through src/dlcv\n{output}"
-    assert any("tests/test_wrong.py:2" in line for line in lines), output
+    for folder in ("tests", "bench"):
+        assert any(f"{folder}/{folder}_wrong.py:2" in line for line in lines), output
 
 
 def test_a_bare_folder_name_is_found_in_every_folder(wrong_tree):
