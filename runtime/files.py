@@ -11,6 +11,7 @@ from typing import BinaryIO
 from dlcv.runtime.closing import Closing
 from dlcv.runtime.errors import OutputError
 
+_CHUNK_BYTES = 2**16
 _NO_SPACE = (errno.ENOSPC, errno.EDQUOT)
 
 
@@ -82,5 +83,12 @@ def drop_partial_line(path: Path) -> None:
     if not path.exists():
         return
     with path.open("r+b") as file:
-        data = file.read()
-        file.truncate(data.rfind(b"\n") + 1)
+        end = file.seek(0, os.SEEK_END)
+        while end > 0:
+            start = max(0, end - _CHUNK_BYTES)
+            file.seek(start)
+            if (position := file.read(end - start).rfind(b"\n")) >= 0:
+                file.truncate(start + position + 1)
+                return
+            end = start
+        file.truncate(0)

@@ -35,20 +35,18 @@ def run_job(
     inputs: Iterable[NamedImage | Refused],
     writer: Writer,
     *,
-    done: Counter[str] | None = None,
     on_progress: Callable[[], object] = lambda: None,
 ) -> Summary:
     """Decode, infer and write every input, in order, with bounded memory.
 
-    done: images to pass over, as often
-    as counted. on_progress: called once for each input.
+    on_progress: called once for each input.
 
     Raises:
         OutputError: results cannot be written; what was written before stays whole.
     """
     summary = Summary()
     names: dict[int, str] = {}  # of the images under way, by position
-    pending = _not_done(inputs, Counter(done or ()), names, summary, on_progress)
+    pending = _not_done(inputs, Counter(writer.done), names, summary, on_progress)
     try:
         with ThreadPoolExecutor(predictor.workers, thread_name_prefix="dlcv-write") as pool:
             answers = enumerate(predictor.stream(pending))

@@ -24,7 +24,7 @@ from typing import Any, BinaryIO, Literal, Protocol, TypeAlias, final
 import numpy as np
 
 from dlcv.runtime.embeddings import EmbeddingStore, MatrixFormat
-from dlcv.runtime.errors import OutputError
+from dlcv.runtime.errors import InputError, OutputError
 from dlcv.runtime.files import AppendFile, drop_partial_line, output_error, write_atomically
 from dlcv.runtime.results import (
     Classification,
@@ -37,7 +37,14 @@ from dlcv.runtime.results import (
 
 LineFormat: TypeAlias = Literal["jsonl", "csv"]
 _FOLDERS = ("masks", "overlays", "maps", "confidence")
-_FILES = ("results.jsonl", "results.csv", "errors.jsonl", "run.json")
+_FILES = (
+    "results.jsonl",
+    "results.csv",
+    "errors.jsonl",
+    "run.json",
+    "embeddings.npz",
+    "embeddings.parquet",
+)
 _PNG_LEVEL = 1  # a mask of a few classes is as small at level 1 as at 6, in a third of the time
 
 
@@ -64,7 +71,14 @@ class WriteOptions:
 
 
 class Writer(Protocol):
-    """Where results go: `prepare` runs in a pool, in any order; `commit` in the images' order."""
+    """Where results go: `prepare` runs in a pool, in any order; `commit` in the images' order.
+
+    done: images that an earlier run answered or refused, to be passed over as often as counted.
+    refused_before: how many of these were refused.
+    """
+
+    done: Counter[str]
+    refused_before: int
 
     def prepare(self, result: Result | Refused, name: str) -> Record:
         """Write an image's own files and return its line."""
@@ -88,6 +102,8 @@ class StreamWriter:
     """Writes lines to a text stream, such as standard output; refused images are not in them."""
 
     def __init__(self, write: Callable[[str], object], options: WriteOptions) -> None:
+        self.done: Counter[str] = Counter()
+        self.refused_before = 0
         self._write = write
         self._options = options
         self._header: list[str] | None = None
@@ -132,8 +148,13 @@ class FolderWriter:
         """Create or reopen the folder. run: what `run.json` says of bundle and engine.
 
         Raises:
+            InputError: both `resume` and `overwrite`.
             OutputError: it holds results already, belongs to another run, or cannot be written.
         """
+        if resume and overwrite:
+            raise InputError(
+                "--resume keeps the results and --overwrite replaces them; give only one"
+            )
         self.folder = folder
         self._options = options
         run = run | {"options": asdict(options)}

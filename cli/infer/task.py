@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import sys
 import warnings
-from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -58,24 +57,22 @@ def run_task(request: TaskRequest) -> None:
     warnings.filterwarnings("ignore", category=UserWarning, module=r"PIL\.")
     with _load(request) as predictor:
         folder = _folder(request)
-        writer, done = _writer(request, predictor, folder)
+        writer = _writer(request, predictor, folder)
         try:
             with _progress(request.images) as advance:
                 summary = run_job(
                     predictor,
                     expand_inputs(request.images, listing=sys.stdin),
                     writer,
-                    done=done,
                     on_progress=advance,
                 )
         except KeyboardInterrupt:
             say("interrupted" + (f"; --out {folder} --resume goes on from here" if folder else ""))
             raise typer.Exit(EXIT_INTERRUPTED) from None
-    earlier = getattr(writer, "refused_before", 0)
-    _report(summary, folder=folder, refused_before=earlier)
+    _report(summary, folder=folder, refused_before=writer.refused_before)
     if not summary.answered and not summary.skipped:
         raise typer.Exit(EXIT_FAILED)
-    if summary.refused or earlier:
+    if summary.refused or writer.refused_before:
         raise typer.Exit(EXIT_SOME_REFUSED)
 
 
@@ -122,24 +119,21 @@ def _suffixes() -> Iterator[str]:
         number += 1
 
 
-def _writer(
-    request: TaskRequest, predictor: Predictor, folder: Path | None
-) -> tuple[Writer, Counter[str]]:
+def _writer(request: TaskRequest, predictor: Predictor, folder: Path | None) -> Writer:
     from dlcv.runtime.errors import InputError
     from dlcv.runtime.writers import FolderWriter, StreamWriter
 
-    if folder is None:
-        if request.resume or request.overwrite or request.write.needs_folder:
-            raise InputError("this needs a results folder: give --out FOLDER")
-        return StreamWriter(_write_stdout, request.write), Counter()
-    writer = FolderWriter(
-        folder,
-        request.write,
-        run=predictor.description(),
-        resume=request.resume,
-        overwrite=request.overwrite,
-    )
-    return writer, writer.done
+    if folder is not None:
+        return FolderWriter(
+            folder,
+            request.write,
+            run=predictor.description(),
+            resume=request.resume,
+            overwrite=request.overwrite,
+        )
+    if request.resume or request.overwrite or request.write.needs_folder:
+        raise InputError("this needs a results folder: give --out FOLDER")
+    return StreamWriter(_write_stdout, request.write)
 
 
 def _write_stdout(text: str) -> None:

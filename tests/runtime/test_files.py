@@ -43,7 +43,14 @@ def test_records_are_appended_whole(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("before", "after"), [(b"", b""), (b"a\nb", b"a\n"), (b"a\n", b"a\n"), (b"half", b"")]
+    ("before", "after"),
+    [
+        (b"", b""),
+        (b"a\nb", b"a\n"),
+        (b"a\n", b"a\n"),
+        (b"half", b""),
+        (b"a\n" + b"b" * 200_000, b"a\n"),
+    ],
 )
 def test_a_partial_last_line_is_dropped(tmp_path: Path, before: bytes, after: bytes) -> None:
     path = tmp_path / "lines"

@@ -247,6 +247,14 @@ def test_results_are_never_replaced_unasked(classify_bundle: Path, photos: Path)
     assert len(lines(out / "results.jsonl")) == 3
 
 
+def test_resume_and_overwrite_together_are_refused(classify_bundle: Path, photos: Path) -> None:
+    out = photos.parent / "out"
+    ran = infer("classify", photos, "-m", classify_bundle, "--out", out, "--resume", "--overwrite")
+    assert ran.returncode == EXIT_FAILED
+    assert "give only one" in ran.stderr
+    assert not out.exists()
+
+
 @pytest.mark.parametrize("kind", ["jsonl", "csv"])
 def test_a_resumed_run_neither_loses_nor_repeats_an_image(
     segment_bundle: Path, new_photo: NewPhoto, kind: str
