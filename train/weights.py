@@ -47,7 +47,10 @@ def read_weights(path: str | Path) -> dict[str, Tensor]:
     except FileNotFoundError as e:
         raise RecipeError(f"no weights file {path}") from e
     except _UNREADABLE as e:
-        raise RecipeError(f"{path} is not a weights file: {_first_line(e)}") from e
+        raise RecipeError(
+            f"{path} is not a weights file: give .safetensors, or a .pth that holds tensors and no other "
+            "objects, as torch.save(model.state_dict(), path) writes it"
+        ) from e
     if isinstance(state, dict) and isinstance(state.get("state_dict"), dict):
         state = state["state_dict"]
     if not isinstance(state, dict) or not all(isinstance(v, Tensor) for v in state.values()):
@@ -104,7 +107,3 @@ def _shape(tensor: Tensor) -> str:
 def _some(names: list[str]) -> str:
     more = len(names) - _NAMED_AT_MOST
     return ", ".join(names[:_NAMED_AT_MOST]) + (f" and {more} more" if more > 0 else "")
-
-
-def _first_line(error: Exception) -> str:
-    return (str(error).strip().splitlines() or [type(error).__name__])[0]
