@@ -10,6 +10,8 @@ from __future__ import annotations
 import io
 import re
 import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeAlias
@@ -76,17 +78,10 @@ def load_pixels(source: Source, preprocessing: Preprocessing) -> DecodedImage:
         return _resized(_image_from_array(source), preprocessing, oriented_size=None)
     if isinstance(source, Image.Image):
         return _resized(ImageOps.exif_transpose(source), preprocessing, oriented_size=None)
-    try:
-        with _open(source) as image:
-            size = _oriented_size(image)
-            _draft(image, oriented_size=size, target=_full_target(size, preprocessing))
-            return _resized(_oriented(image), preprocessing, oriented_size=size)
-    except ImageError:
-        raise
-    except MemoryError as e:
-        raise ImageError("not enough memory to decode it") from e
-    except Exception as e:  # the decoders raise OSError, ValueError, SyntaxError, struct.error, ...
-        raise ImageError(_reason(e)) from e
+    with _opened(source) as image:
+        size = _oriented_size(image)
+        _draft(image, oriented_size=size, target=_full_target(size, preprocessing))
+        return _resized(_oriented(image), preprocessing, oriented_size=size)
 
 
 def load_display(source: Source, *, longest: int = 1024) -> Image.Image:
@@ -100,13 +95,10 @@ def load_display(source: Source, *, longest: int = 1024) -> Image.Image:
     elif isinstance(source, Image.Image):
         image = to_rgb(ImageOps.exif_transpose(source))
     else:
-        try:
-            with _open(source) as file:
-                size = _oriented_size(file)
-                _draft(file, oriented_size=size, target=_fit(size, longest=longest))
-                image = to_rgb(_oriented(file))
-        except Exception as e:
-            raise e if isinstance(e, ImageError) else ImageError(_reason(e)) from e
+        with _opened(source) as file:
+            size = _oriented_size(file)
+            _draft(file, oriented_size=size, target=_fit(size, longest=longest))
+            image = to_rgb(_oriented(file))
     height, width = _fit((image.height, image.width), longest=longest)
     if (image.height, image.width) != (height, width):
         image = image.resize((width, height), Image.Resampling.LANCZOS)
@@ -140,6 +132,20 @@ def to_rgb(image: Image.Image) -> Image.Image:
     if image.mode == "P" and "transparency" in image.info:
         image = image.convert("RGBA")
     return image.convert("RGB")
+
+
+@contextmanager
+def _opened(source: str | Path | bytes) -> Iterator[Image.Image]:
+    """Open an image file; whatever fails until it is closed becomes an `ImageError`."""
+    try:
+        with _open(source) as image:
+            yield image
+    except ImageError:
+        raise
+    except MemoryError as e:
+        raise ImageError("not enough memory to decode it") from e
+    except Exception as e:  # the decoders raise OSError, ValueError, SyntaxError, struct.error, ...
+        raise ImageError(_reason(e)) from e
 
 
 def _open(source: str | Path | bytes) -> Image.Image:
