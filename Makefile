@@ -1,6 +1,7 @@
 # Needs Python 3.11 or newer with pip. `make help` lists the targets.
 PYTHON ?= python3
-SAMPLES := runtime/samples/*.jpg
+STREETS := $(wildcard runtime/samples/street_*.jpg)
+OBJECTS := $(filter-out $(STREETS),$(wildcard runtime/samples/*.jpg))
 PICTURES := dlcv-demo
 RUN := .venv/bin
 DEV := .venv-dev/bin
@@ -16,9 +17,9 @@ help: ## this list
 	@sed -n 's/^\([a-z]*\):.*## /make \1\t/p' $(MAKEFILE_LIST)
 
 demo: .venv/installed ## run the bundles that ship with dlcv over its sample photos (CPU, no PyTorch)
-	$(RUN)/dlcv-infer segment $(SAMPLES) --out $(PICTURES)/segment --overlay --overwrite
-	$(RUN)/dlcv-infer classify $(SAMPLES) --out $(PICTURES)/classify --overlay --overwrite
-	$(RUN)/dlcv-infer attend $(SAMPLES) --out $(PICTURES)/attend --overwrite
+	$(RUN)/dlcv-infer segment $(STREETS) --out $(PICTURES)/segment --overlay --overwrite
+	$(RUN)/dlcv-infer classify $(OBJECTS) --out $(PICTURES)/classify --overlay --overwrite
+	$(RUN)/dlcv-infer attend $(OBJECTS) --out $(PICTURES)/attend --overwrite
 	@echo "The pictures are in $(abspath $(PICTURES))"
 
 test: .venv-dev/installed ## run all tests
