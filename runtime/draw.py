@@ -108,7 +108,7 @@ def draw_classification(photo: Image.Image, result: Classification) -> Image.Ima
         (photo, "photo"),
         (
             draw_heat(photo, _readable(result.explanation), box=frame.box, size=frame.size),
-            "class activation" if result.attention is None else "attention rollout",
+            "explanation" if result.attention is None else "attention rollout",
         ),
     ]
     if result.attention is not None:
