@@ -77,8 +77,9 @@ def load_pixels(source: Source, preprocessing: Preprocessing) -> DecodedImage:
     if isinstance(source, np.ndarray):
         return _resized(_image_from_array(source), preprocessing, oriented_size=None)
     if isinstance(source, Image.Image):
-        return _resized(ImageOps.exif_transpose(source), preprocessing, oriented_size=None)
-    with _opened(source) as image:
+        with _decoding():
+            return _resized(ImageOps.exif_transpose(source), preprocessing, oriented_size=None)
+    with _decoding(), _open(source) as image:
         size = _oriented_size(image)
         _draft(image, oriented_size=size, target=_full_target(size, preprocessing))
         return _resized(_oriented(image), preprocessing, oriented_size=size)
@@ -93,9 +94,10 @@ def load_display(source: Source, *, longest: int = 1024) -> Image.Image:
     if isinstance(source, np.ndarray):
         image = _image_from_array(source)
     elif isinstance(source, Image.Image):
-        image = to_rgb(ImageOps.exif_transpose(source))
+        with _decoding():
+            image = to_rgb(ImageOps.exif_transpose(source))
     else:
-        with _opened(source) as file:
+        with _decoding(), _open(source) as file:
             size = _oriented_size(file)
             _draft(file, oriented_size=size, target=_fit(size, longest=longest))
             image = to_rgb(_oriented(file))
@@ -135,11 +137,10 @@ def to_rgb(image: Image.Image) -> Image.Image:
 
 
 @contextmanager
-def _opened(source: str | Path | bytes) -> Iterator[Image.Image]:
-    """Open an image file; whatever fails until it is closed becomes an `ImageError`."""
+def _decoding() -> Iterator[None]:
+    """Turn whatever fails while an image is opened and decoded into an `ImageError`."""
     try:
-        with _open(source) as image:
-            yield image
+        yield
     except ImageError:
         raise
     except MemoryError as e:

@@ -60,6 +60,12 @@ def test_bad_bytes_are_refused_with_the_reason(data: bytes, reason: str, tmp_pat
         assert "\n" not in str(caught.value)
 
 
+def test_a_pil_image_that_cannot_be_decoded_is_refused_like_a_file() -> None:
+    for load in (lambda image: load_pixels(image, STRETCH), load_display):
+        with pytest.raises(ImageError, match="damaged or cut short"):
+            load(Image.open(io.BytesIO(jpeg()[:-40])))
+
+
 def test_what_is_not_a_file_is_refused(tmp_path: Path) -> None:
     with pytest.raises(ImageError, match="no such file"):
         load_pixels(tmp_path / "gone.jpg", STRETCH)
