@@ -227,6 +227,11 @@ class FolderWriter:
                     (self.folder / name).unlink(missing_ok=True)
                 for name in _FOLDERS:
                     shutil.rmtree(self.folder / name, ignore_errors=True)
+            elif resume and existing:
+                raise OutputError(
+                    f"{self.folder} has no run.json, so what made its results is not known; choose "
+                    "another --out, or --overwrite"
+                )
             elif existing:
                 raise OutputError(
                     f"{self.folder} already holds results; --resume goes on with them, --overwrite "
@@ -352,16 +357,22 @@ def _count_lines(path: Path) -> int:
 
 
 def _images_in(path: Path) -> Iterator[str]:
-    """Yield the `image` of every line of results or errors."""
+    """Yield the `image` of every line of results or errors.
+
+    Raises:
+        OutputError: a line is not one that dlcv wrote.
+    """
     if not path.exists():
         return
-    with path.open(newline="", encoding="utf-8") as file:
-        if path.suffix == ".csv":
-            for row in csv.DictReader(file):
-                yield row["image"]
-        else:
-            for line in file:
-                yield json.loads(line)["image"]
+    try:
+        with path.open(newline="", encoding="utf-8") as file:
+            lines = csv.DictReader(file) if path.suffix == ".csv" else map(json.loads, file)
+            for line in lines:
+                yield line["image"]
+    except (ValueError, KeyError, TypeError, csv.Error) as e:
+        raise OutputError(
+            f"{path} is damaged and cannot be resumed ({e}); choose another --out, or --overwrite"
+        ) from e
 
 
 def _csv_header(path: Path) -> list[str] | None:
