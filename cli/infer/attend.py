@@ -14,7 +14,7 @@ def attend(
     images: options.Images,
     model: options.Model = None,
     out: options.Out = None,
-    format: options.Format = options.LineFormat.jsonl,
+    format: options.Format = "jsonl",
     npz: Annotated[
         bool, typer.Option("--npz", help="Also write the maps as arrays: explanation, attention.")
     ] = False,
@@ -50,7 +50,7 @@ def attend(
             engine=engine,
             precision=precision,
             out=out,
-            write=WriteOptions(lines=format.value, overlays=overlays, maps=npz),
+            write=WriteOptions(lines=format, overlays=overlays, maps=npz),
             outputs=("probabilities", "explanation", "attention"),
             batch=batch,
             threads=threads,

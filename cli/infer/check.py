@@ -30,7 +30,7 @@ def check(
     from dlcv.runtime.predictor import load
     from dlcv.runtime.report import parity_table
 
-    with load(bundle, engine=engine, precision=precision, threads=threads) as predictor:  # type: ignore[arg-type]
+    with load(bundle, engine=engine, precision=precision, threads=threads) as predictor:
         comparison = replay_golden(predictor.bundle, predictor.engine)
         name, ran = predictor.bundle.manifest.name, predictor.engine.info
     print("\n".join(parity_table(comparison.outputs)))

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from enum import StrEnum
-from typing import Annotated
+from typing import Annotated, Literal
 
 import typer
 
@@ -11,25 +10,18 @@ from dlcv.cli.infer import options
 from dlcv.cli.infer.task import TaskRequest, run_task
 
 
-class EmbeddingFormat(StrEnum):
-    """Formats of embeddings: one matrix file, or a line an image."""
-
-    npz = "npz"
-    parquet = "parquet"
-    jsonl = "jsonl"
-    csv = "csv"
-
-
 def embed(
     images: options.Images,
     model: options.Model = None,
     out: options.Out = None,
     format: Annotated[
-        EmbeddingFormat,
+        Literal["npz", "parquet", "jsonl", "csv"] | None,
         typer.Option(
-            "--format", "-f", help="With --out: matrix file; jsonl and csv also on stdout."
+            "--format",
+            "-f",
+            help="A matrix in --out (npz, the default there; parquet), or lines (jsonl, csv).",
         ),
-    ] = EmbeddingFormat.npz,
+    ] = None,
     engine: options.EngineName = "auto",
     precision: options.PrecisionName = None,
     batch: options.Batch = 8,
@@ -50,7 +42,7 @@ def embed(
     from dlcv.runtime.writers import WriteOptions
 
     to_stdout = out is None or str(out) == "-"
-    matrix = None if to_stdout else {"npz": "npz", "parquet": "parquet"}.get(format.value)
+    chosen = format or ("jsonl" if to_stdout else "npz")
     run_task(
         TaskRequest(
             command="embed",
@@ -60,8 +52,8 @@ def embed(
             precision=precision,
             out=out,
             write=WriteOptions(
-                lines="csv" if format is EmbeddingFormat.csv else "jsonl",
-                embeddings=matrix,  # type: ignore[arg-type]
+                lines="csv" if chosen == "csv" else "jsonl",
+                embeddings=chosen if chosen in ("npz", "parquet") else None,
             ),
             outputs=("embedding",),
             batch=batch,

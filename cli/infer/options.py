@@ -2,20 +2,12 @@
 
 from __future__ import annotations
 
-from enum import StrEnum
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal
 
 import typer
 
 _IMAGES = "Images: files, folders, quoted globs, URLs, or - for a list on standard input."
-
-
-class LineFormat(StrEnum):
-    """Formats of the lines of results."""
-
-    jsonl = "jsonl"
-    csv = "csv"
 
 
 Images = Annotated[list[str], typer.Argument(help=_IMAGES, show_default=False)]
@@ -30,13 +22,15 @@ EngineName = Annotated[
     str, typer.Option("--engine", "-e", help="auto, ort, cuda, trt, trt-rtx or openvino.")
 ]
 PrecisionName = Annotated[
-    str | None,
-    typer.Option("--precision", help="fp32, fp16, bf16 or int8, of those in the bundle."),
+    Literal["fp32", "fp16", "bf16", "int8"] | None,
+    typer.Option("--precision", help="Of those in the bundle; its first by default."),
 ]
 Out = Annotated[
     Path | None, typer.Option("--out", "-o", help="Folder for results; - for lines on stdout.")
 ]
-Format = Annotated[LineFormat, typer.Option("--format", "-f", help="Lines of results.")]
+Format = Annotated[
+    Literal["jsonl", "csv"], typer.Option("--format", "-f", help="Lines of results.")
+]
 Batch = Annotated[
     int, typer.Option("--batch", "-b", min=1, help="Images in one engine call at most.")
 ]

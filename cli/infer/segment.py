@@ -14,7 +14,7 @@ def segment(
     images: options.Images,
     model: options.Model = None,
     out: options.Out = None,
-    format: options.Format = options.LineFormat.jsonl,
+    format: options.Format = "jsonl",
     overlay: options.Overlay = False,
     confidence: Annotated[
         bool,
@@ -56,7 +56,7 @@ def segment(
             precision=precision,
             out=out,
             write=WriteOptions(
-                lines=format.value, masks=to_folder, overlays=overlay, confidence=confidence
+                lines=format, masks=to_folder, overlays=overlay, confidence=confidence
             ),
             outputs=("mask", "confidence") if confidence else ("mask",),
             batch=batch,

@@ -7,8 +7,9 @@ import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from itertools import chain, count
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, cast
+from typing import TYPE_CHECKING, Any
 
 import typer
 
@@ -31,7 +32,7 @@ class TaskRequest:
     images: list[str]
     model: str | None
     engine: str
-    precision: str | None
+    precision: Precision | None
     out: Path | None
     write: WriteOptions
     outputs: tuple[str, ...]
@@ -92,7 +93,7 @@ def _load(request: TaskRequest) -> Predictor:
     return load(
         bundle,
         engine=request.engine,
-        precision=cast("Precision | None", request.precision),
+        precision=request.precision,
         outputs=request.outputs,
         threads=request.threads,
         batch_size=request.batch,
@@ -107,16 +108,9 @@ def _folder(request: TaskRequest) -> Path | None:
         return None
     if request.resume:
         return Path(f"dlcv-{request.command}")
-    names = (f"dlcv-{request.command}{suffix}" for suffix in _suffixes())
-    return next(Path(name) for name in names if not Path(name).exists())
-
-
-def _suffixes() -> Iterator[str]:
-    yield ""
-    number = 2
-    while True:
-        yield f"-{number}"
-        number += 1
+    suffixes = chain([""], (f"-{number}" for number in count(2)))
+    folders = (Path(f"dlcv-{request.command}{suffix}") for suffix in suffixes)
+    return next(folder for folder in folders if not folder.exists())
 
 
 def _writer(request: TaskRequest, predictor: Predictor, folder: Path | None) -> Writer:

@@ -158,6 +158,12 @@ def test_embed_prints_vectors_without_out(classify_bundle: Path, photos: Path) -
     assert json.loads(ran.stdout)["embedding"] == [1.0, 0.0, 0.0]
 
 
+def test_a_matrix_needs_a_folder(classify_bundle: Path, photos: Path) -> None:
+    ran = infer("embed", photos, "-m", classify_bundle, "-f", "parquet")
+    assert ran.returncode == EXIT_FAILED
+    assert "this needs a results folder: give --out FOLDER" in ran.stderr
+
+
 def test_inputs_may_be_files_folders_globs_and_a_list(classify_bundle: Path, photos: Path) -> None:
     (photos / "deep" / "deeper").mkdir(parents=True)
     (photos / "red.png").rename(photos / "deep" / "deeper" / "[red].png")
@@ -316,6 +322,19 @@ def test_an_interrupted_run_says_how_to_go_on(segment_bundle: Path, new_photo: N
     assert run.returncode == EXIT_INTERRUPTED
     assert stderr == f"interrupted; --out {out} --resume goes on from here\n"
     assert results.read_text().endswith("\n")
+
+
+def test_results_that_dlcv_did_not_write_are_not_resumed(
+    classify_bundle: Path, photos: Path
+) -> None:
+    out = photos.parent / "out"
+    arguments = ("classify", photos, "-m", classify_bundle, "--out", out)
+    infer(*arguments)
+    whole = (out / "results.jsonl").read_text()
+    (out / "results.jsonl").write_text("scribble\n" + whole)
+    assert "results.jsonl is damaged and cannot be resumed" in infer(*arguments, "--resume").stderr
+    (out / "run.json").unlink()
+    assert "has no run.json" in infer(*arguments, "--resume").stderr
 
 
 def test_a_run_is_resumed_only_with_its_own_settings(classify_bundle: Path, photos: Path) -> None:
