@@ -94,7 +94,7 @@ def export_bundle(source: ExportSource, out: Path, options: BundleOptions | None
     manifest = _manifest(source, graph, options=options, parity=parity, golden=tuple(files)[1:])
     files[CARD_FILE] = card_from_manifest(manifest, source).encode()
     options.progress("writing the bundle")
-    return save_bundle(out, _with_files(manifest, files), files, overwrite=options.overwrite)
+    return save_bundle(out, _with_files(manifest, files), files=files, overwrite=options.overwrite)
 
 
 def require_writable(out: Path, *, overwrite: bool) -> None:

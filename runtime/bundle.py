@@ -143,7 +143,7 @@ def open_bundle(path: str | Path) -> Bundle:
 
 
 def save_bundle(
-    folder: Path, manifest: Manifest, files: Mapping[str, bytes], *, overwrite: bool = False
+    folder: Path, manifest: Manifest, *, files: Mapping[str, bytes], overwrite: bool = False
 ) -> Bundle:
     """Write a bundle under a temporary name, verify it there, then rename it into place.
 

@@ -46,10 +46,15 @@ def palette(classes: tuple[ClassInfo, ...]) -> UInt8:
 
 def heat_colors(values: Float32) -> UInt8:
     """Colour values in 0..1, float32 (H, W), with the inferno map: uint8 (H, W, 3)."""
+    return _inferno()[(np.clip(values, 0, 1) * 255).astype(np.uint8)]
+
+
+@lru_cache(maxsize=1)
+def _inferno() -> UInt8:
     positions = np.linspace(0, 1, len(_INFERNO))
     anchors = np.array(_INFERNO, np.float32)
     table = np.stack([np.interp(np.linspace(0, 1, 256), positions, a) for a in anchors.T], axis=1)
-    return table.astype(np.uint8)[(np.clip(values, 0, 1) * 255).astype(np.uint8)]
+    return table.astype(np.uint8)
 
 
 def draw_segmentation(photo: Image.Image, result: Segmentation) -> Image.Image:
@@ -59,7 +64,8 @@ def draw_segmentation(photo: Image.Image, result: Segmentation) -> Image.Image:
     colors = palette(result.classes)[mask].astype(np.float32)
     pixels = np.asarray(photo, np.float32)
     blended = pixels + (colors - pixels) * _MASK_OPACITY
-    blended[_borders(mask)] = colors[_borders(mask)] * 0.6
+    borders = _borders(mask)
+    blended[borders] = colors[borders] * 0.6
     overlay = Image.fromarray(blended.astype(np.uint8))
     rows = [
         (tuple(int(c) for c in palette(result.classes)[i]), info.name, share)

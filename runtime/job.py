@@ -6,7 +6,7 @@ from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from dlcv.runtime.errors import ImageError
 from dlcv.runtime.pipeline import ordered_map
@@ -46,7 +46,9 @@ def run_job(
     """
     summary = Summary()
     names: dict[int, str] = {}  # of the images under way, by position
-    pending = _not_done(inputs, Counter(writer.done), names, summary, on_progress)
+    pending = _not_done(
+        inputs, Counter(writer.done), names=names, summary=summary, on_progress=on_progress
+    )
     try:
         with ThreadPoolExecutor(predictor.workers, thread_name_prefix="dlcv-write") as pool:
             answers = enumerate(predictor.stream(pending))
@@ -79,10 +81,12 @@ def _prepared(
 def _not_done(
     inputs: Iterable[NamedImage | Refused],
     done: Counter[str],
+    *,
     names: dict[int, str],
     summary: Summary,
     on_progress: Callable[[], object],
-) -> Iterator[Any]:
+) -> Iterator[str | Refused]:
+    """Yield what is to be run, pass over what is done, and note each one's name by its position."""
     position = 0
     for item in inputs:
         source = item.path if isinstance(item, NamedImage) else item.name

@@ -88,11 +88,12 @@ def model_with_outputs(model: bytes, outputs: Collection[str]) -> bytes:
 
 def _graph_with_outputs(graph: memoryview, outputs: Collection[str]) -> bytes:
     fields = list(_fields(graph))
-    needed = set(outputs)
+    wanted = set(outputs)
+    needed = set(wanted)
     kept_nodes = set()
     for position in range(len(fields) - 1, -1, -1):  # nodes stand in the order of computation
         number, value, _ = fields[position]
-        if number == _GRAPH_NODE and needed.intersection(_strings(value, _NODE_OUTPUT)):
+        if number == _GRAPH_NODE and not needed.isdisjoint(_strings(value, _NODE_OUTPUT)):
             kept_nodes.add(position)
             needed.update(_inputs_of_node(value))
 
@@ -100,9 +101,9 @@ def _graph_with_outputs(graph: memoryview, outputs: Collection[str]) -> bytes:
         if field.number == _GRAPH_NODE:
             return position in kept_nodes
         if field.number == _GRAPH_OUTPUT:
-            return bool(needed.intersection(_strings(field.value, _VALUE_NAME)) & set(outputs))
+            return not wanted.isdisjoint(_strings(field.value, _VALUE_NAME))
         if field.number == _GRAPH_INITIALIZER:
-            return bool(needed.intersection(_strings(field.value, _TENSOR_NAME)))
+            return not needed.isdisjoint(_strings(field.value, _TENSOR_NAME))
         return True
 
     return b"".join(field.raw for p, field in enumerate(fields) if keep(p, field))

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, final
 
+import msgspec
 import numpy as np
 from PIL import Image
 
@@ -85,9 +86,10 @@ class Predictor(Closing):
         Raises:
             ImageError: an image cannot be read; `stream` skips and reports such images instead.
         """
-        single = isinstance(images, (str, Path, bytes, np.ndarray, Image.Image))
+        if isinstance(images, (str, Path, bytes, np.ndarray, Image.Image)):
+            images = [images]
         results: list[Result] = []
-        for result in self.stream([images] if single else images):  # type: ignore[list-item, arg-type]
+        for result in self.stream(images):
             if isinstance(result, Refused):
                 raise ImageError(f"{result.name}: {result.reason}")
             results.append(result)
@@ -150,6 +152,7 @@ class Predictor(Closing):
         answers: list[Result | Refused | None] = [
             item if isinstance(item, Refused) else None for item in items
         ]
+        engine = str(self.engine.info)
         for positions in batches_by_shape(items, _shape, size=self.batch_size):
             batch = [item for p in positions if isinstance(item := items[p], _Decoded)]
             arrays = self.run(np.stack([item.image.pixels for item in batch]))
@@ -159,7 +162,7 @@ class Predictor(Closing):
                     source=item.source,
                     frame=item.image.frame,
                     classes=self.bundle.manifest.classes,
-                    engine=str(self.engine.info),
+                    engine=engine,
                 )
         return [answer for answer in answers if answer is not None]
 
@@ -185,6 +188,4 @@ def _scaled(bundle: Bundle, longest_side: int | None) -> Preprocessing:
         )
     multiple = preprocessing.multiple
     side = max(1, round(longest_side / multiple)) * multiple
-    from msgspec.structs import replace as replaced
-
-    return replaced(preprocessing, size=(side, side))
+    return msgspec.structs.replace(preprocessing, size=(side, side))

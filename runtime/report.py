@@ -7,10 +7,13 @@ import textwrap
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
+import dlcv
+from dlcv.runtime.bundle import BUILTIN, Bundle, open_bundle
+from dlcv.runtime.engines import ENGINES, why_unavailable
+from dlcv.runtime.errors import BundleError
 from dlcv.runtime.system import installed_version, is_importable, machine_name
 
 if TYPE_CHECKING:
-    from dlcv.runtime.bundle import Bundle
     from dlcv.runtime.manifest import OutputParity, Preprocessing
 
 _WIDTH = 100
@@ -75,9 +78,6 @@ def table(rows: Sequence[Sequence[str]]) -> list[str]:
 
 def doctor_lines() -> list[str]:
     """Return this machine's versions, each engine's state, and the built-in bundles' state."""
-    import dlcv
-    from dlcv.runtime.engines import ENGINES
-
     lines = [f"dlcv {dlcv.__version__}, Python {sys.version.split()[0]}", machine_name()]
     versions = ((name, installed_version(name)) for name in _PACKAGES)
     lines.append(", ".join(f"{name} {v or 'not installed'}" for name, v in versions))
@@ -92,14 +92,10 @@ def doctor_lines() -> list[str]:
 
 def builtin_trouble() -> bool:
     """Return whether a built-in bundle or the default engine does not work here."""
-    from dlcv.runtime.engines import why_unavailable
-
     return why_unavailable("ort") is not None or any(s != "ready" for _, s in _builtin_states())
 
 
 def _state(engine: str) -> str:
-    from dlcv.runtime.engines import ENGINES, why_unavailable
-
     entry, reason = ENGINES[engine], why_unavailable(engine)
     if reason is None:
         return "ready"
@@ -109,9 +105,6 @@ def _state(engine: str) -> str:
 
 
 def _builtin_states() -> list[tuple[str, str]]:
-    from dlcv.runtime.bundle import BUILTIN, open_bundle
-    from dlcv.runtime.errors import BundleError
-
     states = []
     for name in sorted(set(BUILTIN.values())):
         try:

@@ -203,7 +203,7 @@ def save_toy_bundle(folder: Path, task: str, **changes: Any) -> Path:
     """Write a toy bundle; `changes` replace fields of its manifest."""
     manifest = msgspec.structs.replace(toy_manifest(task), **changes)
     files = {"model.onnx": toy_model(task), "golden/0.npz": toy_golden(task)}
-    return save_bundle(folder, manifest, files).path
+    return save_bundle(folder, manifest, files=files).path
 
 
 @pytest.fixture(scope="session")

@@ -218,7 +218,7 @@ def test_a_failed_save_leaves_nothing_behind(tmp_path: Path, classify_bundle: Pa
     manifest = open_bundle(classify_bundle).manifest
     files = {"model.onnx": b"not onnx \xff\xff\xff", "golden/0.npz": b""}
     with pytest.raises(BundleError):
-        save_bundle(tmp_path / "new", manifest, files)
+        save_bundle(tmp_path / "new", manifest, files=files)
     assert list(tmp_path.iterdir()) == []
 
 
@@ -226,8 +226,8 @@ def test_an_existing_bundle_is_replaced_only_on_purpose(new_bundle: NewBundle) -
     bundle = open_bundle(new_bundle())
     files = {name: bundle.read(name) for name in bundle.manifest.files}
     with pytest.raises(OutputError, match="exists; choose another name or give --overwrite"):
-        save_bundle(bundle.path, bundle.manifest, files)
-    save_bundle(bundle.path, bundle.manifest, files, overwrite=True)
+        save_bundle(bundle.path, bundle.manifest, files=files)
+    save_bundle(bundle.path, bundle.manifest, files=files, overwrite=True)
     assert open_bundle(bundle.path).manifest == bundle.manifest
     assert [p.name for p in bundle.path.parent.iterdir()] == ["bundle"]
 
@@ -238,7 +238,7 @@ def test_a_folder_of_other_things_is_never_overwritten(
     bundle = open_bundle(classify_bundle)
     (tmp_path / "notes.txt").write_text("precious")
     with pytest.raises(OutputError, match="not a bundle; it will not be overwritten"):
-        save_bundle(tmp_path, bundle.manifest, {}, overwrite=True)
+        save_bundle(tmp_path, bundle.manifest, files={}, overwrite=True)
     assert (tmp_path / "notes.txt").read_text() == "precious"
 
 
