@@ -23,7 +23,7 @@ from dlcv.export.wrappers import Normalize, Wrapper, wrap
 from dlcv.export.wrappers.segmenter import segmentation_logits
 from dlcv.runtime.bundle import Bundle, open_bundle, save_bundle
 from dlcv.runtime.engines import load_engine
-from dlcv.runtime.engines.base import EngineOptions, check_specs
+from dlcv.runtime.engines.base import EngineModel, EngineOptions, check_specs
 from dlcv.runtime.engines.ort import OrtEngine
 from dlcv.runtime.errors import InputError, OutputError, ParityError
 from dlcv.runtime.manifest import (
@@ -169,7 +169,7 @@ def prove(graph: ExportedGraph, runs: Sequence[Run], *, images: str) -> ParityRe
         ParityError: it does not give what the reference gives.
     """
     described = Graph(inputs=graph.inputs, outputs=graph.outputs, variants={})
-    with OrtEngine(graph.model, precision="fp32", options=EngineOptions()) as engine:
+    with OrtEngine(EngineModel(onnx=graph.model), EngineOptions()) as engine:
         check_specs(described, engine, source="the exported graph")
         return pass_gate(runs, engine, reference=_pytorch(), images=images)
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeAlias
@@ -13,7 +13,7 @@ from dlcv.runtime.engines.base import Arrays, Engine
 from dlcv.runtime.errors import ImageError, InputError, ParityError
 from dlcv.runtime.images import SUFFIXES, load_pixels
 from dlcv.runtime.manifest import ParityReport, Preprocessing
-from dlcv.runtime.parity import FP32_TOLERANCES, Comparison, Tolerance, compare, worst
+from dlcv.runtime.parity import TOLERANCES, Comparison, compare, worst
 
 MAX_IMAGES = 32
 _LARGER_BATCH = 4
@@ -101,9 +101,10 @@ def pass_gate(
     *,
     reference: str,
     images: str,
-    tolerances: Mapping[str, Tolerance] = FP32_TOLERANCES,
 ) -> ParityReport:
     """Run an engine on every batch and report how far it is from the reference.
+
+    The tolerances are those of the engine's precision.
 
     reference, images: for the report, in words.
 
@@ -111,7 +112,7 @@ def pass_gate(
         ParityError: anything is out of tolerance; the message lists every failure.
         EngineError: the engine failed.
     """
-    result = worst([_compared(run, engine, tolerances=tolerances) for run in runs])
+    result = worst([_compared(run, engine) for run in runs])
     if result.failures:
         raise ParityError(_failure_text(result.failures, reference=reference, engine=engine))
     return ParityReport(
@@ -123,13 +124,13 @@ def pass_gate(
     )
 
 
-def _compared(run: Run, engine: Engine, *, tolerances: Mapping[str, Tolerance]) -> Comparison:
+def _compared(run: Run, engine: Engine) -> Comparison:
     return compare(
         run.expected,
         engine.infer({"image": run.batch.image}),
         specs=engine.outputs,
         case=run.batch.name,
-        tolerances=tolerances,
+        tolerances=TOLERANCES[engine.info.precision],
     )
 
 

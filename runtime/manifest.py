@@ -98,12 +98,45 @@ class ParityReport(Model, frozen=True):
     outputs: dict[str, OutputParity]
 
 
+class Accuracy(Model, frozen=True):
+    """What a lower precision costs on labelled images: `value` of `metric` against the fp32 graph's `baseline`.
+
+    Both are on the same `images` images; `value` may be less than `baseline` by `budget` at most.
+    """
+
+    metric: Literal["top1", "mean_iou"]
+    value: float
+    baseline: float
+    budget: float
+    data: str
+    images: Positive
+
+
+class Plan(Model, frozen=True):
+    """A compiled engine of one variant, which runs on some versions and devices only.
+
+    `graph_sha256` is that of the ONNX bytes it was built from, after cutting to its outputs.
+    `fields` is everything else that it depends on, by name, as in the cache: version, device, profile, flags.
+    """
+
+    file: str
+    engine: Literal["trt", "trt-rtx"]
+    graph_sha256: Sha256
+    fields: dict[str, str]
+
+
 class Variant(Model, frozen=True):
-    """One precision of a graph: its ONNX file, opset, and the parity it was proved to have."""
+    """One precision of a graph: its ONNX file, opset, and the parity it was proved to have.
+
+    `kept` names the nodes that stayed in fp32. `accuracy` is there where labelled images were given.
+    """
 
     file: str
     opset: Positive
     parity: ParityReport
+    kept: tuple[str, ...] = ()
+    accuracy: Accuracy | None = None
+    plans: tuple[Plan, ...] = ()
 
 
 class Graph(Model, frozen=True):
@@ -162,7 +195,8 @@ class Manifest(Model, frozen=True):
     def __post_init__(self) -> None:
         for path in self.files:
             _require_safe_path(path)
-        used = {v.file for graph in self.graphs.values() for v in graph.variants.values()}
+        variants = [v for graph in self.graphs.values() for v in graph.variants.values()]
+        used = {v.file for v in variants} | {plan.file for v in variants for plan in v.plans}
         missing = sorted((used | set(self.golden)) - set(self.files))
         if missing:
             raise ValueError(f"'files' does not list {missing[0]!r}, which the manifest uses")

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, TypeAlias
 
 import numpy as np
 
-from dlcv.runtime.manifest import OutputParity, TensorSpec
+from dlcv.runtime.manifest import OutputParity, Precision, TensorSpec
 
 if TYPE_CHECKING:
     from dlcv.runtime.bundle import Bundle
@@ -36,13 +36,39 @@ class Tolerance:
     agreement: float | None = None
 
 
-FP32_TOLERANCES: dict[str, Tolerance] = {
-    "probabilities": Tolerance(max_difference=1e-4, agreement=1.0),
-    "embedding": Tolerance(max_difference=1e-3, cosine=0.99999),
-    "explanation": Tolerance(max_difference=1e-3),
-    "attention": Tolerance(max_difference=1e-3),
-    "mask": Tolerance(agreement=0.999),
-    "confidence": Tolerance(max_difference=1e-3),
+TOLERANCES: dict[Precision, dict[str, Tolerance]] = {
+    "fp32": {
+        "probabilities": Tolerance(max_difference=1e-4, agreement=1.0),
+        "embedding": Tolerance(max_difference=1e-3, cosine=0.99999),
+        "explanation": Tolerance(max_difference=1e-3),
+        "attention": Tolerance(max_difference=1e-3),
+        "mask": Tolerance(agreement=0.999),
+        "confidence": Tolerance(max_difference=1e-3),
+    },
+    "fp16": {
+        "probabilities": Tolerance(max_difference=2e-2, agreement=1.0),
+        "embedding": Tolerance(max_difference=2e-2, cosine=0.9999),
+        "explanation": Tolerance(cosine=0.999),
+        "attention": Tolerance(cosine=0.999),
+        "mask": Tolerance(agreement=0.99),
+        "confidence": Tolerance(cosine=0.999),
+    },
+    "bf16": {
+        "probabilities": Tolerance(max_difference=1e-1, agreement=1.0),
+        "embedding": Tolerance(max_difference=1e-1, cosine=0.999),
+        "explanation": Tolerance(cosine=0.99),
+        "attention": Tolerance(cosine=0.99),
+        "mask": Tolerance(agreement=0.98),
+        "confidence": Tolerance(cosine=0.99),
+    },
+    "int8": {
+        "probabilities": Tolerance(agreement=0.9),
+        "embedding": Tolerance(cosine=0.97),
+        "explanation": Tolerance(cosine=0.95),
+        "attention": Tolerance(cosine=0.95),
+        "mask": Tolerance(agreement=0.95),
+        "confidence": Tolerance(cosine=0.97),
+    },
 }
 
 
@@ -60,7 +86,7 @@ def compare(
     *,
     specs: Sequence[TensorSpec],
     case: str,
-    tolerances: Mapping[str, Tolerance] = FP32_TOLERANCES,
+    tolerances: Mapping[str, Tolerance] = TOLERANCES["fp32"],
 ) -> Comparison:
     """Compare one batch of outputs with its reference: names, dtypes, shapes, then values.
 
@@ -97,10 +123,10 @@ def worst(comparisons: Sequence[Comparison]) -> Comparison:
     return Comparison(outputs=merged, failures=tuple(f for c in comparisons for f in c.failures))
 
 
-def replay_golden(
-    bundle: Bundle, engine: Engine, *, tolerances: Mapping[str, Tolerance] = FP32_TOLERANCES
-) -> Comparison:
+def replay_golden(bundle: Bundle, engine: Engine) -> Comparison:
     """Run a bundle's golden inputs on an engine and compare with what PyTorch gave for them.
+
+    Only the outputs that the engine has are compared, with the tolerances of its precision.
 
     Raises:
         BundleError: a golden file is damaged.
@@ -111,9 +137,9 @@ def replay_golden(
             compare(
                 case.outputs,
                 engine.infer(case.inputs),
-                specs=bundle.graph().outputs,
+                specs=engine.outputs,
                 case=f"golden case {case.name}",
-                tolerances=tolerances,
+                tolerances=TOLERANCES[engine.info.precision],
             )
             for case in bundle.golden()
         ]

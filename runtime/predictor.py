@@ -14,8 +14,8 @@ from PIL import Image
 
 from dlcv.runtime.bundle import Bundle, open_bundle
 from dlcv.runtime.closing import Closing
-from dlcv.runtime.engines import load_engine
-from dlcv.runtime.engines.base import Arrays, Engine, EngineOptions
+from dlcv.runtime.engines import choose, load_engine
+from dlcv.runtime.engines.base import DEFAULT_BATCH_SIZE, Arrays, Engine, EngineOptions
 from dlcv.runtime.errors import ImageError, InputError
 from dlcv.runtime.images import DecodedImage, Source, load_pixels
 from dlcv.runtime.manifest import Precision, Preprocessing
@@ -23,7 +23,6 @@ from dlcv.runtime.pipeline import batches_by_shape, in_background, ordered_map, 
 from dlcv.runtime.results import Refused, Result, name_of, result_from_outputs
 from dlcv.runtime.system import cpu_count
 
-DEFAULT_BATCH_SIZE = 8
 _WINDOW_BATCHES = 4  # how far images of other shapes may be passed over to fill a batch
 
 
@@ -33,13 +32,13 @@ def load(
     engine: str = "auto",
     precision: Precision | None = None,
     outputs: Collection[str] | None = None,
-    threads: int | None = None,
-    batch_size: int = DEFAULT_BATCH_SIZE,
+    options: EngineOptions | None = None,
     longest_side: int | None = None,
 ) -> Predictor:
     """Open a bundle (a folder, or a built-in bundle's name) and load it on an engine.
 
     outputs: names of the wanted outputs, such as ("mask",); what only others need is not computed.
+    options: threads, batch size and the engine's own settings; None lets a tuning choose, where there is one.
     longest_side: run a graph of dynamic size at another scale than the manifest's, in pixels.
 
     Raises:
@@ -48,8 +47,16 @@ def load(
     """
     opened = bundle if isinstance(bundle, Bundle) else open_bundle(bundle)
     preprocessing = _scaled(opened, longest_side)
-    options = EngineOptions(threads=threads)
-    loaded = load_engine(opened, engine, precision=precision, outputs=outputs, options=options)
+    choice = choose(opened, engine, precision=precision, options=options or EngineOptions())
+    loaded = load_engine(
+        opened,
+        choice.engine,
+        precision=choice.precision,
+        outputs=outputs,
+        options=choice.options,
+        largest=preprocessing.size,
+    )
+    batch_size = choice.options.batch_size or DEFAULT_BATCH_SIZE
     return Predictor(opened, loaded, batch_size=batch_size, preprocessing=preprocessing)
 
 

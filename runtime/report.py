@@ -11,7 +11,7 @@ import dlcv
 from dlcv.runtime.bundle import BUILTIN, Bundle, open_bundle
 from dlcv.runtime.engines import ENGINES, why_unavailable
 from dlcv.runtime.errors import BundleError
-from dlcv.runtime.system import installed_version, is_importable, machine_name
+from dlcv.runtime.system import installed_version, machine_name
 
 if TYPE_CHECKING:
     from dlcv.runtime.manifest import OutputParity, Preprocessing
@@ -96,12 +96,7 @@ def builtin_trouble() -> bool:
 
 
 def _state(engine: str) -> str:
-    entry, reason = ENGINES[engine], why_unavailable(engine)
-    if reason is None:
-        return "ready"
-    if entry.factory is None:
-        return "not installed, comes with a later release"
-    return f"not installed: {entry.install}" if not is_importable(entry.module) else reason
+    return why_unavailable(engine) or "ready"
 
 
 def _builtin_states() -> list[tuple[str, str]]:

@@ -23,8 +23,11 @@ def installed_version(distribution: str) -> str | None:
 
 
 def is_importable(module: str) -> bool:
-    """Return whether a top-level module is installed, without importing it."""
-    return importlib.util.find_spec(module) is not None
+    """Return whether a module is installed, without importing it (of `a.b`, only `a` is imported)."""
+    try:
+        return importlib.util.find_spec(module) is not None
+    except ModuleNotFoundError:  # the parent of a dotted name
+        return False
 
 
 def machine_name() -> str:

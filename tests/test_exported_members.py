@@ -5,6 +5,6 @@ import dlcv.runtime
 
 
 def test_what_is_exported_is_the_public_surface() -> None:
-    assert dlcv.__all__ == ["Predictor", "__version__", "load"]
+    assert dlcv.__all__ == ["EngineOptions", "Predictor", "__version__", "load"]
     assert dlcv.load is dlcv.runtime.load
     assert all(hasattr(dlcv.runtime, name) for name in dlcv.runtime.__all__)

@@ -6,13 +6,14 @@ import typer
 
 from dlcv.cli.edge import EXIT_FAILED
 from dlcv.cli.infer import options
-from dlcv.cli.infer.task import say
+from dlcv.cli.infer.task import loading, say
 
 
 def check(
     bundle: options.BundlePath,
     engine: options.EngineName = "auto",
     precision: options.PrecisionName = None,
+    engine_option: options.EngineSetting = None,
     threads: options.Threads = None,
 ) -> None:
     """Replay a bundle's golden cases on an engine.
@@ -30,7 +31,9 @@ def check(
     from dlcv.runtime.predictor import load
     from dlcv.runtime.report import parity_table
 
-    with load(bundle, engine=engine, precision=precision, threads=threads) as predictor:
+    with loading(engine_option, threads=threads) as settings:
+        predictor = load(bundle, engine=engine, precision=precision, options=settings)
+    with predictor:
         comparison = replay_golden(predictor.bundle, predictor.engine)
         name, ran = predictor.bundle.manifest.name, predictor.engine.info
     print("\n".join(parity_table(comparison.outputs)))

@@ -24,7 +24,8 @@ def embed(
     ] = None,
     engine: options.EngineName = "auto",
     precision: options.PrecisionName = None,
-    batch: options.Batch = 8,
+    engine_option: options.EngineSetting = None,
+    batch: options.Batch = None,
     threads: options.Threads = None,
     resume: options.Resume = False,
     overwrite: options.Overwrite = False,
@@ -50,6 +51,7 @@ def embed(
             model=model,
             engine=engine,
             precision=precision,
+            engine_settings=engine_option or (),
             out=out,
             write=WriteOptions(
                 lines="csv" if chosen == "csv" else "jsonl",

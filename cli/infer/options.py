@@ -32,7 +32,23 @@ Format = Annotated[
     Literal["jsonl", "csv"], typer.Option("--format", "-f", help="Lines of results.")
 ]
 Batch = Annotated[
-    int, typer.Option("--batch", "-b", min=1, help="Images in one engine call at most.")
+    int | None,
+    typer.Option(
+        "--batch",
+        "-b",
+        min=1,
+        help="Images in one engine call at most; as tuned, or 8.",
+        show_default=False,
+    ),
+]
+EngineSetting = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--engine-option",
+        "-E",
+        metavar="KEY=VALUE",
+        help="A setting of the engine's own (docs/engines.md); give it again for more.",
+    ),
 ]
 Threads = Annotated[
     int | None,

@@ -26,7 +26,8 @@ def segment(
     ] = None,
     engine: options.EngineName = "auto",
     precision: options.PrecisionName = None,
-    batch: options.Batch = 8,
+    engine_option: options.EngineSetting = None,
+    batch: options.Batch = None,
     threads: options.Threads = None,
     resume: options.Resume = False,
     overwrite: options.Overwrite = False,
@@ -54,6 +55,7 @@ def segment(
             model=model,
             engine=engine,
             precision=precision,
+            engine_settings=engine_option or (),
             out=out,
             write=WriteOptions(
                 lines=format, masks=to_folder, overlays=overlay, confidence=confidence

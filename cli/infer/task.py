@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from itertools import chain, count
@@ -16,6 +16,7 @@ import typer
 from dlcv.cli.edge import EXIT_FAILED, EXIT_INTERRUPTED, EXIT_SOME_REFUSED
 
 if TYPE_CHECKING:
+    from dlcv.runtime.engines import EngineOptions
     from dlcv.runtime.job import Summary
     from dlcv.runtime.manifest import Precision
     from dlcv.runtime.predictor import Predictor
@@ -36,7 +37,8 @@ class TaskRequest:
     out: Path | None
     write: WriteOptions
     outputs: tuple[str, ...]
-    batch: int
+    batch: int | None
+    engine_settings: Sequence[str] = ()
     threads: int | None = None
     size: int | None = None
     resume: bool = False
@@ -90,15 +92,71 @@ def _load(request: TaskRequest) -> Predictor:
     if bundle is None:
         bundle = BUILTIN[request.command]
         say(f"no -m given: using the built-in bundle {bundle} (dlcv-infer info {bundle})")
-    return load(
-        bundle,
-        engine=request.engine,
-        precision=request.precision,
-        outputs=request.outputs,
-        threads=request.threads,
-        batch_size=request.batch,
-        longest_side=request.size,
-    )
+    with loading(request.engine_settings, threads=request.threads, batch=request.batch) as options:
+        return load(
+            bundle,
+            engine=request.engine,
+            precision=request.precision,
+            outputs=request.outputs,
+            options=options,
+            longest_side=request.size,
+        )
+
+
+@contextmanager
+def loading(
+    settings: Sequence[str] | None = None, *, threads: int | None = None, batch: int | None = None
+) -> Iterator[EngineOptions]:
+    """Give the options for loading an engine; a long load, such as a build, shows a progress bar.
+
+    settings: KEY=VALUE each.
+
+    Raises:
+        InputError: a setting is not KEY=VALUE.
+    """
+    from dlcv.runtime.engines import EngineOptions
+    from dlcv.runtime.errors import InputError
+
+    pairs = [text.partition("=") for text in settings or ()]
+    for text, (key, equals, _) in zip(settings or (), pairs, strict=True):
+        if not (key and equals):
+            raise InputError(f"--engine-option takes KEY=VALUE, not {text!r}")
+    values = {key: value for key, _, value in pairs}
+    with _load_progress() as tell:
+        yield EngineOptions(threads=threads, batch_size=batch, settings=values, on_progress=tell)
+
+
+@contextmanager
+def _load_progress() -> Iterator[Callable[[str, float | None], None]]:
+    """Show a bar on a terminal from the first word of an engine on; elsewhere each new word as a line."""
+    if not sys.stderr.isatty():
+        last = ""
+
+        def say_once(words: str, _: float | None) -> None:
+            nonlocal last
+            if words != last:
+                say(words)
+            last = words
+
+        yield say_once
+        return
+    from contextlib import ExitStack
+
+    with ExitStack() as stack:
+        bar: Any = None
+
+        def show(words: str, share: float | None) -> None:
+            nonlocal bar
+            if bar is None:
+                from rich.console import Console
+                from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
+
+                columns: Any = (TextColumn("{task.description}"), BarColumn(), TimeElapsedColumn())
+                bar = stack.enter_context(Progress(*columns, console=Console(stderr=True)))
+                bar.add_task(words, total=1.0)
+            bar.update(0, description=words, completed=share, total=None if share is None else 1.0)
+
+        yield show
 
 
 def _folder(request: TaskRequest) -> Path | None:

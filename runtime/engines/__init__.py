@@ -2,67 +2,113 @@
 
 from __future__ import annotations
 
+import hashlib
 import importlib
 from collections.abc import Collection
 from dataclasses import dataclass
+from functools import partial
 
 from dlcv.runtime.bundle import Bundle
-from dlcv.runtime.engines.base import Engine, EngineInfo, EngineOptions, check_specs
+from dlcv.runtime.engines.base import (
+    Engine,
+    EngineInfo,
+    EngineModel,
+    EngineOptions,
+    StoredPlan,
+    check_specs,
+)
 from dlcv.runtime.errors import BundleError, EngineUnavailableError
+from dlcv.runtime.gpu import driver
 from dlcv.runtime.manifest import Precision
 from dlcv.runtime.onnx_wire import model_with_outputs
 from dlcv.runtime.system import installed_version, is_importable
 
-__all__ = ["ENGINES", "Engine", "EngineInfo", "EngineOptions", "load_engine", "why_unavailable"]
+__all__ = [
+    "ENGINES",
+    "Choice",
+    "Engine",
+    "EngineInfo",
+    "EngineModel",
+    "EngineOptions",
+    "choose",
+    "engine_model",
+    "load_engine",
+    "why_unavailable",
+]
 
 
 @dataclass(frozen=True, kw_only=True)
 class EngineEntry:
     """Where an engine's class is, and what it needs.
 
-    factory: "module:Class"; None while this version of dlcv has no such engine.
-    module: what must be importable. install: the command that installs it.
+    factory: "module:Class". modules: what must be importable. distribution: what must be installed where
+    the module's name does not tell. install: the command that installs it.
     """
 
     summary: str
-    factory: str | None
-    module: str
+    factory: str
+    modules: tuple[str, ...]
     install: str
+    distribution: str | None = None
+    needs_gpu: bool = False
 
 
 ENGINES: dict[str, EngineEntry] = {
     "ort": EngineEntry(
         summary="ONNX Runtime, CPU",
         factory="dlcv.runtime.engines.ort:OrtEngine",
-        module="onnxruntime",
+        modules=("onnxruntime",),
         install="pip install 'dlcv[cpu]'",
     ),
     "cuda": EngineEntry(
         summary="ONNX Runtime, CUDA provider",
-        factory=None,
-        module="onnxruntime",
-        install="pip install --upgrade 'dlcv[gpu]'",
+        factory="dlcv.runtime.engines.cuda:CudaEngine",
+        modules=("onnxruntime",),
+        distribution="onnxruntime-gpu",
+        install="pip uninstall -y onnxruntime && pip install 'dlcv[gpu]'",
+        needs_gpu=True,
     ),
     "trt": EngineEntry(
         summary="TensorRT 11, native",
-        factory=None,
-        module="tensorrt",
-        install="pip install --upgrade 'dlcv[trt]'",
+        factory="dlcv.runtime.engines.tensorrt:TensorRtEngine",
+        modules=("tensorrt", "cuda.bindings"),
+        install="pip install 'dlcv[trt]'",
+        needs_gpu=True,
     ),
     "trt-rtx": EngineEntry(
         summary="TensorRT-RTX",
-        factory=None,
-        module="tensorrt_rtx",
-        install="pip install --upgrade 'dlcv[rtx]'",
+        factory="dlcv.runtime.engines.tensorrt:TensorRtRtxEngine",
+        modules=("tensorrt_rtx", "cuda.bindings"),
+        install="pip install 'dlcv[rtx]'",
+        needs_gpu=True,
     ),
     "openvino": EngineEntry(
         summary="OpenVINO, CPU",
-        factory=None,
-        module="openvino",
-        install="pip install --upgrade 'dlcv[openvino]'",
+        factory="dlcv.runtime.engines.openvino:OpenVinoEngine",
+        modules=("openvino",),
+        install="pip install 'dlcv[openvino]'",
     ),
 }
 _AUTO_ORDER = ("trt", "trt-rtx", "cuda", "openvino", "ort")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Choice:
+    """What will run: an engine by name, a precision, and how."""
+
+    engine: str
+    precision: Precision
+    options: EngineOptions
+
+
+def choose(
+    bundle: Bundle, name: str, *, precision: Precision | None, options: EngineOptions
+) -> Choice:
+    """Decide what was left open. `auto` takes the first engine that is available here."""
+    if name == "auto":
+        name = next((n for n in _AUTO_ORDER if why_unavailable(n) is None), "ort")
+    chosen = precision or bundle.graph().default_precision
+    return Choice(engine=name, precision=chosen, options=options)
 
 
 def load_engine(
@@ -73,33 +119,72 @@ def load_engine(
     precision: Precision | None = None,
     outputs: Collection[str] | None = None,
     options: EngineOptions | None = None,
+    largest: tuple[int, int] | None = None,
 ) -> Engine:
     """Load a graph of a bundle on an engine, and check its tensors against the manifest.
 
     outputs: names of the wanted outputs; what only others need is cut away and not computed. None
-    means all. `auto` takes the first engine that is available here. An engine asked for by name runs or raises.
+    means all. largest: (height, width) of the largest images that will come to a graph of dynamic size;
+    None: the manifest's. An engine asked for by name runs or raises.
 
     Raises:
         EngineUnavailableError: unknown, not installed, or not able to start here.
         BundleError: the bundle lacks the graph or precision, or the graph is not what it says.
+        InputError: an option does not fit the engine.
     """
-    if name == "auto":
-        name = next((n for n in _AUTO_ORDER if why_unavailable(n) is None), "ort")
-    if reason := why_unavailable(name):
+    options = options or EngineOptions()
+    choice = choose(bundle, name, precision=precision, options=options)
+    if reason := why_unavailable(choice.engine):
         raise EngineUnavailableError(reason)
-    entry = ENGINES[name]
+    model = engine_model(
+        bundle, graph=graph, precision=choice.precision, outputs=outputs, largest=largest
+    )
+    module_name, _, class_name = ENGINES[choice.engine].factory.partition(":")
+    engine_class = getattr(importlib.import_module(module_name), class_name)
+    engine: Engine = engine_class(model, choice.options)
+    try:
+        check_specs(bundle.graph(graph), engine, source=model.source, outputs=outputs)
+    except BundleError:
+        engine.close()
+        raise
+    return engine
+
+
+def engine_model(
+    bundle: Bundle,
+    *,
+    graph: str = "model",
+    precision: Precision | None = None,
+    outputs: Collection[str] | None = None,
+    largest: tuple[int, int] | None = None,
+) -> EngineModel:
+    """Return what an engine loads of a bundle; arguments as in `load_engine`.
+
+    Raises:
+        BundleError: the bundle lacks the graph, the precision or an output.
+    """
     precision = precision or bundle.graph(graph).default_precision
     variant = bundle.variant(precision, graph=graph)
     model = bundle.read(variant.file)
     if outputs is not None:
         _require_outputs(bundle, graph, outputs)
         model = model_with_outputs(model, outputs)
-    module_name, _, class_name = str(entry.factory).partition(":")
-    engine_class = getattr(importlib.import_module(module_name), class_name)
-    engine: Engine = engine_class(model, precision=precision, options=options or EngineOptions())
-    source = f"{bundle.path}: {variant.file}"
-    check_specs(bundle.graph(graph), engine, source=source, outputs=outputs)
-    return engine
+    sha256 = hashlib.sha256(model).hexdigest()
+    dynamic = isinstance(bundle.graph(graph).inputs[0].shape[1], str)
+    preprocessing = bundle.manifest.preprocessing
+    return EngineModel(
+        onnx=model,
+        tensors=bundle.graph(graph).inputs + bundle.graph(graph).outputs,
+        precision=precision,
+        source=f"{bundle.path}: {variant.file}",
+        largest=(largest or preprocessing.size) if dynamic else None,
+        multiple=preprocessing.multiple,
+        plans=tuple(
+            StoredPlan(plan=plan, read=partial(bundle.read, plan.file))
+            for plan in variant.plans
+            if plan.graph_sha256 == sha256
+        ),
+    )
 
 
 def _require_outputs(bundle: Bundle, graph: str, outputs: Collection[str]) -> None:
@@ -117,16 +202,16 @@ def why_unavailable(name: str) -> str | None:
     entry = ENGINES.get(name)
     if entry is None:
         return f"unknown engine {name!r}; there are auto, {', '.join(ENGINES)}"
-    if entry.factory is None:
-        return (
-            f"engine {name!r} ({entry.summary}) is not installed: this dlcv ships without it; get it "
-            f"with a later release ({entry.install}), or use --engine ort"
-        )
-    if name == "ort" and installed_version("onnxruntime") and installed_version("onnxruntime-gpu"):
+    if "onnxruntime" in entry.modules and all(
+        installed_version(d) for d in ("onnxruntime", "onnxruntime-gpu")
+    ):
         return (
             "onnxruntime and onnxruntime-gpu are both installed and overwrite each other; run "
             "pip uninstall -y onnxruntime onnxruntime-gpu, then install one of dlcv[cpu], dlcv[gpu]"
         )
-    if not is_importable(entry.module):
+    missing = not all(map(is_importable, entry.modules))
+    if missing or (entry.distribution and not installed_version(entry.distribution)):
         return f"engine {name!r} ({entry.summary}) is not installed; get it with {entry.install}"
+    if entry.needs_gpu and (fault := driver().fault):
+        return f"engine {name!r} ({entry.summary}) needs an NVIDIA GPU: {fault}"
     return None

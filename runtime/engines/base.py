@@ -2,33 +2,100 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping, Sequence
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Protocol, Self, TypeAlias
+from collections.abc import Callable, Collection, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any, Protocol, Self, TypeAlias, TypeVar
+
+import msgspec
 
 from dlcv.runtime.errors import BundleError, InputError
-from dlcv.runtime.manifest import TensorSpec
+from dlcv.runtime.manifest import Plan, Precision, TensorSpec
 
 if TYPE_CHECKING:
     import numpy as np
 
     from dlcv.runtime.manifest import Graph
 
+DEFAULT_BATCH_SIZE = 8
+UNKNOWN = "?"  # a dynamic dimension without a symbol
+
 Arrays: TypeAlias = "dict[str, np.ndarray[Any, Any]]"
+
+
+@dataclass(frozen=True, kw_only=True)
+class StoredPlan:
+    """A compiled engine that lies in a bundle. read: returns its bytes, checked against the manifest."""
+
+    plan: Plan
+    read: Callable[[], bytes]
+
+
+@dataclass(frozen=True, kw_only=True)
+class EngineModel:
+    """What an engine loads.
+
+    onnx: the serialised graph, cut to the wanted outputs. tensors: its inputs and outputs as the manifest lists
+    them, with symbols, which some engines forget. precision: of its arithmetic. source: where it comes from, for
+    messages. largest: (height, width) of the largest images that will come; None where
+    the graph fixes the size. multiple: heights and widths are multiples of this. plans: those of the
+    bundle for this graph.
+    """
+
+    onnx: bytes
+    tensors: tuple[TensorSpec, ...] = ()
+    precision: Precision = "fp32"
+    source: str = "the graph"
+    largest: tuple[int, int] | None = None
+    multiple: int = 1
+    plans: tuple[StoredPlan, ...] = ()
+
+
+class EngineSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """Base of the settings that one engine has and others have not; each engine's file defines its own."""
+
+
+def _quiet(words: str, share: float | None) -> None:
+    """Say nothing."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class EngineOptions:
     """How an engine runs.
 
-    threads: CPU threads inside one call; None lets the engine take every core it may use.
+    threads: CPU threads inside one call; None lets the engine take every core it may use. batch_size: images
+    in one call at most; an engine that is compiled for shapes is compiled for it. None means what a tuning
+    found here, or DEFAULT_BATCH_SIZE. settings: the engine's own settings as text, by name, such as {"spinning": "true"}.
+    on_progress: told what happens during a long load: words, and the share done in 0..1 or None.
     """
 
     threads: int | None = None
+    batch_size: int | None = None
+    settings: Mapping[str, str] = field(default_factory=dict)
+    on_progress: Callable[[str, float | None], None] = _quiet
 
     def __post_init__(self) -> None:
-        if self.threads is not None and self.threads < 1:
-            raise InputError(f"threads must be 1 or more, not {self.threads}")
+        for name, value in (("threads", self.threads), ("batch size", self.batch_size)):
+            if value is not None and value < 1:
+                raise InputError(f"{name} must be 1 or more, not {value}")
+
+
+Settings = TypeVar("Settings", bound=EngineSettings)
+
+
+def settings_from_text(kind: type[Settings], values: Mapping[str, str], *, engine: str) -> Settings:
+    """Return an engine's settings from text values.
+
+    Raises:
+        InputError: a name the engine does not have, or a value of another type.
+    """
+    fields = [f.name for f in msgspec.structs.fields(kind)]
+    if unknown := [name for name in values if name not in fields]:
+        known = f"it has {', '.join(fields)}" if fields else "it has none"
+        raise InputError(f"engine {engine!r} has no setting {unknown[0]!r}; {known}")
+    try:
+        return msgspec.convert(dict(values), kind, strict=False)
+    except msgspec.ValidationError as e:
+        raise InputError(f"a setting of engine {engine!r} does not fit: {e}") from e
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -38,7 +105,7 @@ class EngineInfo:
     name: str
     version: str
     device: str
-    precision: str
+    precision: Precision
 
     def __str__(self) -> str:
         return f"{self.name} {self.version} {self.device} {self.precision}"
@@ -104,9 +171,28 @@ def check_feeds(specs: Sequence[TensorSpec], feeds: Mapping[str, np.ndarray[Any,
         fits = str(array.dtype) == spec.dtype and array.ndim == len(spec.shape)
         for wanted, size in zip(spec.shape, array.shape, strict=False):
             expected = symbols.setdefault(wanted, size) if isinstance(wanted, str) else wanted
+            expected = size if wanted == UNKNOWN else expected
             fits = fits and size == expected and size > 0
         if not fits:
             raise InputError(f"the graph takes {spec}; received {array.dtype} {array.shape}")
+
+
+def with_symbols(
+    real: Sequence[TensorSpec], promised: Sequence[TensorSpec]
+) -> tuple[TensorSpec, ...]:
+    """Give the dynamic dimensions of loaded tensors the symbols that the manifest gives them."""
+    by_name = {spec.name: spec.shape for spec in promised if spec.shape}
+    return tuple(
+        msgspec.structs.replace(spec, shape=_merged(spec.shape, by_name.get(spec.name, ())))
+        for spec in real
+    )
+
+
+def _merged(real: tuple[int | str, ...], promised: tuple[int | str, ...]) -> tuple[int | str, ...]:
+    if len(real) != len(promised):
+        return real
+    pairs = zip(real, promised, strict=True)
+    return tuple(p if r == UNKNOWN and isinstance(p, str) else r for r, p in pairs)
 
 
 def check_specs(

@@ -9,7 +9,16 @@ from typing import Any, cast, final
 import numpy as np
 
 from dlcv.runtime.closing import Closing
-from dlcv.runtime.engines.base import Arrays, EngineInfo, EngineOptions, check_feeds
+from dlcv.runtime.engines.base import (
+    UNKNOWN,
+    Arrays,
+    EngineInfo,
+    EngineModel,
+    EngineOptions,
+    EngineSettings,
+    check_feeds,
+    settings_from_text,
+)
 from dlcv.runtime.errors import BundleError, EngineError
 from dlcv.runtime.manifest import DType, TensorSpec
 from dlcv.runtime.system import cpu_count
@@ -25,20 +34,28 @@ _DTYPES: dict[str, DType] = {
 _LOG_ERRORS_ONLY = 3
 
 
+class OrtSettings(EngineSettings, frozen=True):
+    """spinning: idle threads wait busily; faster alone, but they take the cores that decode images."""
+
+    spinning: bool = False
+
+
 @final
 class OrtEngine(Closing):
     """Runs a graph with ONNX Runtime's CPU provider (`onnxruntime.InferenceSession`)."""
 
-    def __init__(self, model: bytes, *, precision: str, options: EngineOptions) -> None:
+    def __init__(self, model: EngineModel, options: EngineOptions) -> None:
         import onnxruntime
 
+        own = settings_from_text(OrtSettings, options.settings, engine="ort")
         settings = onnxruntime.SessionOptions()
         settings.intra_op_num_threads = options.threads or cpu_count()
         settings.log_severity_level = _LOG_ERRORS_ONLY
-        # Spinning threads would take the cores that decode the next images.
-        settings.add_session_config_entry("session.intra_op.allow_spinning", "0")
+        settings.add_session_config_entry("session.intra_op.allow_spinning", str(int(own.spinning)))
+        # Without VNNI the fast int8 kernels overflow; with it this changes nothing.
+        settings.add_session_config_entry("session.x64quantprecision", "1")
         try:
-            session = onnxruntime.InferenceSession(model, settings, providers=[_PROVIDER])
+            session = onnxruntime.InferenceSession(model.onnx, settings, providers=[_PROVIDER])
         except Exception as e:  # ONNX Runtime's own classes share no base below Exception
             raise BundleError(f"ONNX Runtime cannot load the graph: {_first_line(e)}") from e
         self._inputs = tuple(_spec_from_argument(a) for a in session.get_inputs())
@@ -46,7 +63,7 @@ class OrtEngine(Closing):
         self._session: onnxruntime.InferenceSession | None = session
         self._names = [spec.name for spec in self._outputs]
         self._info = EngineInfo(
-            name="ort", version=onnxruntime.__version__, device="cpu", precision=precision
+            name="ort", version=onnxruntime.__version__, device="cpu", precision=model.precision
         )
 
     @property
@@ -86,7 +103,7 @@ def _spec_from_argument(argument: Any) -> TensorSpec:
         raise BundleError(
             f"tensor {argument.name!r} has type {argument.type}, which dlcv does not use"
         )
-    shape = tuple("?" if d is None else d for d in argument.shape)
+    shape = tuple(UNKNOWN if d is None else d for d in argument.shape)
     return TensorSpec(name=argument.name, dtype=dtype, shape=shape)
 
 

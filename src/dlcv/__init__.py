@@ -5,14 +5,14 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from dlcv.runtime import Predictor, load
+    from dlcv.runtime import EngineOptions, Predictor, load
 
 __version__ = "0.1.0"
-__all__ = ["Predictor", "__version__", "load"]
+__all__ = ["EngineOptions", "Predictor", "__version__", "load"]
 
 
 def __getattr__(name: str) -> Any:  # `import dlcv` stays light: numpy comes with the first use
-    if name in ("load", "Predictor"):
+    if name in ("EngineOptions", "Predictor", "load"):
         import dlcv.runtime
 
         return getattr(dlcv.runtime, name)

@@ -8,14 +8,14 @@ from torch import nn
 
 from dlcv.export.bundle import exported_graph, wrapper_from_source
 from dlcv.export.graph import OPSET
-from dlcv.runtime.engines.base import EngineOptions
+from dlcv.runtime.engines.base import EngineModel, EngineOptions
 from dlcv.runtime.engines.ort import OrtEngine
 from dlcv.runtime.errors import InputError
 from dlcv.runtime.manifest import Preprocessing
 
 
 def engine_from(graph):
-    return OrtEngine(graph.model, precision="fp32", options=EngineOptions(threads=1))
+    return OrtEngine(EngineModel(onnx=graph.model), EngineOptions(threads=1))
 
 
 @pytest.fixture(scope="module")

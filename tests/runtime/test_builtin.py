@@ -11,7 +11,7 @@ import pytest
 from PIL import Image
 
 import dlcv
-from dlcv.runtime import Classification, Segmentation, load_engine, open_bundle
+from dlcv.runtime import Classification, EngineOptions, Segmentation, load_engine, open_bundle
 from dlcv.runtime.bundle import BUILTIN, BUILTIN_FOLDER
 from dlcv.runtime.parity import replay_golden
 from dlcv.runtime.samples import SAMPLES_FOLDER
@@ -76,7 +76,9 @@ def test_the_classifier_is_as_accurate_as_its_card_says(data_root: Path) -> None
         tiles = np.asarray(sheet.convert("RGB")).reshape(25, 32, 40, 32, 3)
     images = tiles.transpose(0, 2, 1, 3, 4).reshape(1000, 32, 32, 3)
     labels = np.load(folder / "test_labels.npy")[:1000]
-    with dlcv.load("cifar10-vit", engine="ort", outputs=["probabilities"], batch_size=50) as model:
+    with dlcv.load(
+        "cifar10-vit", engine="ort", outputs=["probabilities"], options=EngineOptions(batch_size=50)
+    ) as model:
         predicted = [r.label.index for r in model(list(images)) if isinstance(r, Classification)]
     accuracy = float((np.array(predicted) == labels).mean())
     assert accuracy >= 0.78

@@ -31,7 +31,9 @@ def test_running_a_classifier_imports_nothing_of_training_or_export(
 ) -> None:
     samples = str(Path(__file__).parents[2] / "runtime" / "samples")
     out = str(tmp_path / "out")
-    run_and_look_at_modules(["attend", samples, "-m", str(classify_bundle), "--out", out, "--npz"])
+    run_and_look_at_modules(
+        ["attend", samples, "-m", str(classify_bundle), "--out", out, "--npz", "-e", "ort"]
+    )
 
 
 def test_running_a_segmenter_imports_nothing_of_training_or_export(
@@ -40,7 +42,7 @@ def test_running_a_segmenter_imports_nothing_of_training_or_export(
     samples = str(Path(__file__).parents[2] / "runtime" / "samples")
     out = str(tmp_path / "out")
     run_and_look_at_modules(
-        ["segment", samples, "-m", str(segment_bundle), "--out", out, "--overlay"]
+        ["segment", samples, "-m", str(segment_bundle), "--out", out, "--overlay", "-e", "ort"]
     )
 
 

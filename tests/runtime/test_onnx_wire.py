@@ -8,7 +8,7 @@ import onnx
 import pytest
 
 from dlcv.runtime import open_bundle
-from dlcv.runtime.engines import EngineOptions
+from dlcv.runtime.engines import EngineModel, EngineOptions
 from dlcv.runtime.engines.ort import OrtEngine
 from dlcv.runtime.errors import BundleError
 from dlcv.runtime.onnx_wire import model_with_outputs
@@ -17,7 +17,7 @@ OUTPUTS = ("probabilities", "embedding", "explanation", "attention")
 
 
 def run(model: bytes, image: Any) -> Any:
-    with OrtEngine(model, precision="fp32", options=EngineOptions(threads=1)) as engine:
+    with OrtEngine(EngineModel(onnx=model), EngineOptions(threads=1)) as engine:
         return engine.infer({"image": image})
 
 

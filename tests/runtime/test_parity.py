@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from dlcv.runtime.manifest import DType, TensorSpec
-from dlcv.runtime.parity import FP32_TOLERANCES, Comparison, Tolerance, compare, worst
+from dlcv.runtime.parity import TOLERANCES, Comparison, Tolerance, compare, worst
 
 
 def spec(name: str, *shape: int | str, dtype: DType = "float32") -> TensorSpec:
@@ -30,7 +30,7 @@ def test_equal_arrays_have_no_difference():
     assert not result.failures
     assert (parity.max_difference, parity.mean_difference, parity.agreement) == (0, 0, 1)
     assert parity.cosine == pytest.approx(1)
-    assert parity.max_difference_allowed == FP32_TOLERANCES["probabilities"].max_difference
+    assert parity.max_difference_allowed == TOLERANCES["fp32"]["probabilities"].max_difference
 
 
 def test_another_decision_fails_by_value_and_by_agreement():

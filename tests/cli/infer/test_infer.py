@@ -68,7 +68,8 @@ def test_segment_writes_palette_masks_of_the_images_size(
     segment_bundle: Path, photos: Path
 ) -> None:
     out = photos.parent / "out"
-    ran = infer("segment", photos, "-m", segment_bundle, "--out", out, "--overlay", "--confidence")
+    given = ("segment", photos, "-m", segment_bundle, "--engine", "ort", "--out", out)
+    ran = infer(*given, "--overlay", "--confidence")
     assert ran.returncode == 0, ran.stderr
     for record in lines(out / "results.jsonl"):
         name = Path(record["image"]).stem

@@ -9,7 +9,7 @@ import onnx
 import pytest
 
 from dlcv.runtime import engines, open_bundle
-from dlcv.runtime.engines import EngineOptions, load_engine, why_unavailable
+from dlcv.runtime.engines import EngineModel, EngineOptions, load_engine, why_unavailable
 from dlcv.runtime.engines.ort import OrtEngine
 from dlcv.runtime.errors import BundleError, EngineError, EngineUnavailableError, InputError
 
@@ -28,7 +28,7 @@ def model(nodes: list[Any], output: Any, *, opset: int = 18, **constants: Any) -
 
 
 def load(data: bytes) -> OrtEngine:
-    return OrtEngine(data, precision="fp32", options=EngineOptions(threads=1))
+    return OrtEngine(EngineModel(onnx=data), EngineOptions(threads=1))
 
 
 def info(name: str, dtype: int, shape: list[Any]) -> Any:
@@ -96,6 +96,7 @@ def test_without_onnx_runtime_the_sentence_names_the_extra(
     classify_bundle: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setitem(sys.modules, "onnxruntime", None)
+    monkeypatch.setitem(sys.modules, "openvino", None)
     for name in ("ort", "auto"):
         with pytest.raises(
             EngineUnavailableError, match=r"not installed; get it with pip install 'dlcv"

@@ -1,0 +1,84 @@
+"""The NVIDIA driver and its GPUs, asked through libcuda itself: no package is needed, nothing is printed."""
+
+from __future__ import annotations
+
+import ctypes
+import sys
+from dataclasses import dataclass
+from functools import cache
+
+_LIBRARY = "nvcuda.dll" if sys.platform == "win32" else "libcuda.so.1"
+_MAJOR, _MINOR = 75, 76  # CU_DEVICE_ATTRIBUTE_COMPUTE_CAPABILITY_*
+_NAME_BYTES = 256
+
+
+@dataclass(frozen=True, kw_only=True)
+class Gpu:
+    """One GPU. compute_capability: (major, minor). memory_bytes: all of it, free or not."""
+
+    index: int
+    name: str
+    compute_capability: tuple[int, int]
+    memory_bytes: int
+
+    def __str__(self) -> str:
+        major, minor = self.compute_capability
+        return (
+            f"{self.name} (compute capability {major}.{minor}, {self.memory_bytes / 2**30:.0f} GiB)"
+        )
+
+
+@dataclass(frozen=True, kw_only=True)
+class Driver:
+    """What libcuda says. cuda: newest CUDA version that it supports, (major, minor).
+
+    fault: why no GPU can be used, a sentence with the fix; None when one can.
+    """
+
+    cuda: tuple[int, int] | None
+    gpus: tuple[Gpu, ...]
+    fault: str | None
+
+
+@cache
+def driver(library: str = _LIBRARY) -> Driver:
+    """Ask the driver once."""
+    try:
+        cuda = ctypes.CDLL(library)
+    except OSError:
+        return Driver(
+            cuda=None,
+            gpus=(),
+            fault=f"no NVIDIA driver is here ({library} cannot be loaded); install the driver, or in a "
+            "container pass the GPU through (docker run --gpus all)",
+        )
+    if code := cuda.cuInit(0):
+        return Driver(
+            cuda=None,
+            gpus=(),
+            fault=f"the NVIDIA driver does not start (cuInit returned {code}); run nvidia-smi to see why",
+        )
+    version, count = ctypes.c_int(0), ctypes.c_int(0)
+    cuda.cuDriverGetVersion(ctypes.byref(version))
+    cuda.cuDeviceGetCount(ctypes.byref(count))
+    gpus = tuple(_gpu(cuda, index) for index in range(count.value))
+    fault = (
+        None if gpus else "the NVIDIA driver sees no GPU; see CUDA_VISIBLE_DEVICES and nvidia-smi"
+    )
+    return Driver(cuda=(version.value // 1000, version.value % 1000 // 10), gpus=gpus, fault=fault)
+
+
+def _gpu(cuda: ctypes.CDLL, index: int) -> Gpu:
+    device, major, minor = ctypes.c_int(0), ctypes.c_int(0), ctypes.c_int(0)
+    memory, name = ctypes.c_size_t(0), ctypes.create_string_buffer(_NAME_BYTES)
+    cuda.cuDeviceGet(ctypes.byref(device), index)
+    cuda.cuDeviceGetName(name, _NAME_BYTES, device)
+    cuda.cuDeviceGetAttribute(ctypes.byref(major), _MAJOR, device)
+    cuda.cuDeviceGetAttribute(ctypes.byref(minor), _MINOR, device)
+    cuda.cuDeviceTotalMem_v2(ctypes.byref(memory), device)
+    return Gpu(
+        index=index,
+        name=name.value.decode(errors="replace"),
+        compute_capability=(major.value, minor.value),
+        memory_bytes=memory.value,
+    )
