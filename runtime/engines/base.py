@@ -154,6 +154,19 @@ class Engine(Protocol):
     def __exit__(self, *_: object) -> None: ...
 
 
+class DeviceTimer(Protocol):
+    """What an engine whose entry has `needs_gpu` can do besides: time the device alone."""
+
+    def device_seconds(
+        self, feeds: Mapping[str, np.ndarray[Any, Any]], *, repeats: int
+    ) -> list[float]:
+        """Run the graph `repeats` times on arrays that lie on the device; return each run's seconds.
+
+        Measured by CUDA events on the engine's stream, after one run that is not counted; no copies.
+        """
+        ...
+
+
 def check_feeds(specs: Sequence[TensorSpec], feeds: Mapping[str, np.ndarray[Any, Any]]) -> None:
     """Check arrays against input specs: names, dtypes, ranks, fixed sizes, equal symbols.
 
