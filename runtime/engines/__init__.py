@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import hashlib
 import importlib
-from collections.abc import Collection
-from dataclasses import dataclass
+from collections.abc import Collection, Mapping
+from dataclasses import dataclass, replace
 from functools import partial
 
 from dlcv.runtime.bundle import Bundle
+from dlcv.runtime.choice import Row, stored_tuning, tuning_key
 from dlcv.runtime.engines.base import (
     Engine,
     EngineInfo,
@@ -32,6 +33,7 @@ __all__ = [
     "EngineOptions",
     "choose",
     "engine_model",
+    "engine_versions",
     "load_engine",
     "why_unavailable",
 ]
@@ -42,7 +44,8 @@ class EngineEntry:
     """Where an engine's class is, and what it needs.
 
     factory: "module:Class". modules: what must be importable. distribution: what must be installed where
-    the module's name does not tell. install: the command that installs it.
+    the module's name does not tell. install: the command that installs it. variations: settings of its own
+    that a tuning tries.
     """
 
     summary: str
@@ -51,7 +54,10 @@ class EngineEntry:
     install: str
     distribution: str | None = None
     needs_gpu: bool = False
+    variations: tuple[Mapping[str, str], ...] = ({},)
 
+
+_CUDA_13 = (13, 0)  # what the current wheels of ONNX Runtime and TensorRT are built for
 
 ENGINES: dict[str, EngineEntry] = {
     "ort": EngineEntry(
@@ -59,14 +65,16 @@ ENGINES: dict[str, EngineEntry] = {
         factory="dlcv.runtime.engines.ort:OrtEngine",
         modules=("onnxruntime",),
         install="pip install 'dlcv[cpu]'",
+        variations=({}, {"spinning": "true"}),
     ),
     "cuda": EngineEntry(
         summary="ONNX Runtime, CUDA provider",
         factory="dlcv.runtime.engines.cuda:CudaEngine",
-        modules=("onnxruntime",),
+        modules=("onnxruntime", "cuda.bindings"),
         distribution="onnxruntime-gpu",
         install="pip uninstall -y onnxruntime && pip install 'dlcv[gpu]'",
         needs_gpu=True,
+        cuda=_CUDA_13,
     ),
     "trt": EngineEntry(
         summary="TensorRT 11, native",
@@ -74,6 +82,7 @@ ENGINES: dict[str, EngineEntry] = {
         modules=("tensorrt", "cuda.bindings"),
         install="pip install 'dlcv[trt]'",
         needs_gpu=True,
+        cuda=_CUDA_13,
     ),
     "trt-rtx": EngineEntry(
         summary="TensorRT-RTX",
@@ -81,12 +90,14 @@ ENGINES: dict[str, EngineEntry] = {
         modules=("tensorrt_rtx", "cuda.bindings"),
         install="pip install 'dlcv[rtx]'",
         needs_gpu=True,
+        cuda=_CUDA_13,
     ),
     "openvino": EngineEntry(
         summary="OpenVINO, CPU",
         factory="dlcv.runtime.engines.openvino:OpenVinoEngine",
         modules=("openvino",),
         install="pip install 'dlcv[openvino]'",
+        variations=({}, {"mode": "throughput"}),
     ),
 }
 _AUTO_ORDER = ("trt", "trt-rtx", "cuda", "openvino", "ort")
@@ -104,11 +115,44 @@ class Choice:
 def choose(
     bundle: Bundle, name: str, *, precision: Precision | None, options: EngineOptions
 ) -> Choice:
-    """Decide what was left open. `auto` takes the first engine that is available here."""
+    """Decide what was left open.
+
+    `auto` takes the best that a tuning measured here within what is fixed, and without a tuning the first
+    engine that is available. An engine that is named runs with what was given, and its defaults.
+    """
+    if name == "auto" and (row := _tuned(bundle, precision=precision, options=options)):
+        tuned = replace(
+            options,
+            threads=row.threads or options.threads,
+            batch_size=options.batch_size or row.batch,
+            settings=row.settings,
+        )
+        return Choice(engine=row.engine, precision=row.precision, options=tuned)
     if name == "auto":
         name = next((n for n in _AUTO_ORDER if why_unavailable(n) is None), "ort")
     chosen = precision or bundle.graph().default_precision
     return Choice(engine=name, precision=chosen, options=options)
+
+
+def _tuned(bundle: Bundle, *, precision: Precision | None, options: EngineOptions) -> Row | None:
+    tuning, reason = stored_tuning(tuning_key(bundle, engine_versions()))
+    if reason:
+        options.on_progress(
+            f"the tuning is not used, because {reason}; run dlcv-infer tune {bundle.path}", None
+        )
+    if tuning is None:
+        return None
+    row = tuning.best(precision, options)
+    return row if row and why_unavailable(row.engine) is None else None
+
+
+def engine_versions() -> dict[str, str]:
+    """Return the versions of what engines are made of, and the GPUs that they run on: what timings depend on."""
+    names = dict.fromkeys(e.distribution or e.modules[0] for e in ENGINES.values())
+    versions = {name: version for name in names if (version := installed_version(name))}
+    if any(e.needs_gpu and all(map(is_importable, e.modules)) for e in ENGINES.values()):
+        versions["gpus"] = ", ".join(map(str, driver().gpus)) or "none"
+    return versions
 
 
 def load_engine(
@@ -212,6 +256,6 @@ def why_unavailable(name: str) -> str | None:
     missing = not all(map(is_importable, entry.modules))
     if missing or (entry.distribution and not installed_version(entry.distribution)):
         return f"engine {name!r} ({entry.summary}) is not installed; get it with {entry.install}"
-    if entry.needs_gpu and (fault := driver().fault):
+    if entry.needs_gpu and (fault := driver().why_unfit(entry.cuda)):
         return f"engine {name!r} ({entry.summary}) needs an NVIDIA GPU: {fault}"
     return None

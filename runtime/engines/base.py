@@ -64,7 +64,7 @@ class EngineOptions:
 
     threads: CPU threads inside one call; None lets the engine take every core it may use. batch_size: images
     in one call at most; an engine that is compiled for shapes is compiled for it. None means what a tuning
-    found here, or DEFAULT_BATCH_SIZE. settings: the engine's own settings as text, by name, such as {"spinning": "true"}.
+    found here (engine `auto`), or DEFAULT_BATCH_SIZE. settings: the engine's own settings as text, by name, such as {"spinning": "true"}.
     on_progress: told what happens during a long load: words, and the share done in 0..1 or None.
     """
 

@@ -1,0 +1,116 @@
+"""Time several things fairly on a machine that is never quite quiet: in turns, in an order that rotates.
+
+What else runs on the machine then slows all alike, and a ratio of two things is taken within each round.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from functools import partial
+from statistics import median
+from typing import TYPE_CHECKING, Any, TypeVar
+
+import numpy as np
+
+if TYPE_CHECKING:
+    from dlcv.runtime.engines.base import DeviceTimer
+
+WARM_UPS = 2  # calls before the first that counts
+_TURN_SECONDS = 0.02
+_MOST_REPEATS = 20
+_MOST_ROUNDS = 200
+
+Key = TypeVar("Key")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Subject:
+    """What is timed. turn: runs it so many times and returns each one's seconds. estimate: seconds of one."""
+
+    turn: Callable[[int], list[float]]
+    estimate: float
+
+    @property
+    def repeats(self) -> int:
+        """Times in one turn: some, if it is short, so that its caches are warm and its threads awake."""
+        return min(_MOST_REPEATS, max(1, int(_TURN_SECONDS / max(self.estimate, 1e-9))))
+
+
+@dataclass(frozen=True, kw_only=True)
+class Timing:
+    """Measured seconds, by round."""
+
+    rounds: tuple[tuple[float, ...], ...]
+
+    @property
+    def calls(self) -> int:
+        """How many calls were timed."""
+        return sum(map(len, self.rounds))
+
+    @property
+    def median(self) -> float:
+        """Median seconds of a call."""
+        return self.quantile(0.5)
+
+    def quantile(self, share: float) -> float:
+        """Return the seconds that `share` (0..1) of the calls did not exceed."""
+        return float(np.quantile([s for each in self.rounds for s in each], share))
+
+    def speed_over(self, other: Timing) -> float:
+        """Return how many times as fast as `other` this was: the median of the rounds' ratios."""
+        pairs = zip(self.rounds, other.rounds, strict=True)
+        return median(median(theirs) / median(own) for own, theirs in pairs)
+
+
+def subject_from_call(call: Callable[[], object]) -> Subject:
+    """Warm a call up and return it as something to time by the clock."""
+    seconds = [_seconds(call) for _ in range(WARM_UPS)]
+    return Subject(turn=partial(_timed, call), estimate=seconds[-1])
+
+
+def subject_from_timer(timer: DeviceTimer, feeds: Mapping[str, np.ndarray[Any, Any]]) -> Subject:
+    """Warm an engine up and return its device's work alone as something to time."""
+    seconds = timer.device_seconds(feeds, repeats=WARM_UPS)
+    return Subject(
+        turn=lambda repeats: timer.device_seconds(feeds, repeats=repeats), estimate=seconds[-1]
+    )
+
+
+def interleaved(
+    subjects: Mapping[Key, Subject],
+    *,
+    seconds: float,
+    least_rounds: int = 3,
+    on_round: Callable[[float], object] = lambda _: None,
+) -> dict[Key, Timing]:
+    """Time every subject once a round until `seconds` are over, in an order that moves on by one each round.
+
+    least_rounds: so many in any case. on_round: told the share done, 0..1.
+    """
+    names = list(subjects)
+    measured: dict[Key, list[tuple[float, ...]]] = {name: [] for name in names}
+    start = time.perf_counter()
+    for number in range(_MOST_ROUNDS):
+        elapsed = time.perf_counter() - start
+        if number >= least_rounds and elapsed >= seconds:
+            break
+        on_round(min(1.0, elapsed / seconds))
+        first = number % max(1, len(names))
+        for name in names[first:] + names[:first]:
+            subject = subjects[name]
+            measured[name].append(tuple(subject.turn(subject.repeats)))
+    return {name: Timing(rounds=tuple(rounds)) for name, rounds in measured.items()}
+
+
+def _timed(call: Callable[[], object], repeats: int) -> list[float]:
+    if repeats > 1:
+        call()  # others ran before: caches are cold, and their threads may still be spinning
+    return [_seconds(call) for _ in range(repeats)]
+
+
+def _seconds(call: Callable[[], object]) -> float:
+    start = time.perf_counter()
+    call()
+    return time.perf_counter() - start
