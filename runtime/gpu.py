@@ -10,6 +10,8 @@ from functools import cache
 _LIBRARY = "nvcuda.dll" if sys.platform == "win32" else "libcuda.so.1"
 _MAJOR, _MINOR = 75, 76  # CU_DEVICE_ATTRIBUTE_COMPUTE_CAPABILITY_*
 _NAME_BYTES = 256
+_NO_DEVICE = 100  # CUDA_ERROR_NO_DEVICE: what cuInit says when CUDA_VISIBLE_DEVICES hides every GPU
+_NO_GPU = "the NVIDIA driver sees no GPU; see CUDA_VISIBLE_DEVICES and nvidia-smi"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -39,6 +41,15 @@ class Driver:
     gpus: tuple[Gpu, ...]
     fault: str | None
 
+    def why_unfit(self, least: tuple[int, int]) -> str | None:
+        """Return why no GPU can be used by something built for CUDA `least`; None when one can."""
+        if self.cuda is None or self.fault or self.cuda >= least:
+            return self.fault
+        return (
+            f"the NVIDIA driver is too old: it supports CUDA {'.'.join(map(str, self.cuda))}, needed is "
+            f"{'.'.join(map(str, least))}; update the driver"
+        )
+
 
 @cache
 def driver(library: str = _LIBRARY) -> Driver:
@@ -52,7 +63,10 @@ def driver(library: str = _LIBRARY) -> Driver:
             fault=f"no NVIDIA driver is here ({library} cannot be loaded); install the driver, or in a "
             "container pass the GPU through (docker run --gpus all)",
         )
-    if code := cuda.cuInit(0):
+    code = cuda.cuInit(0)
+    if code == _NO_DEVICE:
+        return Driver(cuda=None, gpus=(), fault=_NO_GPU)
+    if code:
         return Driver(
             cuda=None,
             gpus=(),
@@ -62,10 +76,8 @@ def driver(library: str = _LIBRARY) -> Driver:
     cuda.cuDriverGetVersion(ctypes.byref(version))
     cuda.cuDeviceGetCount(ctypes.byref(count))
     gpus = tuple(_gpu(cuda, index) for index in range(count.value))
-    fault = (
-        None if gpus else "the NVIDIA driver sees no GPU; see CUDA_VISIBLE_DEVICES and nvidia-smi"
-    )
-    return Driver(cuda=(version.value // 1000, version.value % 1000 // 10), gpus=gpus, fault=fault)
+    newest = (version.value // 1000, version.value % 1000 // 10)
+    return Driver(cuda=newest, gpus=gpus, fault=None if gpus else _NO_GPU)
 
 
 def _gpu(cuda: ctypes.CDLL, index: int) -> Gpu:

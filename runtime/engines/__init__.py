@@ -44,7 +44,8 @@ class EngineEntry:
     """Where an engine's class is, and what it needs.
 
     factory: "module:Class". modules: what must be importable. distribution: what must be installed where
-    the module's name does not tell. install: the command that installs it. variations: settings of its own
+    the module's name does not tell. install: the command that installs it. needs_gpu: an NVIDIA GPU. cuda:
+    the least CUDA version, (major, minor), that the driver must support. variations: settings of its own
     that a tuning tries.
     """
 
@@ -54,6 +55,7 @@ class EngineEntry:
     install: str
     distribution: str | None = None
     needs_gpu: bool = False
+    cuda: tuple[int, int] = (0, 0)
     variations: tuple[Mapping[str, str], ...] = ({},)
 
 
