@@ -1,4 +1,4 @@
-"""Score a checkpoint on the validation (or test) set of its recipe, in float32."""
+"""Score a checkpoint on the test set of its recipe (or its validation set, if it has no other), in float32."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ def evaluate(checkpoint: Checkpoint, root: Path) -> dict[str, Any]:
         RecipeError: the data is missing or does not fit.
     """
     recipe = checkpoint.recipe
-    dataset = load_dataset(recipe, root, train=False)
+    dataset = load_dataset(recipe, root, split="test")
     confusion = confusion_matrix_for(recipe)
     with torch.inference_mode():
         for images, labels in PlainBatches(dataset=dataset, batch=recipe.batch):

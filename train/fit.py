@@ -14,7 +14,7 @@ from typing import Any
 
 import torch
 from lightning.pytorch import Callback, LightningModule, Trainer
-from lightning.pytorch.callbacks import RichProgressBar
+from lightning.pytorch.callbacks import EarlyStopping, RichProgressBar
 from lightning.pytorch.loggers import CSVLogger
 
 from dlcv.runtime.errors import OutputError, RecipeError
@@ -65,6 +65,7 @@ def fit(
         devices=1,  # batches are not split over devices
         precision=_PRECISION[recipe.precision],  # type: ignore[arg-type]
         gradient_clip_val=recipe.optimizer.clip_norm,
+        accumulate_grad_batches=recipe.accumulate,
         check_val_every_n_epoch=recipe.validate_every,
         reload_dataloaders_every_n_epochs=1,  # each epoch's batches are made from (seed, epoch)
         num_sanity_val_steps=0,
@@ -84,9 +85,9 @@ def fit(
 
 
 class Checkpoints(Callback):
-    """Writes a checkpoint whenever the recipe's metric is the best so far.
+    """Writes a checkpoint whenever the score by which the recipe keeps is the best so far.
 
-    After every epoch it also writes the file to resume from, and a line to stderr.
+    After every epoch it also writes the file to resume from, the recipe's snapshots, and a line to stderr.
     """
 
     def __init__(self, recipe: Recipe, out: Path) -> None:
@@ -101,21 +102,27 @@ class Checkpoints(Callback):
     def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         if not isinstance(pl_module, RecipeModule) or not trainer.is_global_zero:
             return
-        value = pl_module.metrics[MONITOR[self.recipe.task]]
+        name, direction = _monitor(self.recipe)
+        value = direction * pl_module.metrics[name]
         if value > self.best:
             self.best = value
-            metrics = {**pl_module.metrics, "epoch": trainer.current_epoch + 1}
-            save_checkpoint(self.out, pl_module.network, recipe=self.recipe, metrics=metrics)
+            self._save(self.out, pl_module, epoch=trainer.current_epoch + 1)
 
     def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         epoch, scored = trainer.current_epoch + 1, trainer.check_val_every_n_epoch or 1
-        names = ["loss", *(MONITOR.values() if epoch % scored == 0 else ())]
+        if epoch in self.recipe.snapshots and isinstance(pl_module, RecipeModule):
+            self._save(snapshot_folder(self.out, epoch), pl_module, epoch=epoch)
+        names = ["loss", *(["val_loss", *MONITOR.values()] if epoch % scored == 0 else ())]
         scores = {name: trainer.callback_metrics.get(name) for name in names}
         line = " ".join(f"{name} {float(s):.4f}" for name, s in scores.items() if s is not None)
         trainer.save_checkpoint(self.out / f".{RESUME_FILE}")
         if trainer.is_global_zero:
             (self.out / f".{RESUME_FILE}").replace(self.out / RESUME_FILE)
             sys.stderr.write(f"epoch {epoch}/{self.recipe.epochs}: {line}\n")
+
+    def _save(self, folder: Path, module: RecipeModule, *, epoch: int) -> None:
+        metrics = {**module.metrics, "epoch": epoch}
+        save_checkpoint(folder, module.network, recipe=self.recipe, metrics=metrics)
 
     def state_dict(self) -> dict[str, Any]:
         return {"best": self.best}
@@ -124,9 +131,25 @@ class Checkpoints(Callback):
         self.best = state_dict["best"]
 
 
+def snapshot_folder(out: Path, epoch: int) -> Path:
+    """Return where a run keeps the checkpoint of an epoch that `snapshots` names."""
+    return out / f"epoch-{epoch:03d}"
+
+
 def _callbacks(recipe: Recipe, out: Path) -> list[Callback]:
-    progress = [RichProgressBar(console_kwargs={"stderr": True})] if sys.stderr.isatty() else []
-    return [*progress, Checkpoints(recipe, out)]
+    callbacks: list[Callback] = [Checkpoints(recipe, out)]
+    if sys.stderr.isatty():
+        callbacks.insert(0, RichProgressBar(console_kwargs={"stderr": True}))
+    if recipe.stop is not None:
+        name, direction = _monitor(recipe)
+        mode = "max" if direction > 0 else "min"
+        callbacks.append(EarlyStopping(name, mode=mode, patience=recipe.stop.patience))
+    return callbacks
+
+
+def _monitor(recipe: Recipe) -> tuple[str, int]:
+    """Return the score by which the best checkpoint is known, and 1 if more is better, -1 if less is."""
+    return ("val_loss", -1) if recipe.keep == "loss" else (MONITOR[recipe.task], 1)
 
 
 def _network(recipe: Recipe, root: Path) -> Any:

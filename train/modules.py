@@ -10,6 +10,7 @@ import torch.nn.functional as F
 from lightning.pytorch import LightningModule
 from timm.layers.patch_dropout import PatchDropout
 from torch import Tensor, nn
+from torchmetrics import MeanMetric
 
 from dlcv.runtime.errors import RecipeError
 from dlcv.train.data.batches import IGNORE_LABEL, Batch
@@ -22,6 +23,8 @@ from dlcv.train.metrics import (
 from dlcv.train.models import ModelSpec
 from dlcv.train.optim import optimizer_for, schedule_for
 from dlcv.train.recipe import Normalization, Recipe
+
+_EACH_STEP_AND_EPOCH = {"on_step": True, "on_epoch": True}
 
 
 def normalised(images: Tensor, normalization: Normalization) -> Tensor:
@@ -47,6 +50,7 @@ class RecipeModule(LightningModule):
         self.recipe = recipe
         self.network = spec.network.to(memory_format=torch.channels_last)
         self.confusion = confusion_matrix_for(recipe)
+        self.validation_loss = MeanMetric(nan_strategy="disable")
         self.register_buffer("class_weights", class_weights, persistent=False)
         self.metrics: dict[str, Any] = {}
         self._backbone = (spec.backbone,)  # in tuples, so that they are not submodules of their own
@@ -74,31 +78,34 @@ class RecipeModule(LightningModule):
     def training_step(self, batch: Batch, batch_index: int) -> Tensor:
         images, labels = batch
         pixels = normalised(images, self.recipe.normalization)
-        loss = self._loss(pixels, self.network(pixels), labels)
+        outputs = self.network(pixels)
+        loss = self._loss(pixels, outputs, labels)
         if not math.isfinite(float(loss.detach())):
             raise RecipeError(
                 f"the loss became {float(loss.detach())} in epoch {self.current_epoch}, step {batch_index};"
                 f" lower optimizer.lr ({self.recipe.optimizer.lr:g}) or set optimizer.clip_norm"
             )
+        accuracy = _accuracy(outputs, labels)
         self.log(
-            "loss",
-            loss.detach(),
-            on_step=False,
-            on_epoch=True,
-            prog_bar=True,
-            batch_size=len(images),
+            "loss", loss.detach(), prog_bar=True, **_EACH_STEP_AND_EPOCH, batch_size=len(images)
         )
+        self.log("train_accuracy", accuracy, **_EACH_STEP_AND_EPOCH, batch_size=len(images))
         return loss
 
     def validation_step(self, batch: Batch, batch_index: int) -> None:
         images, labels = batch
-        self.confusion.update(predictions_from_outputs(self(images)), labels.long())
+        pixels = normalised(images, self.recipe.normalization)
+        outputs = self.network(pixels)
+        self.confusion.update(predictions_from_outputs(outputs), labels.long())
+        self.validation_loss.update(self._label_loss(outputs, labels), len(images))
 
     def on_validation_epoch_end(self) -> None:
         self.metrics = metrics_from_confusion(self.confusion.compute(), self.recipe)
-        self.confusion.reset()
         scores = {name: value for name, value in self.metrics.items() if isinstance(value, float)}
+        scores["val_loss"] = self.metrics["val_loss"] = float(self.validation_loss.compute())
         self.log_dict(scores, prog_bar=True)
+        self.confusion.reset()
+        self.validation_loss.reset()
 
     def configure_optimizers(self) -> Any:
         optimizer = optimizer_for(self.network, self.recipe.optimizer, backbone=self._backbone[0])
@@ -110,24 +117,25 @@ class RecipeModule(LightningModule):
         }
 
     def _loss(self, pixels: Tensor, outputs: Any, labels: Tensor) -> Tensor:
-        config = self.recipe.loss
-        if self.recipe.task == "segment":
-            return F.cross_entropy(
-                outputs["out"].float(),
-                labels.long(),
-                weight=self.class_weights,  # type: ignore[arg-type]
-                ignore_index=IGNORE_LABEL,
-                label_smoothing=config.label_smoothing,
-            )
-        logits = outputs.float()
-        loss = F.cross_entropy(logits, labels, label_smoothing=config.label_smoothing)
+        loss = self._label_loss(outputs, labels)
         if self.recipe.distill is None:
             return loss
         with torch.no_grad():
             targets = self._teacher[0](pixels).float()
         share, temperature = self.recipe.distill.weight, self.recipe.distill.temperature
-        distilled = distillation_loss(logits, targets, temperature=temperature)
+        distilled = distillation_loss(outputs.float(), targets, temperature=temperature)
         return share * distilled + (1 - share) * loss
+
+    def _label_loss(self, outputs: Any, labels: Tensor) -> Tensor:
+        segments = self.recipe.task == "segment"
+        logits = outputs["out"] if segments else outputs
+        return F.cross_entropy(
+            logits.float(),
+            labels.long(),
+            weight=self.class_weights,  # type: ignore[arg-type]
+            ignore_index=IGNORE_LABEL if segments else -1,
+            label_smoothing=self.recipe.loss.label_smoothing,
+        )
 
     def _set_patch_drop(self) -> None:
         """Hide tokens at random (Liu et al. 2022, https://arxiv.org/abs/2208.07220), but not at the end."""
@@ -142,3 +150,9 @@ class RecipeModule(LightningModule):
         if not self.recipe.freeze_batch_norm:
             return []
         return [m for m in self._backbone[0].modules() if isinstance(m, nn.BatchNorm2d)]
+
+
+def _accuracy(outputs: Any, labels: Tensor) -> Tensor:
+    """Return the share of right labels, among those that are not ignored."""
+    right = predictions_from_outputs(outputs) == labels
+    return right.sum() / (labels != IGNORE_LABEL).sum().clamp(min=1)

@@ -6,7 +6,7 @@ import math
 from typing import Any
 
 from torch import nn
-from torch.optim import SGD, AdamW, Optimizer
+from torch.optim import SGD, Adam, AdamW, Optimizer
 from torch.optim.lr_scheduler import LambdaLR
 
 from dlcv.train.recipe import OptimizerConfig, Recipe
@@ -33,17 +33,19 @@ def optimizer_for(network: nn.Module, config: OptimizerConfig, *, backbone: nn.M
     ]
     if config.name == "sgd":
         return SGD(settings, lr=config.lr, momentum=config.momentum, nesterov=config.momentum > 0)
-    return AdamW(settings, lr=config.lr)
+    return (Adam if config.name == "adam" else AdamW)(settings, lr=config.lr)
 
 
 def schedule_for(optimizer: Optimizer, recipe: Recipe, *, steps: int) -> LambdaLR:
-    """Return the schedule: linear warm-up, then cosine or polynomial decay to 0 after `steps` steps."""
+    """Return the schedule: linear warm-up, then decay to 0 after `steps` steps, or none."""
     config = recipe.schedule
     warmup = round(steps * config.warmup_epochs / recipe.epochs)
 
     def factor(step: int) -> float:
         if step < warmup:
             return (step + 1) / (warmup + 1)
+        if config.name == "constant":
+            return 1.0
         progress = min(1.0, (step - warmup) / max(1, steps - warmup))
         if config.name == "cosine":
             return 0.5 * (1 + math.cos(math.pi * progress))

@@ -6,6 +6,7 @@ which is named on the command line (`--data`) or by the environment variable DLC
 
 from __future__ import annotations
 
+import math
 import os
 from pathlib import Path
 from typing import Annotated, Any, Literal, TypeAlias
@@ -54,11 +55,14 @@ class Normalization(Model, frozen=True, kw_only=True):
 class DataConfig(Model, frozen=True, kw_only=True):
     """A data set by its name in `dlcv.train.data.DATASETS` and its folder under the data root.
 
+    hold_out: this many training images, the last ones, are not trained on but validate; the data set's own
+    validation or test split is then only for the final score. Without it that split validates.
     `train_limit` keeps only the first images of the training set, for trying things out.
     """
 
     name: str
     root: str
+    hold_out: Positive | None = None
     train_limit: Positive | None = None
 
     def __post_init__(self) -> None:
@@ -72,7 +76,7 @@ class OptimizerConfig(Model, frozen=True, kw_only=True):
     the gradient, or null.
     """
 
-    name: Literal["adamw", "sgd"] = "adamw"
+    name: Literal["adamw", "adam", "sgd"] = "adamw"
     lr: AboveZero
     weight_decay: NonNegative = 0.0
     momentum: Share = 0.9
@@ -81,9 +85,9 @@ class OptimizerConfig(Model, frozen=True, kw_only=True):
 
 
 class ScheduleConfig(Model, frozen=True, kw_only=True):
-    """Linear warm-up, then per step: `cosine` to 0, or `poly`, (1 - progress) ** power."""
+    """Linear warm-up, then per step: `cosine` to 0; `poly`, (1 - progress) ** power; or `constant`."""
 
-    name: Literal["cosine", "poly"] = "cosine"
+    name: Literal["cosine", "poly", "constant"] = "cosine"
     warmup_epochs: NonNegative = 0.0
     power: AboveZero = 0.9
 
@@ -126,6 +130,12 @@ class LossConfig(Model, frozen=True, kw_only=True):
     log_offset: Annotated[float, Meta(gt=1)] = 1.02
 
 
+class StopConfig(Model, frozen=True, kw_only=True):
+    """Stop early: when the score by which the best checkpoint is kept has not improved `patience` times."""
+
+    patience: Positive
+
+
 class DistillConfig(Model, frozen=True, kw_only=True):
     """A teacher that sees the same crop as the student.
 
@@ -146,7 +156,9 @@ class Recipe(Model, frozen=True, kw_only=True):
 
     freeze: prefixes of parameters of the network that stay as they are. freeze_batch_norm: keep the
     running statistics of the backbone's BatchNorm layers. validate_every: epochs between two scores;
-    the last epoch is always scored.
+    the last epoch is always scored. keep: which checkpoint is kept: that of the least validation `loss`, or of
+    the best `metric` (accuracy, mean IoU). snapshots: epochs whose checkpoints are kept besides.
+    accumulate: batches whose gradients are added up before a step; the effective batch is `batch` times this.
     """
 
     name: Annotated[str, Meta(pattern="^[a-z0-9][a-z0-9-]*$")]
@@ -164,7 +176,11 @@ class Recipe(Model, frozen=True, kw_only=True):
     schedule: ScheduleConfig = ScheduleConfig()
     epochs: Positive
     batch: Positive
+    accumulate: Positive = 1
     validate_every: Positive = 1
+    keep: Literal["loss", "metric"] = "metric"
+    stop: StopConfig | None = None
+    snapshots: tuple[Positive, ...] = ()
     augment: AugmentConfig
     patch_drop: PatchDropConfig | None = None
     loss: LossConfig = LossConfig()
@@ -293,6 +309,10 @@ def _contradictions(recipe: Recipe) -> list[str]:
         problems.append(
             f"patch_drop.full_epochs {recipe.patch_drop.full_epochs} exceeds epochs {recipe.epochs}"
         )
+    if recipe.snapshots and max(recipe.snapshots) > recipe.epochs:
+        problems.append(f"snapshots {list(recipe.snapshots)} go beyond epochs {recipe.epochs}")
+    if recipe.data.hold_out and recipe.data.hold_out >= (recipe.data.train_limit or math.inf):
+        problems.append("data.hold_out leaves nothing of data.train_limit to train on")
     if recipe.schedule.warmup_epochs >= recipe.epochs:
         problems.append(
             f"schedule.warmup_epochs {recipe.schedule.warmup_epochs} leaves nothing of"

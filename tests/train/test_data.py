@@ -12,9 +12,11 @@ from dlcv.train.data.augment import CropFlip, ScaleCropFlip, jittered
 from dlcv.train.data.batches import Dataset, PlainBatches, TrainBatches
 from dlcv.train.recipe import AugmentConfig, load_recipe
 
+CIFAR = {"name": "cifar10", "root": "classify"}
+
 
 def test_contact_sheets_are_cut_in_order(toy_data, new_recipe):
-    dataset = load_dataset(new_recipe(), toy_data, train=True)
+    dataset = load_dataset(new_recipe(), toy_data, split="train")
     assert dataset.images.shape == (32, 32, 32, 3)
     assert dataset.images.dtype == torch.uint8
     brightest = dataset.images.float().mean((1, 2)).argmax(1)
@@ -23,8 +25,8 @@ def test_contact_sheets_are_cut_in_order(toy_data, new_recipe):
 
 def test_the_training_limit_leaves_validation_whole(toy_data, new_recipe):
     recipe = new_recipe(data={"name": "cifar10", "root": "classify", "train_limit": 5})
-    assert len(load_dataset(recipe, toy_data, train=True)) == 5
-    assert len(load_dataset(recipe, toy_data, train=False)) == 16
+    assert len(load_dataset(recipe, toy_data, split="train")) == 5
+    assert len(load_dataset(recipe, toy_data, split="test")) == 16
 
 
 def test_damaged_sheets_and_labels_are_named(toy_data, new_recipe, tmp_path):
@@ -33,24 +35,24 @@ def test_damaged_sheets_and_labels_are_named(toy_data, new_recipe, tmp_path):
     with pytest.raises(
         RecipeError, match=r"train_labels\.npy holds .* up to 3; expected .* 0\.\.2"
     ):
-        load_dataset(new_recipe(), tmp_path, train=True)
+        load_dataset(new_recipe(), tmp_path, split="train")
     Image.new("RGB", (32, 32)).save(folder / "test_00.webp")
     with pytest.raises(RecipeError, match=r"test_00\.webp has shape \(32, 32, 3\); expected \(800"):
-        load_dataset(new_recipe(), tmp_path, train=False)
+        load_dataset(new_recipe(), tmp_path, split="test")
     (folder / "test_00.webp").unlink()
     with pytest.raises(RecipeError, match=r"test_00\.webp is not a readable contact sheet"):
-        load_dataset(new_recipe(), tmp_path, train=False)
+        load_dataset(new_recipe(), tmp_path, split="test")
 
 
 def test_unknown_sets_and_missing_folders_are_named(new_recipe, tmp_path):
     with pytest.raises(RecipeError, match="no folder classify under the data root"):
-        load_dataset(new_recipe(), tmp_path, train=True)
+        load_dataset(new_recipe(), tmp_path, split="train")
     with pytest.raises(RecipeError, match="no data set 'mnist'; data sets: cifar10, camvid"):
-        load_dataset(new_recipe(data={"name": "mnist", "root": "x"}), tmp_path, train=True)
+        load_dataset(new_recipe(data={"name": "mnist", "root": "x"}), tmp_path, split="train")
 
 
 def test_void_is_the_ignored_label_and_sizes_stay(toy_data, new_recipe):
-    dataset = load_dataset(new_recipe("segment"), toy_data, train=True)
+    dataset = load_dataset(new_recipe("segment"), toy_data, split="train")
     assert dataset.images.shape == (4, 40, 48, 3)
     assert dataset.labels.shape == (4, 40, 48)
     assert (dataset.labels[:, :4, :4] == 255).all()
@@ -69,32 +71,43 @@ def test_a_pair_that_does_not_fit_is_named(new_recipe, new_zip, tmp_path, drop, 
     (tmp_path / "segment").mkdir()
     new_zip(tmp_path / "segment" / "train.zip", names=["a", "b"], drop=drop, label=label)
     with pytest.raises(RecipeError, match=re.escape(message)):
-        load_dataset(new_recipe("segment"), tmp_path, train=True)
+        load_dataset(new_recipe("segment"), tmp_path, split="train")
 
 
 def test_a_mask_of_another_size_than_its_image_is_named(toy_data, new_recipe):
     recipe = new_recipe("segment", preprocessing={"resize": "stretch", "size": [20, 24]})
     with pytest.raises(RecipeError, match=r"a: the mask is uint8 \(40, 48\), .* \(20, 24\)"):
-        load_dataset(recipe, toy_data, train=True)
+        load_dataset(recipe, toy_data, split="train")
 
 
 def test_an_empty_or_missing_zip_is_refused(new_recipe, new_zip, tmp_path):
     (tmp_path / "segment").mkdir()
     new_zip(tmp_path / "segment" / "train.zip", names=[])
     with pytest.raises(RecipeError, match="no images/NAME"):
-        load_dataset(new_recipe("segment"), tmp_path, train=True)
+        load_dataset(new_recipe("segment"), tmp_path, split="train")
     with pytest.raises(RecipeError, match=r"val\.zip is not a readable zip file"):
-        load_dataset(new_recipe("segment"), tmp_path, train=False)
+        load_dataset(new_recipe("segment"), tmp_path, split="test")
 
 
 def test_real_camvid_has_its_numbers_of_images(data_root):
-    dataset = load_dataset(load_recipe("camvid-lraspp"), data_root, train=False)
+    dataset = load_dataset(load_recipe("camvid-lraspp"), data_root, split="test")
     assert dataset.images.shape == (101, 360, 480, 3)
     assert dataset.labels.unique().tolist() == [*range(11), 255]
 
 
+def test_held_out_images_validate_and_the_test_set_is_left_for_the_end(toy_data, new_recipe):
+    whole = load_dataset(new_recipe(data=CIFAR), toy_data, split="train")
+    recipe = new_recipe(data=CIFAR | {"hold_out": 8})
+    parts = [load_dataset(recipe, toy_data, split=name) for name in ("train", "validation")]
+    assert [len(part) for part in parts] == [24, 8]
+    assert torch.equal(torch.cat([part.images for part in parts]), whole.images)
+    assert len(load_dataset(recipe, toy_data, split="test")) == 16
+    with pytest.raises(RecipeError, match="hold_out 32 leaves nothing of 32 training images"):
+        load_dataset(new_recipe(data=CIFAR | {"hold_out": 32}), toy_data, split="train")
+
+
 def test_batches_are_a_function_of_seed_and_epoch(toy_data, new_recipe):
-    dataset = load_dataset(new_recipe(), toy_data, train=True)
+    dataset = load_dataset(new_recipe(), toy_data, split="train")
     augment = CropFlip(AugmentConfig(crop=32, pad=4, jitter=0.2))
 
     def epoch(seed, number):
@@ -108,7 +121,7 @@ def test_batches_are_a_function_of_seed_and_epoch(toy_data, new_recipe):
 
 
 def test_a_training_epoch_leaves_out_the_rest_and_validation_does_not(toy_data, new_recipe):
-    dataset = load_dataset(new_recipe(), toy_data, train=False)
+    dataset = load_dataset(new_recipe(), toy_data, split="test")
     augment = CropFlip(AugmentConfig(crop=32))
     train = TrainBatches(dataset=dataset, batch=5, augment=augment, seed=0, epoch=0)
     assert [len(labels) for _, labels in train] == [5, 5, 5]

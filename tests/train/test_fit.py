@@ -28,7 +28,32 @@ def test_a_fit_writes_a_checkpoint_that_scores_as_it_says(task, new_recipe, toy_
     assert {k: v for k, v in metrics.items() if k != "epoch"} == evaluate(checkpoint, toy_data)
     log = (tmp_path / "run/log/version_0/metrics.csv").read_text()
     rows = list(csv.DictReader(log.splitlines()))
-    assert any(row["loss"] for row in rows)
+    assert any(row["loss_epoch"] for row in rows)
+    assert any(row["val_loss"] for row in rows)
+
+
+def test_snapshots_are_checkpoints_of_their_epochs(new_recipe, toy_data, tmp_path):
+    run(new_recipe(epochs=3, snapshots=[1, 3]), toy_data, tmp_path / "run")
+    for epoch in (1, 3):
+        assert load_checkpoint(tmp_path / f"run/epoch-{epoch:03d}").metrics["epoch"] == epoch
+    assert not (tmp_path / "run/epoch-002").exists()
+
+
+def test_a_run_stops_when_the_loss_no_longer_falls_and_keeps_the_least(
+    new_recipe, toy_data, tmp_path, capsys
+):
+    still = {"name": "sgd", "lr": 1e-30}
+    frozen = {"keep": "loss", "stop": {"patience": 2}, "optimizer": still, "epochs": 9}
+    recipe = new_recipe(model={"name": "small_cnn"}, **frozen)
+    metrics = run(recipe, toy_data, tmp_path / "run")
+    assert metrics["epoch"] == 1
+    assert capsys.readouterr().err.count("epoch ") == 3
+
+
+def test_accumulated_batches_make_fewer_steps(new_recipe, toy_data, tmp_path):
+    run(new_recipe(epochs=1, accumulate=2), toy_data, tmp_path / "run")
+    resume = torch.load(tmp_path / "run/resume.ckpt", weights_only=True)
+    assert resume["global_step"] == 2  # of four batches
 
 
 def test_the_last_epoch_is_scored_whatever_the_interval(new_recipe, toy_data, tmp_path, capsys):

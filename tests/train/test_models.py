@@ -42,8 +42,51 @@ def test_the_shipped_networks_stay_small(name):
     assert sum(p.numel() for p in spec.network.parameters()) <= limit
 
 
+def test_the_basic_cnn_has_the_parameters_that_convolution_arithmetic_gives():
+    network = build_model("small_cnn", num_classes=10).network
+    counts = [
+        sum(p.numel() for p in layer.parameters())
+        for layer in network.layers.children()
+        if any(True for _ in layer.parameters())
+    ]
+    convolutions = [(5 * 5 * taken + 1) * made for taken, made in ((3, 32), (32, 64), (64, 128))]
+    side = 32
+    for _ in range(3):
+        side = ((side - 5 + 2 * 2) // 1 + 1) // 2  # (S - F + 2P) / stride + 1, then pooling
+    linears = [(side * side * 128 + 1) * 64, (64 + 1) * 10]
+    assert counts == convolutions + linears == [2_432, 51_264, 204_928, 131_136, 650]
+    assert sum(counts) == 390_410
+
+
+def test_the_variants_of_the_basic_cnn_add_what_they_say():
+    kinds = {
+        name: [
+            type(layer).__name__
+            for layer in build_model("small_cnn", o, num_classes=10).network.layers
+        ]
+        for name, o in {
+            "plain": {},
+            "norm": {"batch_norm": True},
+            "drop": {"dropout": 0.05},
+        }.items()
+    }
+    assert kinds["plain"] == ["Conv2d", "ReLU", "MaxPool2d"] * 3 + [
+        "Flatten",
+        "Linear",
+        "ReLU",
+        "Linear",
+    ]
+    assert kinds["norm"].count("BatchNorm2d") == 3
+    assert kinds["norm"][-2:] == ["Linear", "BatchNorm1d"]
+    assert kinds["drop"][:4] == ["Conv2d", "ReLU", "MaxPool2d", "Dropout"]
+    with pytest.raises(RecipeError, match="image_size must be a multiple of 8, not 30"):
+        build_model("small_cnn", {"image_size": 30}, num_classes=10)
+
+
 def test_unknown_models_and_options_are_refused():
-    with pytest.raises(RecipeError, match="no model 'resnet9000'; models: cifar_resnet20"):
+    with pytest.raises(
+        RecipeError, match="no model 'resnet9000'; models: small_cnn, cifar_resnet20"
+    ):
         build_model("resnet9000", num_classes=10)
     with pytest.raises(RecipeError, match=r"refuses its options .*widht"):
         build_model("vit_conv_stem", {"widht": 3}, num_classes=10)
@@ -57,7 +100,7 @@ def test_published_resnet_weights_give_their_accuracy(data_root, depth):
     network = build_model(f"cifar_resnet{depth}", num_classes=10).network.eval()
     path = data_root / "weights" / f"cifar10_resnet{depth}.pth"
     load_weights(network, read_weights(path), source=path.name)
-    dataset = load_dataset(recipe, data_root, train=False)
+    dataset = load_dataset(recipe, data_root, split="test")
     with torch.inference_mode():
         logits = network(normalised(dataset.images[:500], recipe.normalization))
     assert (logits.argmax(1) == dataset.labels[:500]).float().mean() > 0.90

@@ -39,6 +39,9 @@ class Dataset:
     def __len__(self) -> int:
         return len(self.images)
 
+    def __getitem__(self, chosen: slice) -> Dataset:
+        return Dataset(images=self.images[chosen], labels=self.labels[chosen])
+
 
 @dataclass(frozen=True, kw_only=True)
 class TrainBatches:

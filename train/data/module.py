@@ -14,13 +14,13 @@ from dlcv.train.recipe import Recipe
 
 
 class RecipeData(LightningDataModule):
-    """Both splits of a recipe's data set, in memory."""
+    """What a recipe trains on and what it validates on, in memory."""
 
     def __init__(self, recipe: Recipe, root: Path) -> None:
         super().__init__()
         self.recipe = recipe
-        self.train_set = load_dataset(recipe, root, train=True)
-        self.validation_set = load_dataset(recipe, root, train=False)
+        self.train_set = load_dataset(recipe, root, split="train")
+        self.validation_set = load_dataset(recipe, root, split="validation")
 
     def train_dataloader(self) -> Any:
         """Return this epoch's batches: the trainer asks again for every epoch."""
