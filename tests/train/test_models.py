@@ -1,5 +1,6 @@
 import pytest
 import torch
+import torchvision
 from timm.models.vision_transformer import Block, VisionTransformer
 
 from dlcv.runtime.errors import RecipeError
@@ -7,7 +8,7 @@ from dlcv.train.data import load_dataset
 from dlcv.train.models import build_model
 from dlcv.train.modules import normalised
 from dlcv.train.recipe import load_recipe
-from dlcv.train.weights import load_weights, read_weights
+from dlcv.train.weights import load_backbone, load_weights, read_weights
 
 
 @pytest.mark.parametrize("low_stride", [4, 8])
@@ -81,6 +82,46 @@ def test_the_variants_of_the_basic_cnn_add_what_they_say():
     assert kinds["drop"][:4] == ["Conv2d", "ReLU", "MaxPool2d", "Dropout"]
     with pytest.raises(RecipeError, match="image_size must be a multiple of 8, not 30"):
         build_model("small_cnn", {"image_size": 30}, num_classes=10)
+
+
+@pytest.mark.parametrize("name", ["fcn_vgg16", "fcn_mobilenet_v2"])
+@pytest.mark.parametrize("stride", [32, 16, 8, 4])
+def test_an_fcn_fuses_every_depth_down_to_its_stride(name, stride):
+    network = build_model(name, {"stride": stride, "hidden": 8}, num_classes=7).network.eval()
+    finer = [s for s in (16, 8, 4) if s >= stride]
+    assert list(network.scores) == [str(s) for s in finer]
+    image = torch.zeros(1, 3, 72, 104)
+    maps = network.backbone(image)
+    for s in finer:
+        assert (
+            maps[str(s)].shape[-2:] == torch.Size([-(-72 // s), -(-104 // s)])
+            or name == "fcn_vgg16"
+        )
+        assert maps[str(s)].shape[1] == network.scores[str(s)].in_channels
+    assert network(image)["out"].shape == (1, 7, 72, 104)
+
+
+def test_an_fcn_starts_with_the_coarse_scores_alone():
+    torch.manual_seed(0)
+    network = build_model("fcn_mobilenet_v2", {"stride": 8}, num_classes=7).network.eval()
+    image = torch.rand(1, 3, 64, 64)
+    scores = network.head(network.backbone(image)["32"])
+    for side in (4, 8, 64):
+        scores = torch.nn.functional.interpolate(scores, size=(side, side), mode="bilinear")
+    assert torch.allclose(network(image)["out"], scores, atol=1e-5)
+    with pytest.raises(RecipeError, match="stride must be one of 32, 16, 8, 4, not 2"):
+        build_model("fcn_vgg16", {"stride": 2}, num_classes=7)
+
+
+@pytest.mark.parametrize("stride", [32, 4])
+def test_an_fcn_takes_torchvisions_vgg16_weights(stride, tmp_path):
+    state = torchvision.models.vgg16(weights=None).features.state_dict()
+    weights = {f"features.{name}": tensor for name, tensor in state.items()}
+    torch.save(weights | {"classifier.0.weight": torch.zeros(1)}, tmp_path / "vgg16.pth")
+    spec = build_model("fcn_vgg16", {"stride": stride, "hidden": 8}, num_classes=7)
+    load_backbone(spec, tmp_path / "vgg16.pth")
+    loaded = spec.backbone.state_dict()
+    assert all(torch.equal(loaded[name], tensor) for name, tensor in state.items())
 
 
 def test_unknown_models_and_options_are_refused():

@@ -15,6 +15,8 @@ MODELS = {
     "cifar_resnet32": "dlcv.train.models.cifar_resnet:resnet32",
     "vit_conv_stem": "dlcv.train.models.vit:vit_conv_stem",
     "lraspp_mobilenet_v2": "dlcv.train.models.segmenters:lraspp_mobilenet_v2",
+    "fcn_vgg16": "dlcv.train.models.fcn:fcn_vgg16",
+    "fcn_mobilenet_v2": "dlcv.train.models.fcn:fcn_mobilenet_v2",
     "deeplabv3_mobilenet_v2": "dlcv.train.models.segmenters:deeplabv3_mobilenet_v2",
 }
 
