@@ -8,6 +8,8 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from dlcv.cli.text import size_from_text
+
 if TYPE_CHECKING:
     from dlcv.export.sources import ExportSource
 
@@ -87,22 +89,6 @@ def loaded_source(
     )
     tell("loading the model")
     return load_source(source, options)
-
-
-def size_from_text(text: str | None) -> tuple[int, int] | None:
-    """Return (height, width) from text such as "224x224".
-
-    Raises:
-        InputError: the text is something else.
-    """
-    from dlcv.runtime.errors import InputError
-
-    if text is None:
-        return None
-    height, _, width = text.lower().partition("x")
-    if not (height.isdecimal() and width.isdecimal() and int(height) and int(width)):
-        raise InputError(f"--size must be height x width in pixels, such as 360x480, not {text!r}")
-    return int(height), int(width)
 
 
 def tell(words: str) -> None:

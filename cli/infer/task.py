@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 import typer
 
 from dlcv.cli.edge import EXIT_FAILED, EXIT_INTERRUPTED, EXIT_SOME_REFUSED
+from dlcv.cli.text import key_values
 
 if TYPE_CHECKING:
     from dlcv.runtime.engines import EngineOptions
@@ -115,13 +116,8 @@ def loading(
         InputError: a setting is not KEY=VALUE.
     """
     from dlcv.runtime.engines import EngineOptions
-    from dlcv.runtime.errors import InputError
 
-    pairs = [text.partition("=") for text in settings or ()]
-    for text, (key, equals, _) in zip(settings or (), pairs, strict=True):
-        if not (key and equals):
-            raise InputError(f"--engine-option takes KEY=VALUE, not {text!r}")
-    values = {key: value for key, _, value in pairs}
+    values = key_values(settings, "--engine-option")
     with _load_progress() as tell:
         yield EngineOptions(threads=threads, batch_size=batch, settings=values, on_progress=tell)
 

@@ -6,13 +6,14 @@ from dlcv.cli.edge import new_app, run_app
 from dlcv.cli.train.evaluate import evaluate
 from dlcv.cli.train.fit import fit
 from dlcv.cli.train.recipes import recipes
+from dlcv.cli.train.summary import summary
 
 app = new_app(
     "dlcv-train",
     "Train from recipes: networks, data and settings as YAML, checkpoints as safetensors.",
     epilog="Exit code 0: all done; 1: refused or failed, with one line that says why.",
 )
-for command in (fit, evaluate, recipes):
+for command in (fit, evaluate, recipes, summary):
     app.command()(command)
 
 
