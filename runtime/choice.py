@@ -23,7 +23,7 @@ class Row(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True)
 
     threads: None where the CPU does not compute. ms_per_call: median, and its quartiles. calls: how many
     were timed. ratio: images/s against plain ONNX Runtime's at the same batch, in the same rounds; None where
-    that could not run. final: measured in the last, longer rounds as well.
+    that could not run. busy_ratio: the same while a thread decodes photos. final: measured in the last, longer rounds.
     """
 
     engine: str
@@ -36,6 +36,7 @@ class Row(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True)
     quartiles_ms: tuple[float, float]
     calls: int
     ratio: float | None = None
+    busy_ratio: float | None = None
     final: bool = False
 
     def fits(self, precision: Precision | None, options: EngineOptions) -> bool:

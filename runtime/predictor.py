@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable, Iterator
+from collections.abc import Collection, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
@@ -46,7 +46,7 @@ def load(
         EngineUnavailableError: the engine is unknown, not installed, or cannot start here.
     """
     opened = bundle if isinstance(bundle, Bundle) else open_bundle(bundle)
-    preprocessing = _scaled(opened, longest_side)
+    preprocessing = scaled(opened, longest_side)
     choice = choose(opened, engine, precision=precision, options=options or EngineOptions())
     loaded = load_engine(
         opened,
@@ -118,6 +118,21 @@ class Predictor(Closing):
         """Run the graph on pixels of the graph's size, uint8 (batch, H, W, 3), and return arrays."""
         return self.engine.infer({"image": np.ascontiguousarray(pixels)})
 
+    def results(self, images: Sequence[DecodedImage], *, sources: Sequence[Source]) -> list[Result]:
+        """Return the results of one batch of decoded images, all of one size."""
+        arrays = self.run(np.stack([image.pixels for image in images]))
+        engine = str(self.engine.info)
+        return [
+            result_from_outputs(
+                {name: array[number] for name, array in arrays.items()},
+                source=source,
+                frame=image.frame,
+                classes=self.bundle.manifest.classes,
+                engine=engine,
+            )
+            for number, (image, source) in enumerate(zip(images, sources, strict=True))
+        ]
+
     def description(self) -> dict[str, Any]:
         """Return what runs, for `run.json`: bundle, engine, device, precision, settings."""
         import dlcv
@@ -159,18 +174,11 @@ class Predictor(Closing):
         answers: list[Result | Refused | None] = [
             item if isinstance(item, Refused) else None for item in items
         ]
-        engine = str(self.engine.info)
         for positions in batches_by_shape(items, _shape, size=self.batch_size):
             batch = [item for p in positions if isinstance(item := items[p], _Decoded)]
-            arrays = self.run(np.stack([item.image.pixels for item in batch]))
-            for number, (position, item) in enumerate(zip(positions, batch, strict=True)):
-                answers[position] = result_from_outputs(
-                    {name: array[number] for name, array in arrays.items()},
-                    source=item.source,
-                    frame=item.image.frame,
-                    classes=self.bundle.manifest.classes,
-                    engine=engine,
-                )
+            results = self.results([i.image for i in batch], sources=[i.source for i in batch])
+            for position, result in zip(positions, results, strict=True):
+                answers[position] = result
         return [answer for answer in answers if answer is not None]
 
 
@@ -184,7 +192,12 @@ def _shape(item: _Decoded | Refused) -> tuple[int, ...] | None:
     return item.image.pixels.shape if isinstance(item, _Decoded) else None
 
 
-def _scaled(bundle: Bundle, longest_side: int | None) -> Preprocessing:
+def scaled(bundle: Bundle, longest_side: int | None) -> Preprocessing:
+    """Return the bundle's preprocessing at another longer side in pixels; None changes nothing.
+
+    Raises:
+        InputError: the bundle runs at one size only.
+    """
     preprocessing = bundle.manifest.preprocessing
     if longest_side is None:
         return preprocessing

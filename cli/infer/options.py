@@ -59,4 +59,7 @@ Resume = Annotated[
     typer.Option("--resume", help="Go on with the results in --out; images done are passed over."),
 ]
 Overwrite = Annotated[bool, typer.Option("--overwrite", help="Replace the results in --out.")]
+Engines = Annotated[
+    str | None, typer.Option("--engines", help="Such as ort,openvino; all that are available.")
+]
 Overlay = Annotated[bool, typer.Option("--overlay", help="Also write pictures to look at.")]

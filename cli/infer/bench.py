@@ -1,0 +1,109 @@
+"""`dlcv-infer bench`."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from dlcv.cli.export import options as source_options
+from dlcv.cli.infer import options
+from dlcv.cli.infer.lists import numbers_from_text, words_from_text
+from dlcv.cli.infer.task import loading, say
+
+if TYPE_CHECKING:
+    from dlcv.runtime.bench import Contestant
+
+
+def bench(
+    bundle: options.BundlePath,
+    engines: options.Engines = None,
+    precision: options.PrecisionName = None,
+    batches: Annotated[
+        str, typer.Option("--batches", help="Those whose calls take over 5 s are left out.")
+    ] = "1,2,4,8,16,32,64,128",
+    threads: options.Threads = None,
+    images: Annotated[
+        Path | None, typer.Option("--images", help="Folder of photos; those of dlcv by default.")
+    ] = None,
+    size: Annotated[
+        int | None, typer.Option(min=1, help="Longer side in pixels, if the bundle's size varies.")
+    ] = None,
+    seconds: Annotated[
+        float, typer.Option(min=0.1, help="Of timing, for each figure and batch size.")
+    ] = 3.0,
+    checkpoint: Annotated[
+        str | None,
+        typer.Option(
+            metavar="SOURCE",
+            help="What the bundle was exported from: PyTorch, eager and compiled, runs beside the engines.",
+        ),
+    ] = None,
+    weights: source_options.Weights = None,
+    random: source_options.Random = False,
+    out: Annotated[
+        Path | None, typer.Option("--out", "-o", help="Folder for bench.json and bench.png.")
+    ] = None,
+) -> None:
+    """Measure how fast a bundle runs here.
+
+    Three figures: engine only (arrays to arrays), host to host (decoded pixels to results), file to file
+    (photos to result files). Plain ONNX Runtime, called as most people do, runs in the same rotation; x plain
+    is the ratio to it. Times are medians and percentiles of a call.
+
+    \b
+    Examples:
+      dlcv-infer bench camvid-lraspp --out report
+      dlcv-infer bench pets-vit --engines ort,openvino --batches 1,8,32 --images photos/
+      dlcv-infer bench bundles/mobilenet --checkpoint torchvision:mobilenet_v2 --out report
+    """
+    from dlcv.runtime.bench import BATCHES, BenchRequest
+    from dlcv.runtime.bench import bench as measure
+    from dlcv.runtime.bundle import open_bundle
+    from dlcv.runtime.plot import require_plot, save_plot
+    from dlcv.runtime.report import table
+    from dlcv.runtime.timetable import bench_table, save_report
+
+    if out is not None:
+        require_plot()
+    numbers = numbers_from_text(batches, option="--batches") or BATCHES
+    opened = open_bundle(bundle)
+    with loading() as settings:
+        request = BenchRequest(
+            engines=words_from_text(engines),
+            precision=precision,
+            batches=numbers,
+            threads=threads,
+            seconds=seconds,
+            images=images,
+            size=size,
+            baselines=_baselines(checkpoint, weights=weights, random=random, threads=threads),
+            on_progress=settings.on_progress,
+        )
+        report = measure(opened, request)
+    print("\n".join(table(bench_table(report))))
+    for failure in report.failures:
+        say(failure)
+    if out is not None:
+        save_report(report, out / "bench.json")
+        save_plot(report, out / "bench.png")
+        say(f"wrote {out / 'bench.json'} and {out / 'bench.png'}")
+
+
+def _baselines(
+    checkpoint: str | None, *, weights: Path | None, random: bool, threads: int | None
+) -> tuple[Contestant, ...]:
+    from dlcv.runtime.errors import InputError
+
+    if checkpoint is None:
+        if weights or random:
+            raise InputError("--weights and --random say what --checkpoint loads; give that too")
+        return ()
+    source_options.require_extra()
+    from dlcv.export.baselines import torch_baselines
+
+    source = source_options.loaded_source(
+        checkpoint, weights=weights, random=random, classes=None, size=None
+    )
+    return torch_baselines(source, threads=threads)

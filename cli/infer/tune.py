@@ -1,0 +1,74 @@
+"""`dlcv-infer tune`."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Annotated, Literal, cast
+
+import typer
+
+from dlcv.cli.infer import options
+from dlcv.cli.infer.lists import numbers_from_text, words_from_text
+from dlcv.cli.infer.task import loading, say
+
+if TYPE_CHECKING:
+    from dlcv.runtime.manifest import Precision
+
+
+def tune(
+    bundle: options.BundlePath,
+    goal: Annotated[
+        Literal["throughput", "latency"],
+        typer.Option(help="Images a second of many files, or the time of one image."),
+    ] = "throughput",
+    engines: options.Engines = None,
+    precisions: Annotated[
+        str | None, typer.Option("--precisions", help="Such as fp32,int8; all of the bundle's.")
+    ] = None,
+    batches: Annotated[
+        str | None, typer.Option("--batches", help="Such as 1,8,32, which are the default.")
+    ] = None,
+    threads: Annotated[
+        str | None, typer.Option("--threads", help="Such as 1,4; all cores and half of them.")
+    ] = None,
+    seconds: Annotated[
+        float, typer.Option(min=0.1, help="For timing; loading and checking come on top.")
+    ] = 30.0,
+    size: Annotated[
+        int | None, typer.Option(min=1, help="Longer side in pixels, if the bundle's size varies.")
+    ] = None,
+) -> None:
+    """Measure what runs a bundle fastest here.
+
+    Replays the golden cases on every engine, precision and setting, drops what fails, and times the rest in
+    turns with plain ONNX Runtime (x plain: images/s against it at the same batch). Prints all, best first, and
+    remembers it in the cache: --engine auto then takes the best row within what other options fix, until the
+    machine or a version changes. A new tuning of the same bundle replaces the old one.
+
+    \b
+    Examples:
+      dlcv-infer tune camvid-lraspp
+      dlcv-infer tune pets-vit --goal latency --engines ort,openvino
+      dlcv-infer tune pets-vit --precisions fp32 --batches 1,16 --seconds 120
+    """
+    from dlcv.runtime.bundle import open_bundle
+    from dlcv.runtime.report import table
+    from dlcv.runtime.timetable import tuning_summary, tuning_table
+    from dlcv.runtime.tune import TuneRequest
+    from dlcv.runtime.tune import tune as measure
+
+    with loading() as settings:
+        request = TuneRequest(
+            goal=goal,
+            engines=words_from_text(engines),
+            precisions=cast("tuple[Precision, ...] | None", words_from_text(precisions)),
+            batches=numbers_from_text(batches, option="--batches"),
+            threads=numbers_from_text(threads, option="--threads"),
+            seconds=seconds,
+            size=size,
+            on_progress=settings.on_progress,
+        )
+        tuning = measure(open_bundle(bundle), request)
+    for reason in tuning.dropped:
+        say(f"not measured: {reason}")
+    print("\n".join(table(tuning_table(tuning))))
+    say(tuning_summary(tuning))
