@@ -1,0 +1,199 @@
+"""From an ONNX graph to a plan: parse, check the precision, configure, build."""
+
+from __future__ import annotations
+
+import hashlib
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+from dlcv.runtime.cache import CacheKey, lookup, store
+from dlcv.runtime.engines.base import EngineModel, with_symbols
+from dlcv.runtime.engines.tensorrt.api import (
+    Flavour,
+    PlanSettings,
+    TensorRtRtxSettings,
+    TensorRtSettings,
+    dtype_from_tensorrt,
+    first_error,
+    load_api,
+    new_logger,
+    sentence_from_log,
+)
+from dlcv.runtime.engines.tensorrt.fields import compute_capabilities
+from dlcv.runtime.engines.tensorrt.inspect import realised_precision, shares_of_network
+from dlcv.runtime.engines.tensorrt.profile import Profile
+from dlcv.runtime.engines.tensorrt.progress import interruptible, new_monitor
+from dlcv.runtime.errors import BundleError, EngineError, InputError, OutputError
+from dlcv.runtime.manifest import Precision, TensorSpec
+
+_OUT_OF_MEMORY = ("out of memory", "outofmemory", "insufficient memory")
+
+
+@dataclass(frozen=True, kw_only=True)
+class BuildRequest:
+    """What to build. fields: those of the plan (`plan_fields`). on_progress: as in EngineOptions."""
+
+    flavour: Flavour
+    model: EngineModel
+    settings: PlanSettings
+    profile: Profile
+    fields: dict[str, str]
+    on_progress: Callable[[str, float | None], None]
+
+
+@dataclass(frozen=True, kw_only=True)
+class BuiltPlan:
+    """A plan, the share of its compute layers by precision, and how long the build took."""
+
+    data: bytes
+    precision: Precision
+    shares: dict[Precision, float]
+    seconds: float
+
+
+def plan_from_graph(request: BuildRequest) -> BuiltPlan:
+    """Build a plan.
+
+    Raises:
+        BundleError: the graph cannot be parsed or built, or has another precision than it says.
+        EngineError: the device's memory does not do.
+        KeyboardInterrupt: Ctrl-C was pressed.
+    """
+    start = time.perf_counter()
+    trt = load_api(request.flavour)
+    logger = new_logger(trt)
+    builder = trt.Builder(logger)
+    network = builder.create_network(1 << int(trt.NetworkDefinitionCreationFlag.STRONGLY_TYPED))
+    parser = trt.OnnxParser(network, logger)
+    if not parser.parse(request.model.onnx):
+        raise BundleError(_parse_failure(parser, request))
+    shares = shares_of_network(trt, network)
+    precision = realised_precision(request.model.precision, shares, source=request.model.source)
+    config = builder.create_builder_config()
+    _configure(trt, config, request)
+    _add_profile(trt, builder, network=network, config=config, request=request)
+    words = f"building the {request.flavour.words} engine"
+    monitor = new_monitor(trt, lambda share: request.on_progress(words, share))
+    config.progress_monitor = monitor
+    timing_key = _use_timings(config, request)
+    with interruptible(monitor):
+        plan = builder.build_serialized_network(network, config)
+    if plan is None:
+        raise _build_failure(logger, request)
+    if timing_key is not None:
+        _keep_timings(config, timing_key)
+    seconds = time.perf_counter() - start
+    return BuiltPlan(data=bytes(plan), precision=precision, shares=shares, seconds=seconds)
+
+
+def _configure(trt: Any, config: Any, request: BuildRequest) -> None:
+    settings = request.settings
+    config.profiling_verbosity = trt.ProfilingVerbosity.DETAILED  # the inspector needs it
+    if not settings.tf32:
+        config.clear_flag(trt.BuilderFlag.TF32)
+    if settings.workspace_mib is not None:
+        config.set_memory_pool_limit(trt.MemoryPoolType.WORKSPACE, settings.workspace_mib * 2**20)
+    if isinstance(settings, TensorRtSettings):
+        if settings.version_compatible:
+            config.set_flag(trt.BuilderFlag.VERSION_COMPATIBLE)
+        if settings.hardware_compatible:
+            config.hardware_compatibility_level = trt.HardwareCompatibilityLevel.AMPERE_PLUS
+    if isinstance(settings, TensorRtRtxSettings):
+        _choose_devices(trt, config, compute_capabilities(settings))
+
+
+def _choose_devices(trt: Any, config: Any, numbers: list[str]) -> None:
+    known = {
+        name.removeprefix("SM"): value
+        for name, value in trt.ComputeCapability.__members__.items()
+        if name.startswith("SM")
+    }
+    if unknown := [number for number in numbers if number not in known]:
+        raise InputError(
+            f"TensorRT-RTX builds for compute capabilities {', '.join(known)}, not {unknown[0]}"
+        )
+    if numbers:
+        config.num_compute_capabilities = len(numbers)
+    for index, number in enumerate(numbers):
+        config.set_compute_capability(known[number], index)
+
+
+def _add_profile(
+    trt: Any, builder: Any, *, network: Any, config: Any, request: BuildRequest
+) -> None:
+    inputs = [network.get_input(number) for number in range(network.num_inputs)]
+    outputs = [network.get_output(number) for number in range(network.num_outputs)]
+    for tensor in (*inputs, *outputs):
+        if dtype_from_tensorrt(trt, tensor.dtype) is None:
+            raise BundleError(
+                f"{request.model.source}: tensor {tensor.name!r} is {tensor.dtype.name}, "
+                "which dlcv does not use"
+            )
+    real = [_spec_from_tensor(trt, tensor) for tensor in inputs]
+    profile = builder.create_optimization_profile()
+    for spec in with_symbols(real, request.model.tensors):
+        profile.set_shape(spec.name, *request.profile.shapes(spec))
+    config.add_optimization_profile(profile)
+
+
+def _spec_from_tensor(trt: Any, tensor: Any) -> TensorSpec:
+    """A network keeps the symbols of an ONNX graph."""
+    shape = tuple(
+        (tensor.get_dimension_name(axis) or "?") if size < 0 else size
+        for axis, size in enumerate(tensor.shape)
+    )
+    dtype = dtype_from_tensorrt(trt, tensor.dtype)
+    assert dtype is not None  # checked for all tensors before
+    return TensorSpec(name=tensor.name, dtype=dtype, shape=shape)
+
+
+def _parse_failure(parser: Any, request: BuildRequest) -> str:
+    """Name the first operator that TensorRT does not take, and its node."""
+    source, words = request.model.source, request.flavour.words
+    if not parser.num_errors:
+        return f"{source}: {words} cannot read the graph; export the bundle again"
+    fault = parser.get_error(0)
+    if not fault.node_operator():
+        return f"{source}: {words} cannot read the graph: {sentence_from_log(fault.desc())}"
+    reason = sentence_from_log(fault.desc().partition("[checkMacros")[0])
+    more = "" if reason in ("", "false") or "Plugin not found" in reason else f" ({reason})"
+    return (
+        f"{source}: {words} does not support operator {fault.node_operator()} of node "
+        f"{fault.node_name()!r}{more}; run the graph on --engine ort, or export it without that operator"
+    )
+
+
+def _build_failure(logger: Any, request: BuildRequest) -> Exception:
+    source, words, reason = request.model.source, request.flavour.words, first_error(logger)
+    if any(part in error.lower() for error in logger.errors for part in _OUT_OF_MEMORY):
+        return EngineError(
+            f"the GPU's memory does not do to build {source} for batches of "
+            f"{request.profile.ranges['batch'].most}; give a smaller --batch, or free some of it"
+        )
+    return BundleError(
+        f"{source}: {words} cannot build the graph: {reason}; run it on --engine ort"
+    )
+
+
+def _use_timings(config: Any, request: BuildRequest) -> CacheKey | None:
+    """Let the builder use the kernel times of earlier builds, where it measures kernels; return their key."""
+    if not request.flavour.times_kernels:
+        return None
+    names = ("engine", "version", "device", "system")
+    subject = hashlib.sha256(b"kernel timings").hexdigest()
+    fields = {name: request.fields[name] for name in names}
+    key = CacheKey(kind="timing", subject=subject, fields=fields)
+    timings = config.create_timing_cache(lookup(key).data or b"")
+    if not config.set_timing_cache(timings, False):  # made elsewhere: begin anew
+        config.set_timing_cache(config.create_timing_cache(b""), False)
+    return key
+
+
+def _keep_timings(config: Any, key: CacheKey) -> None:
+    timings = config.get_timing_cache()
+    try:
+        store(key, bytes(timings.serialize()))
+    except OutputError:  # a cache that cannot be written is no reason not to run
+        return

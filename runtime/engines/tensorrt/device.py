@@ -1,0 +1,230 @@
+"""The few things of CUDA that running an engine needs: memory, streams, events, graphs."""
+
+from __future__ import annotations
+
+import ctypes
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any, Protocol, TypeAlias, final
+
+from dlcv.runtime.errors import EngineError, EngineUnavailableError
+
+if TYPE_CHECKING:
+    import numpy as np
+
+Bytes: TypeAlias = "np.ndarray[Any, np.dtype[np.uint8]]"
+Handle: TypeAlias = Any  # a stream, an event or a graph of CUDA
+
+
+class OutOfDeviceMemoryError(EngineError):
+    """The device has not enough free memory."""
+
+
+class Device(Protocol):
+    """A GPU. A Protocol, so that the order of its work can be tested without one.
+
+    Copies and launches return at once and happen in the order of their stream.
+
+    Each method raises EngineError when CUDA fails, OutOfDeviceMemoryError when memory does not do.
+    """
+
+    def use(self) -> None:
+        """Make this GPU the thread's current one."""
+        ...
+
+    def allocate(self, size: int) -> int:
+        """Return the address of `size` bytes on the device; `close` frees them."""
+        ...
+
+    def allocate_pinned(self, size: int) -> Bytes:
+        """Return `size` bytes of page-locked host memory; `close` frees them, and the array dies with it."""
+        ...
+
+    def new_stream(self) -> Handle:
+        """Return a stream that does not wait for the default one."""
+        ...
+
+    def stream_number(self, stream: Handle) -> int:
+        """Return the stream as the integer that TensorRT takes."""
+        ...
+
+    def new_event(self) -> Handle:
+        """Return an event that keeps the time."""
+        ...
+
+    def upload(self, address: int, source: Bytes, *, stream: Handle) -> None:
+        """Copy host bytes to the device; keep them unchanged until the stream has passed."""
+        ...
+
+    def download(self, target: Bytes, address: int, *, stream: Handle) -> None:
+        """Copy from the device into host bytes; they are valid when the stream has passed."""
+        ...
+
+    def record(self, event: Handle, *, stream: Handle) -> None:
+        """Mark this place of a stream."""
+        ...
+
+    def make_wait(self, stream: Handle, *, event: Handle) -> None:
+        """Let a stream go on only when an event's place is passed."""
+        ...
+
+    def wait(self, event: Handle) -> None:
+        """Block until an event's place is passed."""
+        ...
+
+    def seconds_between(self, start: Handle, end: Handle) -> float:
+        """Return the time between two events that are passed."""
+        ...
+
+    def captured(self, work: Callable[[], None], *, stream: Handle) -> Handle | None:
+        """Record what `work` launches on a stream, without running it, as a graph; None if it cannot be."""
+        ...
+
+    def launch(self, graph: Handle, *, stream: Handle) -> None:
+        """Run a recorded graph."""
+        ...
+
+    def free_graph(self, graph: Handle) -> None:
+        """Free a recorded graph."""
+        ...
+
+    def close(self) -> None:
+        """Wait for all work, and free all memory, streams and events."""
+        ...
+
+
+@final
+class CudaDevice:
+    """A GPU through `cuda.bindings.runtime`."""
+
+    def __init__(self, number: int) -> None:
+        from cuda.bindings import runtime
+
+        self._cuda = runtime
+        self._frees: list[tuple[Callable[..., Any], Any]] = []
+        self._streams: list[Handle] = []
+        self._number = number
+        self.use()
+
+    def use(self) -> None:
+        """See `Device.use`."""
+        self._call(self._cuda.cudaSetDevice, self._number)
+
+    def allocate(self, size: int) -> int:
+        """See `Device.allocate`."""
+        address: int = self._call(self._cuda.cudaMalloc, size)
+        self._frees.append((self._cuda.cudaFree, address))
+        return address
+
+    def allocate_pinned(self, size: int) -> Bytes:
+        """See `Device.allocate_pinned`."""
+        import numpy as np
+
+        address = self._call(self._cuda.cudaHostAlloc, size, self._cuda.cudaHostAllocDefault)
+        self._frees.append((self._cuda.cudaFreeHost, address))
+        return np.ctypeslib.as_array((ctypes.c_uint8 * size).from_address(address))
+
+    def new_stream(self) -> Handle:
+        """See `Device.new_stream`."""
+        flags = self._cuda.cudaStreamNonBlocking
+        stream = self._call(self._cuda.cudaStreamCreateWithFlags, flags)
+        self._frees.append((self._cuda.cudaStreamDestroy, stream))
+        self._streams.append(stream)
+        return stream
+
+    def stream_number(self, stream: Handle) -> int:
+        """See `Device.stream_number`."""
+        return int(stream)
+
+    def new_event(self) -> Handle:
+        """See `Device.new_event`."""
+        event = self._call(self._cuda.cudaEventCreate)
+        self._frees.append((self._cuda.cudaEventDestroy, event))
+        return event
+
+    def upload(self, address: int, source: Bytes, *, stream: Handle) -> None:
+        """See `Device.upload`."""
+        kind = self._cuda.cudaMemcpyKind.cudaMemcpyHostToDevice
+        size = source.nbytes
+        self._call(self._cuda.cudaMemcpyAsync, address, source.ctypes.data, size, kind, stream)
+
+    def download(self, target: Bytes, address: int, *, stream: Handle) -> None:
+        """See `Device.download`."""
+        kind = self._cuda.cudaMemcpyKind.cudaMemcpyDeviceToHost
+        size = target.nbytes
+        self._call(self._cuda.cudaMemcpyAsync, target.ctypes.data, address, size, kind, stream)
+
+    def record(self, event: Handle, *, stream: Handle) -> None:
+        """See `Device.record`."""
+        self._call(self._cuda.cudaEventRecord, event, stream)
+
+    def make_wait(self, stream: Handle, *, event: Handle) -> None:
+        """See `Device.make_wait`."""
+        self._call(self._cuda.cudaStreamWaitEvent, stream, event, 0)
+
+    def wait(self, event: Handle) -> None:
+        """See `Device.wait`."""
+        self._call(self._cuda.cudaEventSynchronize, event)
+
+    def seconds_between(self, start: Handle, end: Handle) -> float:
+        """See `Device.seconds_between`."""
+        milliseconds: float = self._call(self._cuda.cudaEventElapsedTime, start, end)
+        return milliseconds / 1000
+
+    def captured(self, work: Callable[[], None], *, stream: Handle) -> Handle | None:
+        """See `Device.captured`."""
+        mode = self._cuda.cudaStreamCaptureMode.cudaStreamCaptureModeThreadLocal
+        self._call(self._cuda.cudaStreamBeginCapture, stream, mode)
+        try:
+            work()
+        except EngineError:
+            self._cuda.cudaStreamEndCapture(stream)
+            self._cuda.cudaGetLastError()  # a failed capture must not fail the next call
+            return None
+        status, graph = self._cuda.cudaStreamEndCapture(stream)
+        if status != self._cuda.cudaError_t.cudaSuccess:
+            self._cuda.cudaGetLastError()
+            return None
+        try:
+            return self._call(self._cuda.cudaGraphInstantiate, graph, 0)
+        finally:
+            self._call(self._cuda.cudaGraphDestroy, graph)
+
+    def launch(self, graph: Handle, *, stream: Handle) -> None:
+        """See `Device.launch`."""
+        self._call(self._cuda.cudaGraphLaunch, graph, stream)
+
+    def free_graph(self, graph: Handle) -> None:
+        """See `Device.free_graph`."""
+        self._call(self._cuda.cudaGraphExecDestroy, graph)
+
+    def close(self) -> None:
+        """See `Device.close`."""
+        for stream in self._streams:
+            self._cuda.cudaStreamSynchronize(stream)
+        while self._frees:
+            free, handle = self._frees.pop()
+            free(handle)
+        self._streams.clear()
+
+    def _call(self, function: Callable[..., Any], *arguments: Any) -> Any:
+        """Call CUDA, and return what it gives besides its status."""
+        status, *values = function(*arguments)
+        if status == self._cuda.cudaError_t.cudaSuccess:
+            return values[0] if values else None
+        self._cuda.cudaGetLastError()
+        raise error_from_status(self._cuda, status)
+
+
+def error_from_status(cuda: Any, status: Any) -> EngineError | EngineUnavailableError:
+    """Return our error for one of CUDA's; `cuda` is the module `cuda.bindings.runtime`."""
+    words = cuda.cudaGetErrorString(status)[1].decode()
+    codes = cuda.cudaError_t
+    if status == codes.cudaErrorMemoryAllocation:
+        return OutOfDeviceMemoryError(f"the GPU's memory does not do ({words})")
+    if status == codes.cudaErrorInsufficientDriver:
+        return EngineUnavailableError(
+            f"driver too old: CUDA says {words!r}; TensorRT needs one for CUDA 13.0, update the driver"
+        )
+    if status == codes.cudaErrorNoDevice:
+        return EngineUnavailableError(f"no GPU can be used ({words}); see nvidia-smi")
+    return EngineError(f"CUDA failed ({status.name}): {words}")

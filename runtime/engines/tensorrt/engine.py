@@ -1,0 +1,227 @@
+"""The engines `trt` and `trt-rtx`: load a plan, describe it, run it, free it."""
+
+from __future__ import annotations
+
+from abc import ABC
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, ClassVar, final
+
+from dlcv.runtime.closing import Closing
+from dlcv.runtime.engines.base import (
+    UNKNOWN,
+    Arrays,
+    EngineInfo,
+    EngineModel,
+    EngineOptions,
+    check_feeds,
+    settings_from_text,
+    with_symbols,
+)
+from dlcv.runtime.engines.tensorrt.api import (
+    TENSORRT,
+    TENSORRT_RTX,
+    Flavour,
+    PlanSettings,
+    TensorRtSettings,
+    dtype_from_tensorrt,
+    load_api,
+    new_logger,
+    require_gpu,
+)
+from dlcv.runtime.engines.tensorrt.build import BuildRequest, plan_from_graph
+from dlcv.runtime.engines.tensorrt.contexts import Contexts
+from dlcv.runtime.engines.tensorrt.device import CudaDevice
+from dlcv.runtime.engines.tensorrt.fields import name_of_gpu, plan_fields
+from dlcv.runtime.engines.tensorrt.inspect import realised_precision, shares_from_inspector
+from dlcv.runtime.engines.tensorrt.plans import loaded_engine
+from dlcv.runtime.engines.tensorrt.profile import profile_for
+from dlcv.runtime.engines.tensorrt.runner import Runner, Tensors
+from dlcv.runtime.errors import BundleError, EngineError
+from dlcv.runtime.gpu import Gpu, driver
+from dlcv.runtime.manifest import TensorSpec
+
+if TYPE_CHECKING:
+    import numpy as np
+
+
+def build_request(
+    flavour: Flavour, model: EngineModel, options: EngineOptions, *, gpu: Gpu | None
+) -> BuildRequest:
+    """Return what to build for a model and options.
+
+    gpu: the one that will run it; None only where plans are portable.
+
+    Raises:
+        InputError: a setting does not fit.
+    """
+    settings = settings_from_text(flavour.settings, options.settings, engine=flavour.name)
+    profile = profile_for(model, batch=settings.profile, batch_size=options.batch_size)
+    version = str(load_api(flavour).__version__)
+    return BuildRequest(
+        flavour=flavour,
+        model=model,
+        settings=settings,
+        profile=profile,
+        fields=plan_fields(
+            flavour, version, model=model, settings=settings, profile=profile, gpu=gpu
+        ),
+        on_progress=options.on_progress,
+    )
+
+
+@dataclass(kw_only=True)
+class _Loaded:
+    """What lives from load to close."""
+
+    device: CudaDevice
+    contexts: Contexts
+    runner: Runner
+
+
+class _PlanEngine(Closing, ABC):
+    """What both engines are; `flavour` is the difference."""
+
+    flavour: ClassVar[Flavour]
+
+    def __init__(self, model: EngineModel, options: EngineOptions) -> None:
+        settings = settings_from_text(
+            self.flavour.settings, options.settings, engine=self.flavour.name
+        )
+        gpu = require_gpu(driver(), settings.device, flavour=self.flavour)
+        request = build_request(self.flavour, model, options, gpu=gpu)
+        trt = load_api(self.flavour)
+        device = CudaDevice(settings.device)
+        try:
+            self._load(trt, request, device=device, gpu=gpu)
+        except BaseException:
+            device.close()
+            raise
+
+    def _load(self, trt: Any, request: BuildRequest, *, device: CudaDevice, gpu: Gpu) -> None:
+        logger = new_logger(trt)
+        runtime = trt.Runtime(logger)
+        if _holds_code(request.settings):
+            runtime.engine_host_code_allowed = True
+        engine = loaded_engine(
+            request,
+            gpu=gpu,
+            build=lambda: plan_from_graph(request).data,
+            deserialize=runtime.deserialize_cuda_engine,
+        )
+        self._tensors = tensors_of_engine(trt, engine, request.model)
+        contexts = Contexts(trt, engine, device, request=request, gpu=gpu, logger=logger)
+        runner = Runner(
+            contexts.new_context,
+            device,
+            tensors=self._tensors,
+            graphs=request.settings.cuda_graphs and self.flavour.times_kernels,
+            logger=logger,
+        )
+        self._loaded: _Loaded | None = _Loaded(device=device, contexts=contexts, runner=runner)
+        inspector = engine.create_engine_inspector()
+        text = inspector.get_engine_information(trt.LayerInformationFormat.JSON)
+        self._info = EngineInfo(
+            name=self.flavour.name,
+            version=request.fields["version"],
+            device=name_of_gpu(gpu),
+            precision=realised_precision(
+                request.model.precision, shares_from_inspector(text), source=request.model.source
+            ),
+        )
+
+    @property
+    def info(self) -> EngineInfo:
+        """What runs. The precision is the one that the engine inspector reads back."""
+        return self._info
+
+    @property
+    def inputs(self) -> tuple[TensorSpec, ...]:
+        """The inputs in the graph's order."""
+        return self._tensors.inputs
+
+    @property
+    def outputs(self) -> tuple[TensorSpec, ...]:
+        """The outputs in the graph's order."""
+        return self._tensors.outputs
+
+    def infer(self, feeds: Mapping[str, np.ndarray[Any, Any]]) -> Arrays:
+        """Run the graph once; see `Engine.infer`. A batch larger than the profile is split.
+
+        Raises:
+            InputError: a size is outside the profile.
+        """
+        check_feeds(self.inputs, feeds)
+        return self._open().runner.run(feeds)
+
+    def device_seconds(
+        self, feeds: Mapping[str, np.ndarray[Any, Any]], *, repeats: int
+    ) -> list[float]:
+        """Time the device alone; see `DeviceTimer.device_seconds`.
+
+        Raises:
+            InputError: the batch is larger than the profile.
+        """
+        check_feeds(self.inputs, feeds)
+        return self._open().runner.device_seconds(feeds, repeats=repeats)
+
+    def close(self) -> None:
+        """Free the engine, its buffers and streams; keep what RTX compiled at run time."""
+        if (loaded := self._loaded) is None:
+            return
+        self._loaded = None
+        loaded.device.use()
+        loaded.contexts.keep_compiled()
+        loaded.runner.close()
+        loaded.contexts.close()
+        loaded.device.close()
+
+    def _open(self) -> _Loaded:
+        if self._loaded is None:
+            raise EngineError("the engine is closed; load the bundle again")
+        return self._loaded
+
+
+@final
+class TensorRtEngine(_PlanEngine):
+    """Runs a graph with TensorRT 11 on an NVIDIA GPU."""
+
+    flavour = TENSORRT
+
+
+@final
+class TensorRtRtxEngine(_PlanEngine):
+    """Runs a graph with TensorRT-RTX on an NVIDIA GPU."""
+
+    flavour = TENSORRT_RTX
+
+
+def tensors_of_engine(trt: Any, engine: Any, model: EngineModel) -> Tensors:
+    """Return the inputs, outputs and shapes of a loaded engine.
+
+    Raises:
+        BundleError: a tensor has a dtype that dlcv does not use.
+    """
+    names = [engine.get_tensor_name(number) for number in range(engine.num_io_tensors)]
+    specs = [_spec_from_engine(trt, engine, name) for name in names]
+    fed = {name for name in names if engine.get_tensor_mode(name) == trt.TensorIOMode.INPUT}
+    shapes = {name: engine.get_tensor_profile_shape(name, 0) for name in names if name in fed}
+    return Tensors(
+        inputs=with_symbols([spec for spec in specs if spec.name in fed], model.tensors),
+        outputs=with_symbols([spec for spec in specs if spec.name not in fed], model.tensors),
+        least={name: tuple(least) for name, (least, _, _) in shapes.items()},
+        most={name: tuple(most) for name, (_, _, most) in shapes.items()},
+    )
+
+
+def _spec_from_engine(trt: Any, engine: Any, name: str) -> TensorSpec:
+    """A loaded engine has forgotten the symbols of the ONNX graph: a dynamic dimension is "?"."""
+    dtype = dtype_from_tensorrt(trt, engine.get_tensor_dtype(name))
+    if dtype is None:
+        raise BundleError(f"tensor {name!r} has a type that dlcv does not use")
+    shape = tuple(UNKNOWN if size < 0 else int(size) for size in engine.get_tensor_shape(name))
+    return TensorSpec(name=name, dtype=dtype, shape=shape)
+
+
+def _holds_code(settings: PlanSettings) -> bool:
+    return isinstance(settings, TensorRtSettings) and settings.version_compatible

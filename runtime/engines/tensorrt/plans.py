@@ -1,0 +1,86 @@
+"""Where a plan comes from: the bundle, the cache, or a build."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable
+from typing import Any
+
+from dlcv.runtime.cache import CacheKey, locked, lookup, store
+from dlcv.runtime.engines.tensorrt.build import BuildRequest
+from dlcv.runtime.engines.tensorrt.fields import misfit
+from dlcv.runtime.errors import EngineError, OutputError
+from dlcv.runtime.gpu import Gpu
+
+
+def plan_key(request: BuildRequest) -> CacheKey:
+    """Return the cache key of a plan."""
+    subject = hashlib.sha256(request.model.onnx).hexdigest()
+    return CacheKey(kind="engines", subject=subject, fields=request.fields)
+
+
+def loaded_engine(
+    request: BuildRequest,
+    *,
+    gpu: Gpu | None,
+    build: Callable[[], bytes],
+    deserialize: Callable[[bytes], Any],
+) -> Any:
+    """Return TensorRT's engine, from the bundle's plan, the cached one, or a new one.
+
+    A plan that does not fit is not loaded, and the reason is said. One that fits and yet does not load
+    is deleted from the cache and built anew, once.
+
+    build: returns a new plan. deserialize: returns an engine, or None when it does not load.
+
+    Raises:
+        EngineError: a plan that was just built does not load.
+    """
+    engine = _from_bundle(request, gpu=gpu, deserialize=deserialize)
+    if engine is not None:
+        return engine
+    key = plan_key(request)
+    engine = deserialize(cached_or_built(key, request, build=build))
+    if engine is None:
+        key.path.unlink(missing_ok=True)
+        request.on_progress(f"building again: the cached engine {key.path} does not load", None)
+        engine = deserialize(cached_or_built(key, request, build=build))
+    if engine is None:
+        raise EngineError(
+            f"{request.flavour.words} does not load the engine that it has just built; "
+            "its libraries do not fit the driver or the GPU: see dlcv-infer doctor"
+        )
+    return engine
+
+
+def cached_or_built(key: CacheKey, request: BuildRequest, *, build: Callable[[], bytes]) -> bytes:
+    """Return the cached plan, or build and keep one; of two processes, one builds."""
+    found = lookup(key)
+    if found.data is not None:
+        return found.data
+    with locked(key):
+        if (again := lookup(key)).data is not None:
+            return again.data
+        request.on_progress(f"building the {request.flavour.words} engine: {found.reason}", None)
+        data = build()
+        try:
+            store(key, data)
+        except OutputError as e:
+            request.on_progress(f"the engine will be built again next time: {e}", None)
+        return data
+
+
+def _from_bundle(
+    request: BuildRequest, *, gpu: Gpu | None, deserialize: Callable[[bytes], Any]
+) -> Any:
+    for stored in request.model.plans:
+        if stored.plan.engine != request.flavour.name:
+            continue
+        reason = misfit(stored.plan.fields, request.fields, gpu=gpu)
+        if reason is None:
+            engine = deserialize(stored.read())
+            if engine is not None:
+                return engine
+            reason = "it does not load here"
+        request.on_progress(f"the bundle's {stored.plan.file} is not used: {reason}", None)
+    return None
