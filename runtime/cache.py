@@ -44,10 +44,14 @@ class CacheKey:
 
 @dataclass(frozen=True, kw_only=True)
 class Lookup:
-    """What the cache holds for a key: the bytes, or why there are none (words after "because")."""
+    """What the cache holds for a key: the bytes, or why there are none (words after "because").
+
+    damaged: there was a file that could not be used.
+    """
 
     data: bytes | None
     reason: str = ""
+    damaged: bool = False
 
 
 def cache_folder() -> Path:
@@ -71,7 +75,8 @@ def lookup(key: CacheKey) -> Lookup:
     fault = _fault(key, header, data)
     if fault:
         key.path.unlink(missing_ok=True)
-        return Lookup(data=None, reason=f"the cached file {key.path} {fault}, and was deleted")
+        reason = f"the cached file {key.path} {fault}, and was deleted"
+        return Lookup(data=None, reason=reason, damaged=True)
     return Lookup(data=data)
 
 

@@ -3,7 +3,7 @@
 import ctypes
 import io
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -49,6 +49,15 @@ def _has_nvidia_driver() -> bool:
     except OSError:
         return False
     return True
+
+
+@pytest.fixture(scope="session", autouse=True)
+def cache_of_tests(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+    """Give all tests one cache folder of their own; that of the user is neither read nor written."""
+    with pytest.MonkeyPatch.context() as patch:
+        folder = tmp_path_factory.mktemp("cache")
+        patch.setenv("DLCV_CACHE", str(folder))
+        yield folder
 
 
 @pytest.fixture(scope="session")

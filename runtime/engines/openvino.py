@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
+import hashlib
+import platform
+import re
 from collections.abc import Mapping
+from contextlib import suppress
 from typing import Any, Literal, final
 
 import numpy as np
 
+from dlcv.runtime.cache import CacheKey, lookup, store
 from dlcv.runtime.closing import Closing
 from dlcv.runtime.engines.base import (
     UNKNOWN,
@@ -19,8 +24,8 @@ from dlcv.runtime.engines.base import (
     settings_from_text,
     with_symbols,
 )
-from dlcv.runtime.errors import BundleError, EngineError
-from dlcv.runtime.manifest import DType, TensorSpec
+from dlcv.runtime.errors import BundleError, EngineError, InputError, OutputError
+from dlcv.runtime.manifest import DType, Precision, TensorSpec
 from dlcv.runtime.system import cpu_count
 
 _DTYPES: dict[str, DType] = {
@@ -30,12 +35,18 @@ _DTYPES: dict[str, DType] = {
     "f16": "float16",
     "f32": "float32",
 }
+_PRECISIONS: dict[str, Precision] = {"f32": "fp32", "f16": "fp16", "bf16": "bf16"}
 
 
 class OpenVinoSettings(EngineSettings, frozen=True):
-    """mode: optimise one call (latency) or many at once (throughput)."""
+    """mode: what OpenVINO tunes itself for. latency: one batch on all threads. throughput: a batch is cut into parts
+    that run side by side, each on threads of its own. precision: of the arithmetic where the graph leaves it open;
+    f16 and bf16 lower it. cache: keep the compiled graph for the next start.
+    """
 
     mode: Literal["latency", "throughput"] = "latency"
+    precision: Literal["f32", "f16", "bf16"] = "f32"
+    cache: bool = True
 
 
 @final
@@ -46,24 +57,28 @@ class OpenVinoEngine(Closing):
         import openvino
 
         own = settings_from_text(OpenVinoSettings, options.settings, engine="openvino")
-        core = openvino.Core()
         config = {
             "PERFORMANCE_HINT": own.mode.upper(),
-            "INFERENCE_PRECISION_HINT": "f32",  # by itself it would lower to bf16 where the CPU has that
-            "INFERENCE_NUM_THREADS": options.threads or cpu_count(),
+            "INFERENCE_PRECISION_HINT": own.precision,  # unset, it is bf16 where the CPU has that
+            "INFERENCE_NUM_THREADS": str(options.threads or cpu_count()),
         }
-        try:
-            compiled = core.compile_model(core.read_model(model.onnx), "CPU", config)
-        except RuntimeError as e:
-            raise BundleError(f"OpenVINO cannot load the graph: {_last_line(e)}") from e
+        core = openvino.Core()
+        compiled = (
+            _compiled_or_cached(core, model, config, options=options)
+            if own.cache
+            else _compiled(core, model, config)
+        )
         self._inputs = with_symbols([_spec_from_port(p) for p in compiled.inputs], model.tensors)
         self._outputs = with_symbols([_spec_from_port(p) for p in compiled.outputs], model.tensors)
-        self._request: Any = compiled.create_infer_request()
+        parts = 1
+        if own.mode == "throughput" and _has_batch_everywhere(self._inputs + self._outputs):
+            parts = compiled.get_property("NUM_STREAMS")
+        self._requests: list[Any] = [compiled.create_infer_request() for _ in range(parts)]
         self._info = EngineInfo(
             name="openvino",
-            version=openvino.__version__.split("-")[0],
+            version=_version(),
             device="cpu",
-            precision=model.precision,
+            precision=_realised_precision(compiled, model.precision, asked=own.precision),
         )
 
     @property
@@ -84,28 +99,111 @@ class OpenVinoEngine(Closing):
     def infer(self, feeds: Mapping[str, np.ndarray[Any, Any]]) -> Arrays:
         """Run the graph once; see `Engine.infer`."""
         check_feeds(self._inputs, feeds)
-        if self._request is None:
+        if not self._requests:
             raise EngineError("the engine is closed; load the bundle again")
         try:
-            results = self._request.infer(dict(feeds), share_inputs=True)
+            if len(self._requests) == 1:
+                # Without share_outputs the arrays are copies, which the caller may keep.
+                results = self._requests[0].infer(dict(feeds), share_inputs=True)
+                return {spec.name: results[number] for number, spec in enumerate(self._outputs)}
+            return self._infer_in_parts(feeds)
         except RuntimeError as e:
-            raise EngineError(f"OpenVINO failed: {_last_line(e)}") from e
-        return {spec.name: np.array(results[number]) for number, spec in enumerate(self._outputs)}
+            raise EngineError(f"OpenVINO failed: {_reason(e)}") from e
 
     def close(self) -> None:
         """Free the compiled model."""
-        self._request = None
+        self._requests = []
+
+    def _infer_in_parts(self, feeds: Mapping[str, np.ndarray[Any, Any]]) -> Arrays:
+        batch = len(next(iter(feeds.values())))
+        bounds = np.linspace(0, batch, min(batch, len(self._requests)) + 1).astype(int).tolist()
+        running = self._requests[: len(bounds) - 1]
+        for request, start, stop in zip(running, bounds, bounds[1:], strict=False):
+            part = {name: array[start:stop] for name, array in feeds.items()}
+            request.start_async(part, share_inputs=True)
+        for request in running:
+            request.wait()
+        return {
+            spec.name: np.concatenate([r.get_output_tensor(number).data for r in running])
+            for number, spec in enumerate(self._outputs)
+        }
+
+
+def _compiled(core: Any, model: EngineModel, config: dict[str, str]) -> Any:
+    try:
+        return core.compile_model(core.read_model(model.onnx), "CPU", config)
+    except RuntimeError as e:
+        raise BundleError(f"OpenVINO cannot load the graph: {_reason(e)}") from e
+
+
+def _compiled_or_cached(
+    core: Any, model: EngineModel, config: dict[str, str], *, options: EngineOptions
+) -> Any:
+    """Take the compiled graph from the cache, or compile and store it.
+
+    OpenVINO's own cache (CACHE_DIR) loads a file with a wrong byte and answers wrongly; ours is checked by SHA-256.
+    """
+    key = CacheKey(
+        kind="openvino",
+        subject=hashlib.sha256(model.onnx).hexdigest(),
+        fields={
+            **config,
+            "engine": f"openvino {_version()}",
+            "device": core.get_property("CPU", "FULL_DEVICE_NAME"),
+            "capabilities": " ".join(core.get_property("CPU", "OPTIMIZATION_CAPABILITIES")),
+            "system": f"{platform.system()} {platform.machine()}",
+        },
+    )
+    found = lookup(key)
+    if found.data is not None:
+        with suppress(RuntimeError):  # OpenVINO refuses what another build of it wrote
+            return core.import_model(found.data, "CPU", config)
+    elif found.damaged:
+        options.on_progress(f"compiling: {found.reason}", None)
+    compiled = _compiled(core, model, config)
+    with suppress(OutputError):  # a cache that cannot be written is no reason not to run
+        store(key, compiled.export_model().getvalue())
+    return compiled
+
+
+def _version() -> str:
+    import openvino
+
+    version: str = openvino.__version__
+    return version.split("-", maxsplit=1)[0]
+
+
+def _realised_precision(compiled: Any, graph: Precision, *, asked: str) -> Precision:
+    """Return the lower of the graph's precision and that of the arithmetic, as the plugin says it.
+
+    Raises:
+        InputError: a lower precision was asked for, and this CPU does not have it.
+    """
+    real: str = compiled.get_property("INFERENCE_PRECISION_HINT").get_type_name()
+    if real != asked:
+        raise InputError(
+            f"OpenVINO computes in {real} on this CPU, which has no {asked}; leave out -E precision={asked}"
+        )
+    return _PRECISIONS[real] if graph == "fp32" else graph
+
+
+def _has_batch_everywhere(specs: tuple[TensorSpec, ...]) -> bool:
+    """Return whether every tensor's first dimension is the batch, so that a batch can be cut."""
+    return all(spec.shape[:1] == ("batch",) for spec in specs)
 
 
 def _spec_from_port(port: Any) -> TensorSpec:
     """OpenVINO forgets the symbols of an ONNX graph: a dynamic dimension is "?"."""
+    name, kind = port.get_any_name(), port.get_element_type().get_type_name()
+    if kind not in _DTYPES:
+        raise BundleError(f"tensor {name!r} has type {kind}, which dlcv does not use")
     shape = tuple(UNKNOWN if d.is_dynamic else d.get_length() for d in port.get_partial_shape())
-    return TensorSpec(
-        name=port.get_any_name(),
-        dtype=_DTYPES[port.get_element_type().get_type_name()],
-        shape=shape,
-    )
+    return TensorSpec(name=name, dtype=_DTYPES[kind], shape=shape)
 
 
-def _last_line(error: Exception) -> str:
-    return str(error).strip().splitlines()[-1]
+def _reason(error: RuntimeError) -> str:
+    """Return the telling part of OpenVINO's many lines."""
+    text = str(error)
+    if unsupported := re.search(r"No conversion rule found for operations: (.+)", text):
+        return f"it has no operator {unsupported[1].strip()}"
+    return text.strip().splitlines()[-1]

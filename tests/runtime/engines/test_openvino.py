@@ -1,0 +1,196 @@
+"""OpenVINO gives the golden answers in every mode, says its precision, and survives a damaged cache."""
+
+import hashlib
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx
+import pytest
+
+from dlcv.runtime import open_bundle
+from dlcv.runtime.engines import EngineModel, EngineOptions, load_engine
+from dlcv.runtime.engines.openvino import OpenVinoEngine
+from dlcv.runtime.errors import BundleError, EngineError, InputError
+from dlcv.runtime.manifest import TensorSpec
+from dlcv.runtime.parity import replay_golden
+
+openvino = pytest.importorskip("openvino")
+UINT8, FLOAT, DOUBLE = onnx.TensorProto.UINT8, onnx.TensorProto.FLOAT, onnx.TensorProto.DOUBLE
+make, info = onnx.helper.make_node, onnx.helper.make_tensor_value_info
+
+
+def model(nodes: list[Any], output: Any, **constants: Any) -> bytes:
+    tensors = [onnx.numpy_helper.from_array(np.asarray(v), k) for k, v in constants.items()]
+    graph = onnx.helper.make_graph(
+        nodes, "g", [info("image", UINT8, ["batch", 2])], [output], tensors
+    )
+    opsets = [onnx.helper.make_opsetid("", 18)]
+    made: bytes = onnx.helper.make_model(
+        graph, opset_imports=opsets, ir_version=10
+    ).SerializeToString()
+    return made
+
+
+def load(data: bytes, settings: Mapping[str, str] | None = None, **options: Any) -> OpenVinoEngine:
+    tensors = (
+        TensorSpec(name="image", dtype="uint8", shape=("batch", 2)),
+        TensorSpec(name="y", dtype="float32", shape=("batch", 2)),
+    )
+    chosen = EngineOptions(settings={"cache": "false"} | dict(settings or {}), **options)
+    return OpenVinoEngine(EngineModel(onnx=data, tensors=tensors), chosen)
+
+
+CAST = model([make("Cast", ["image"], ["y"], to=FLOAT)], info("y", FLOAT, ["batch", 2]))
+
+
+@pytest.mark.parametrize("mode", ["latency", "throughput"])
+@pytest.mark.parametrize("name", ["cifar10-vit", "camvid-lraspp"])
+def test_golden_cases_pass(name: str, mode: str) -> None:
+    bundle, options = open_bundle(name), EngineOptions(threads=2, settings={"mode": mode})
+    with load_engine(bundle, "openvino", options=options) as engine:
+        assert replay_golden(bundle, engine).failures == ()
+        assert engine.info.precision == "fp32"
+
+
+@pytest.mark.parametrize("batch", [1, 2, 3, 5])
+def test_a_batch_cut_into_parts_gives_the_answers_of_the_whole(batch: int) -> None:
+    image = np.arange(batch * 2, dtype=np.uint8).reshape(batch, 2)
+    with load(CAST, {"mode": "throughput"}, threads=2) as engine:
+        assert engine.infer({"image": image})["y"].tolist() == image.tolist()
+
+
+@pytest.mark.parametrize("mode", ["latency", "throughput"])
+def test_results_are_not_overwritten_by_the_next_call(mode: str) -> None:
+    with load(CAST, {"mode": mode}, threads=2) as engine:
+        first = engine.infer({"image": np.full((2, 2), 1, np.uint8)})["y"]
+        engine.infer({"image": np.full((2, 2), 2, np.uint8)})
+    assert first.tolist() == [[1, 1], [1, 1]]
+
+
+@pytest.mark.parametrize(
+    ("data", "message"),
+    [
+        (b"", "OpenVINO cannot load the graph"),
+        (b"not onnx", "OpenVINO cannot load the graph"),
+        (
+            model([make("Unheard", ["image"], ["y"])], info("y", FLOAT, ["batch", 2])),
+            "OpenVINO cannot load the graph: it has no operator Unheard",
+        ),
+        (
+            model([make("Cast", ["image"], ["y"], to=FLOAT)], info("z", FLOAT, ["batch", 2])),
+            "OpenVINO cannot load the graph: z node not found",
+        ),
+        (
+            model([make("Cast", ["image"], ["y"], to=DOUBLE)], info("y", DOUBLE, ["batch", 2])),
+            "tensor 'y' has type f64, which dlcv does not use",
+        ),
+    ],
+)
+def test_a_graph_that_cannot_be_loaded_is_a_bundle_error(data: bytes, message: str) -> None:
+    with pytest.raises(BundleError, match=message) as caught:
+        load(data)
+    assert "\n" not in str(caught.value)
+
+
+def test_a_failure_while_running_is_an_engine_error() -> None:
+    reshape = model(
+        [make("Reshape", ["image", "s"], ["y"])], info("y", UINT8, [3, "n"]), s=np.array([3, -1])
+    )
+    with load(reshape) as engine, pytest.raises(EngineError, match=r"^OpenVINO failed: ") as caught:
+        engine.infer({"image": np.zeros((2, 2), np.uint8)})
+    assert "\n" not in str(caught.value)
+
+
+def test_a_closed_engine_says_so() -> None:
+    engine = load(CAST)
+    engine.close()
+    engine.close()
+    with pytest.raises(EngineError, match="the engine is closed; load the bundle again"):
+        engine.infer({"image": np.zeros((1, 2), np.uint8)})
+
+
+@pytest.mark.parametrize(("asked", "stated"), [("f16", "fp16"), ("bf16", "bf16")])
+def test_a_lower_precision_is_stated_or_refused(asked: str, stated: str) -> None:
+    capabilities = openvino.Core().get_property("CPU", "OPTIMIZATION_CAPABILITIES")
+    if stated.upper() in capabilities:
+        assert load(CAST, {"precision": asked}).info.precision == stated
+    else:
+        with pytest.raises(
+            InputError, match=f"computes in f32 .*has no {asked}; leave out -E precision={asked}"
+        ):
+            load(CAST, {"precision": asked})
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"mode": "fastest"}, "a setting of engine 'openvino' does not fit"),
+        ({"streams": "2"}, "no setting 'streams'; it has mode, precision, cache"),
+    ],
+)
+def test_a_setting_that_does_not_fit_is_refused(settings: dict[str, str], message: str) -> None:
+    with pytest.raises(InputError, match=message):
+        load(CAST, settings)
+
+
+class Told:
+    """Remembers what an engine says while it loads."""
+
+    def __init__(self) -> None:
+        self.words: list[str] = []
+
+    def __call__(self, words: str, share: float | None) -> None:
+        self.words.append(words)
+
+
+@pytest.mark.parametrize("damage", ["truncated", "a wrong byte", "foreign"])
+def test_a_damaged_cache_file_is_told_of_and_made_anew(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, damage: str
+) -> None:
+    monkeypatch.setenv("DLCV_CACHE", str(tmp_path))
+    told, image = Told(), np.full((1, 2), 7, np.uint8)
+    for _ in range(2):
+        assert load(CAST, {"cache": "true"}, on_progress=told).infer({"image": image})["y"][0, 0]
+    (entry,) = tmp_path.rglob("*.bin")
+    good = entry.read_bytes()
+    assert told.words == []
+    middle = len(good) // 2
+    entry.write_bytes(
+        {
+            "truncated": good[:middle],
+            "a wrong byte": good[:middle] + bytes([good[middle] ^ 1]) + good[middle + 1 :],
+            "foreign": b"not ours",
+        }[damage]
+    )
+    with load(CAST, {"cache": "true"}, on_progress=told) as engine:
+        assert engine.infer({"image": image})["y"].tolist() == [[7, 7]]
+    assert len(told.words) == 1
+    assert "compiling: the cached file" in told.words[0]
+    load(CAST, {"cache": "true"}, on_progress=told)
+    assert len(told.words) == 1  # it was written anew
+
+
+def test_what_another_build_of_openvino_wrote_is_made_anew(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("DLCV_CACHE", str(tmp_path))
+    load(CAST, {"cache": "true"})
+    (entry,) = tmp_path.rglob("*.bin")
+    header = json.loads(entry.read_bytes().partition(b"\n")[0])
+    header["sha256"] = hashlib.sha256(b"of another build").hexdigest()
+    entry.write_bytes(json.dumps(header).encode() + b"\nof another build")
+    with load(CAST, {"cache": "true"}) as engine:
+        assert engine.infer({"image": np.ones((1, 2), np.uint8)})["y"].tolist() == [[1, 1]]
+    assert not entry.read_bytes().endswith(b"of another build")
+
+
+def test_a_cache_that_cannot_be_written_is_no_reason_not_to_run(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "file").touch()
+    monkeypatch.setenv("DLCV_CACHE", str(tmp_path / "file"))
+    with load(CAST, {"cache": "true"}) as engine:
+        assert engine.infer({"image": np.ones((1, 2), np.uint8)})["y"].tolist() == [[1, 1]]
