@@ -57,9 +57,9 @@ class OrtEngine(Closing):
         try:
             session = onnxruntime.InferenceSession(model.onnx, settings, providers=[_PROVIDER])
         except Exception as e:  # ONNX Runtime's own classes share no base below Exception
-            raise BundleError(f"ONNX Runtime cannot load the graph: {_first_line(e)}") from e
-        self._inputs = tuple(_spec_from_argument(a) for a in session.get_inputs())
-        self._outputs = tuple(_spec_from_argument(a) for a in session.get_outputs())
+            raise BundleError(f"ONNX Runtime cannot load the graph: {reason_from_error(e)}") from e
+        self._inputs = tuple(spec_from_argument(a) for a in session.get_inputs())
+        self._outputs = tuple(spec_from_argument(a) for a in session.get_outputs())
         self._session: onnxruntime.InferenceSession | None = session
         self._names = [spec.name for spec in self._outputs]
         self._info = EngineInfo(
@@ -89,7 +89,7 @@ class OrtEngine(Closing):
         try:
             arrays = self._session.run(self._names, dict(feeds))
         except Exception as e:
-            raise EngineError(f"ONNX Runtime failed: {_first_line(e)}") from e
+            raise EngineError(f"ONNX Runtime failed: {reason_from_error(e)}") from e
         return dict(zip(self._names, cast("list[np.ndarray[Any, Any]]", arrays), strict=True))
 
     def close(self) -> None:
@@ -97,7 +97,12 @@ class OrtEngine(Closing):
         self._session = None
 
 
-def _spec_from_argument(argument: Any) -> TensorSpec:
+def spec_from_argument(argument: Any) -> TensorSpec:
+    """Return the spec of a session's input or output.
+
+    Raises:
+        BundleError: its type is none of ours.
+    """
     dtype = _DTYPES.get(argument.type)
     if dtype is None:
         raise BundleError(
@@ -107,7 +112,7 @@ def _spec_from_argument(argument: Any) -> TensorSpec:
     return TensorSpec(name=argument.name, dtype=dtype, shape=shape)
 
 
-def _first_line(error: Exception) -> str:
+def reason_from_error(error: Exception) -> str:
     """Return the first line of a message, without ONNX Runtime's error code and source position."""
-    line = str(error).strip().splitlines()[0]
+    line = (str(error).strip() or type(error).__name__).splitlines()[0]
     return re.sub(r"^\[ONNXRuntimeError\] : \d+ : \w+ : |/onnxruntime_src/\S+:\d+ ", "", line)

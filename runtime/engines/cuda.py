@@ -1,0 +1,290 @@
+"""ONNX Runtime with its CUDA provider."""
+
+from __future__ import annotations
+
+import ctypes
+import io
+import sys
+from collections import Counter
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager, redirect_stdout
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, final
+
+from dlcv.runtime.closing import Closing
+from dlcv.runtime.engines.base import (
+    Arrays,
+    EngineInfo,
+    EngineModel,
+    EngineOptions,
+    EngineSettings,
+    check_feeds,
+    settings_from_text,
+    with_symbols,
+)
+from dlcv.runtime.engines.binding import BoundSession
+from dlcv.runtime.engines.ort import reason_from_error, spec_from_argument
+from dlcv.runtime.engines.tensorrt.device import CudaDevice, OutOfDeviceMemoryError
+from dlcv.runtime.errors import BundleError, EngineError, EngineUnavailableError, InputError
+from dlcv.runtime.gpu import Gpu, driver
+from dlcv.runtime.system import cpu_count
+
+if TYPE_CHECKING:
+    import numpy as np
+
+    from dlcv.runtime.manifest import TensorSpec
+
+_PROVIDER = "CUDAExecutionProvider"
+_LOG_FATAL_ONLY, _LOG_WARNINGS = 4, 2
+# Work that should be on the GPU. Arithmetic on shapes is left to the CPU on purpose.
+_HEAVY = frozenset(
+    [
+        "Attention",
+        "BatchNormalization",
+        "Conv",
+        "ConvTranspose",
+        "Einsum",
+        "FusedConv",
+        "FusedMatMul",
+        "Gemm",
+        "LayerNormalization",
+        "MatMul",
+        "MultiHeadAttention",
+        "QLinearConv",
+        "QLinearMatMul",
+        "Resize",
+        "SkipLayerNormalization",
+        "Softmax",
+    ]
+)
+
+
+class CudaSettings(EngineSettings, frozen=True):
+    """device: number of the GPU. tf32: let fp32 products round to 10 bits of mantissa; faster. cuda_graphs: record
+    each shape's kernels once and replay them; faster where a batch takes less than about a millisecond.
+    """
+
+    device: int = 0
+    tf32: bool = False
+    cuda_graphs: bool = False
+
+
+@final
+class CudaEngine(Closing):
+    """Runs a graph with ONNX Runtime's CUDA provider, on page-locked buffers and a stream of its own.
+
+    CUDA graphs belong to a thread: one that infers for the first time captures them anew.
+    """
+
+    def __init__(self, model: EngineModel, options: EngineOptions) -> None:
+        import onnxruntime
+
+        own = settings_from_text(CudaSettings, options.settings, engine="cuda")
+        gpu = gpu_of_number(own.device, driver().gpus)
+        check_precision(model)
+        self._device = CudaDevice(own.device)
+        stream = self._device.new_stream()
+        try:
+            provider_options = {
+                "device_id": str(own.device),
+                "user_compute_stream": str(self._device.stream_number(stream)),
+                "use_tf32": str(int(own.tf32)),
+                "enable_cuda_graph": str(int(own.cuda_graphs)),
+            }
+            session = open_session(model, options, provider=(_PROVIDER, provider_options))
+            require_provider(session, _PROVIDER)
+        except (BundleError, EngineError, EngineUnavailableError):
+            self._device.close()
+            raise
+        if strays := heavy_operators_elsewhere(session, _PROVIDER):
+            options.on_progress(f"ONNX Runtime leaves these operators to the CPU: {strays}", None)
+        self._inputs, self._outputs = session_specs(session, model)
+        self._bound: BoundSession | None = BoundSession(
+            session,
+            specs=(self._inputs, self._outputs),
+            place=("cuda", own.device),
+            device=self._device,
+            stream=stream,
+            new_memory=lambda: CudaDevice(own.device),
+            graphs=own.cuda_graphs,
+        )
+        self._info = EngineInfo(
+            name="cuda",
+            version=onnxruntime.__version__,
+            device=f"{gpu.name} (cuda:{own.device})" + (", TF32" if own.tf32 else ""),
+            precision=model.precision,
+        )
+
+    @property
+    def info(self) -> EngineInfo:
+        """What runs."""
+        return self._info
+
+    @property
+    def inputs(self) -> tuple[TensorSpec, ...]:
+        """The inputs in the graph's order."""
+        return self._inputs
+
+    @property
+    def outputs(self) -> tuple[TensorSpec, ...]:
+        """The outputs in the graph's order."""
+        return self._outputs
+
+    def infer(self, feeds: Mapping[str, np.ndarray[Any, Any]]) -> Arrays:
+        """Run the graph once; see `Engine.infer`."""
+        bound = self._ready(feeds)
+        with engine_errors(feeds):
+            return bound.run(feeds)
+
+    def device_seconds(
+        self, feeds: Mapping[str, np.ndarray[Any, Any]], *, repeats: int
+    ) -> list[float]:
+        """Time the device alone; see `DeviceTimer`."""
+        bound = self._ready(feeds)
+        with engine_errors(feeds):
+            return bound.device_seconds(feeds, repeats=repeats)
+
+    def close(self) -> None:
+        """Free buffers, session and stream."""
+        if self._bound is not None:
+            self._bound.close()
+            self._bound = None  # the session goes before its stream
+            self._device.close()
+
+    def _ready(self, feeds: Mapping[str, np.ndarray[Any, Any]]) -> BoundSession:
+        check_feeds(self._inputs, feeds)
+        if self._bound is None:
+            raise EngineError("the engine is closed; load the bundle again")
+        return self._bound
+
+
+def gpu_of_number(number: int, gpus: tuple[Gpu, ...]) -> Gpu:
+    """Return the GPU of a number.
+
+    Raises:
+        InputError: there is no such GPU.
+    """
+    if not 0 <= number < len(gpus):
+        there_are = "; ".join(f"{gpu.index} is {gpu}" for gpu in gpus) or "there is none"
+        raise InputError(f"there is no GPU {number}: {there_are}")
+    return gpus[number]
+
+
+def check_precision(model: EngineModel) -> None:
+    """Refuse what would not run in the precision that it is for.
+
+    Raises:
+        InputError: an int8 graph.
+    """
+    if model.precision == "int8":
+        raise InputError(
+            "ONNX Runtime's CUDA provider has no int8 convolutions and would compute in fp32; "
+            "use --precision fp16, or an int8 graph with --engine trt"
+        )
+
+
+def open_session(
+    model: EngineModel, options: EngineOptions, *, provider: tuple[str, dict[str, str]]
+) -> Any:
+    """Return a session, with no word of ONNX Runtime on the terminal.
+
+    Raises:
+        BundleError: the graph cannot be loaded.
+        EngineError: the device's memory is too small.
+    """
+    import onnxruntime
+
+    settings = onnxruntime.SessionOptions()
+    settings.intra_op_num_threads = options.threads or cpu_count()
+    settings.log_severity_level = _LOG_FATAL_ONLY
+    settings.add_session_config_entry("session.record_ep_graph_assignment_info", "1")
+    with redirect_stdout(io.StringIO()):  # it prints each library that it does not find
+        onnxruntime.preload_dlls()
+    # A provider that does not start writes red lines to the logger of the process, and our sentence says why.
+    onnxruntime.set_default_logger_severity(_LOG_FATAL_ONLY)
+    try:
+        return onnxruntime.InferenceSession(
+            model.onnx, settings, providers=[provider], enable_fallback=0
+        )
+    except Exception as e:  # ONNX Runtime's own classes share no base below Exception
+        reason = reason_from_error(e)
+        if is_out_of_memory(reason):
+            raise EngineError(f"the GPU's memory is too small for the graph: {reason}") from e
+        if "graph capture" in reason:
+            reason += "; leave out -E cuda_graphs=true"
+        raise BundleError(f"ONNX Runtime cannot load the graph: {reason}") from e
+    finally:
+        onnxruntime.set_default_logger_severity(_LOG_WARNINGS)  # ONNX Runtime's own default
+
+
+def session_specs(
+    session: Any, model: EngineModel
+) -> tuple[tuple[TensorSpec, ...], tuple[TensorSpec, ...]]:
+    """Return a session's inputs and outputs with the manifest's symbols."""
+    inputs = [spec_from_argument(a) for a in session.get_inputs()]
+    outputs = [spec_from_argument(a) for a in session.get_outputs()]
+    return with_symbols(inputs, model.tensors), with_symbols(outputs, model.tensors)
+
+
+def require_provider(session: Any, provider: str) -> None:
+    """Check that a session runs on the provider that was asked for: ONNX Runtime falls back to the CPU silently.
+
+    Raises:
+        EngineUnavailableError: it does not.
+    """
+    if session.get_providers()[0] != provider:
+        raise EngineUnavailableError(
+            f"ONNX Runtime's CUDA provider does not start ({_why_not_started()}); get its libraries with "
+            "pip install 'onnxruntime-gpu[cuda,cudnn]'"
+        )
+
+
+def _why_not_started() -> str:
+    """Say what ONNX Runtime only logs: which library is missing. Its provider is not loaded yet, so it may be tried."""
+    import onnxruntime
+
+    prefix, suffix = ("", "dll") if sys.platform == "win32" else ("lib", "so")
+    folder = Path(onnxruntime.__file__).parent / "capi"
+    try:
+        ctypes.CDLL(str(folder / f"{prefix}onnxruntime_providers_cuda.{suffix}"))
+    except OSError as e:
+        return str(e).replace(f"{folder}/", "")
+    return "its libraries load, but it finds no device that it can use"
+
+
+def heavy_operators_elsewhere(session: Any, provider: str) -> str:
+    """Return the operators with much work that another provider runs, such as "Resize (2)", or ""."""
+    found = Counter(
+        node.op_type
+        for part in session.get_provider_graph_assignment_info()
+        if part.ep_name != provider
+        for node in part.get_nodes()
+        if node.op_type in _HEAVY
+    )
+    return ", ".join(f"{name} ({count})" for name, count in sorted(found.items()))
+
+
+@contextmanager
+def engine_errors(feeds: Mapping[str, np.ndarray[Any, Any]]) -> Iterator[None]:
+    """Turn what ONNX Runtime and CUDA raise during a run into our errors.
+
+    Raises:
+        EngineError: any failure; one for want of memory suggests a smaller batch.
+    """
+    try:
+        yield
+    except Exception as e:  # ONNX Runtime's own classes share no base below Exception
+        reason = reason_from_error(e)
+        if isinstance(e, OutOfDeviceMemoryError) or is_out_of_memory(reason):
+            batch = len(next(iter(feeds.values())))
+            raise EngineError(
+                f"the GPU's memory is too small for a batch of {batch}; give a smaller --batch"
+            ) from e
+        if isinstance(e, EngineError):
+            raise
+        raise EngineError(f"ONNX Runtime failed: {reason}") from e
+
+
+def is_out_of_memory(reason: str) -> bool:
+    """Return whether a message of ONNX Runtime is about memory: CUDA's own words, or its arena's."""
+    return "out of memory" in reason or "Failed to allocate memory" in reason
