@@ -10,7 +10,7 @@ BENCH_ARGS ?=
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 PROJECT := pyproject.toml setup.py
 
-.PHONY: help demo test check format bench docs clean
+.PHONY: help demo test check format bench benchmarks docs clean
 .DELETE_ON_ERROR:
 
 help: ## this list
@@ -37,6 +37,9 @@ format: .venv-dev/installed ## mend what ruff can, format
 
 bench: .venv-dev/installed ## run the benchmarks; BENCH_ARGS goes to pytest
 	$(DEV)/pytest bench --benchmark-only $(BENCH_ARGS)
+
+benchmarks: .venv-dev/installed ## measure docs/benchmarks.md anew (minutes; leave the machine alone)
+	$(DEV)/python bench/page.py --measure
 
 docs: .venv-dev/installed ## write the generated pages anew: command reference, JSON Schema
 	$(DEV)/python -m dlcv.cli.reference > docs/cli.md.new && mv docs/cli.md.new docs/cli.md

@@ -45,7 +45,7 @@ def tuning_summary(tuning: Tuning) -> str:
     return f"{text}: {share:.2f} times the images/s of plain ONNX Runtime at its best batch, {reference.batch}"
 
 
-def bench_table(report: Report) -> list[tuple[str, ...]]:
+def table_from_report(report: Report) -> list[tuple[str, ...]]:
     """Return a benchmark as rows of cells, the head first."""
     head = (
         "figure",
@@ -77,13 +77,13 @@ def bench_table(report: Report) -> list[tuple[str, ...]]:
     ]
 
 
-def save_report(report: Report, path: Path) -> None:
-    """Write a benchmark as JSON; its folder is made.
+def save_json(measured: Report | Tuning, path: Path) -> None:
+    """Write a benchmark or a tuning as JSON; its folder is made.
 
     Raises:
         OutputError: it cannot be written.
     """
-    text = msgspec.json.format(msgspec.json.encode(report), indent=2) + b"\n"
+    text = msgspec.json.format(msgspec.json.encode(measured), indent=2) + b"\n"
     write_atomically(path, lambda file: file.write(text))
 
 

@@ -63,7 +63,7 @@ def bench(
     from dlcv.runtime.bundle import open_bundle
     from dlcv.runtime.plot import require_plot, save_plot
     from dlcv.runtime.report import table
-    from dlcv.runtime.timetable import bench_table, save_report
+    from dlcv.runtime.timetable import save_json, table_from_report
 
     if out is not None:
         require_plot()
@@ -82,11 +82,11 @@ def bench(
             on_progress=settings.on_progress,
         )
         report = measure(opened, request)
-    print("\n".join(table(bench_table(report))))
+    print("\n".join(table(table_from_report(report))))
     for failure in report.failures:
         say(failure)
     if out is not None:
-        save_report(report, out / "bench.json")
+        save_json(report, out / "bench.json")
         save_plot(report, out / "bench.png")
         say(f"wrote {out / 'bench.json'} and {out / 'bench.png'}")
 

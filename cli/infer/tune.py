@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal, cast
 
 import typer
@@ -36,6 +37,7 @@ def tune(
     size: Annotated[
         int | None, typer.Option(min=1, help="Longer side in pixels, if the bundle's size varies.")
     ] = None,
+    json: Annotated[Path | None, typer.Option("--json", help="File for the table as JSON.")] = None,
 ) -> None:
     """Measure what runs a bundle fastest here.
 
@@ -52,7 +54,7 @@ def tune(
     """
     from dlcv.runtime.bundle import open_bundle
     from dlcv.runtime.report import table
-    from dlcv.runtime.timetable import tuning_summary, tuning_table
+    from dlcv.runtime.timetable import save_json, tuning_summary, tuning_table
     from dlcv.runtime.tune import TuneRequest
     from dlcv.runtime.tune import tune as measure
 
@@ -72,3 +74,5 @@ def tune(
         say(f"not measured: {reason}")
     print("\n".join(table(tuning_table(tuning))))
     say(tuning_summary(tuning))
+    if json is not None:
+        save_json(tuning, json)

@@ -1,0 +1,179 @@
+"""Write docs/benchmarks.md from the JSON files in docs/benchmarks; with --measure, measure them first.
+
+python bench/page.py --measure      # make benchmarks: some minutes, on a machine that does nothing else
+python bench/page.py                # the page alone, from what was measured before
+"""
+
+import subprocess
+import sys
+import tempfile
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import msgspec
+
+from dlcv.runtime.bench import FIGURES, Figure, Report
+from dlcv.runtime.choice import Tuning
+from dlcv.runtime.plot import save_plot
+from dlcv.runtime.timetable import tuning_table
+
+DOCS = Path(__file__).resolve().parents[1] / "docs"
+RESULTS = DOCS / "benchmarks"
+TITLES = {
+    "engine": "Engine only: arrays to arrays",
+    "host": "Host to host: decoded pixels in memory to result objects",
+    "file": "File to file: photos to result files",
+}
+HEAD = """# Benchmarks
+
+Made by `make benchmarks` (`bench/page.py`) from the JSON files in [benchmarks/](benchmarks/); do not edit.
+
+Every table is one run: all engines and baselines take turns, in an order that rotates, so that whatever else runs on the
+machine slows all alike. **Ratios are what to read; absolute figures hold for the machine named, on that day.** "plain ORT" is
+`onnxruntime.InferenceSession(model)` with all defaults and `session.run(None, feeds)`; "x plain" is images/s against it, the median of the
+rounds' ratios. Before the first call that counts there are two that do not. Times are medians of a call; p99 of few calls is nearly
+the slowest one.
+
+| figure | a call is |
+|---|---|
+| engine only | one batch of arrays through the engine; on a GPU the device's work alone, by CUDA events |
+| host to host | the same batch as decoded images: stack, copy, infer, make result objects |
+| file to file | a job of two batches (16 photos at least) from JPEG files to a results folder |
+"""
+GPU = """## On a GPU
+
+Nothing here was measured on a GPU yet. On a machine with one:
+
+```sh
+pip install '.[gpu,export,plot]'      # or [trt,...], [rtx,...]; see engines.md
+dlcv-export bundle torchvision:vit_b_16 --random -o bundles/vit
+dlcv-infer bench bundles/vit --checkpoint torchvision:vit_b_16 --random --batches 1,8,32,128 --out report-vit
+dlcv-export bundle torchvision:deeplabv3_resnet50 --random --size 512x512 -o bundles/deeplab
+dlcv-infer bench bundles/deeplab --checkpoint torchvision:deeplabv3_resnet50 --random --batches 1,8,32 --out report-deeplab
+cp report-vit/bench.json docs/benchmarks/vit-gpu.json && python bench/page.py
+```
+
+PyTorch then runs in fp16 as well, eager and compiled, and is timed by CUDA events like the engines.
+"""
+
+
+@dataclass(frozen=True)
+class Case:
+    """What is measured. source: exported first with random weights, and PyTorch runs beside it."""
+
+    name: str
+    batches: str
+    source: str | None = None
+
+    def commands(self, bundle: str, out: str) -> list[list[str]]:
+        """Return the commands that measure it, `out` being a folder."""
+        random = ["--checkpoint", self.source, "--random"] if self.source else []
+        sizes = ["--batches", self.batches]
+        export = ["dlcv-export", "bundle", self.source or "", "--random", "-o", bundle]
+        return [
+            *([export] if self.source else []),
+            ["dlcv-infer", "tune", bundle, *sizes, "--seconds", "20", "--json", f"{out}/tune.json"],
+            ["dlcv-infer", "bench", bundle, *sizes, "--seconds", "2", *random, "--out", out],
+        ]
+
+
+CASES = (
+    Case("cifar10-vit", "1,8,32"),
+    Case("camvid-lraspp", "1,4"),
+    Case("mobilenet-v2", "1,8", source="torchvision:mobilenet_v2"),
+)
+
+
+def measure(cases: Iterable[Case]) -> None:
+    """Run every case and keep its JSON."""
+    RESULTS.mkdir(exist_ok=True)
+    with tempfile.TemporaryDirectory() as folder:
+        for case in cases:
+            out = f"{folder}/{case.name}-report"
+            bundle = f"{folder}/{case.name}" if case.source else case.name
+            for command in case.commands(bundle, out):
+                run(command)
+            for kind in ("bench", "tune"):
+                made = Path(out, f"{kind}.json").read_bytes()
+                (RESULTS / f"{case.name}.{kind}.json").write_bytes(made)
+
+
+def run(command: Sequence[str]) -> None:
+    """Run a command of dlcv with this Python."""
+    program, *arguments = command
+    entry = f"from dlcv.cli.{program.removeprefix('dlcv-')}.app import main; main()"
+    print("$", *command, flush=True)
+    subprocess.run([sys.executable, "-c", entry, *arguments], check=True)
+
+
+def page() -> str:
+    """Return the page, and draw its pictures."""
+    sections = [HEAD]
+    for path in sorted(RESULTS.glob("*.bench.json")):
+        report = msgspec.json.decode(path.read_bytes(), type=Report)
+        name = path.name.removesuffix(".bench.json")
+        save_plot(report, DOCS / "images" / f"bench-{name}.png")
+        sections += [_section(name, report), _tuning(name)]
+    return "\n".join([*sections, GPU])
+
+
+def _section(name: str, report: Report) -> str:
+    versions = ", ".join(f"{key} {version}" for key, version in report.versions.items())
+    case = next((case for case in CASES if case.name == name), None)
+    commands = [" ".join(c) for c in case.commands(name, "report")] if case else []
+    height, width = report.size
+    lines = [
+        f"## {name}\n",
+        f"{report.machine}; {report.threads} threads; {report.created[:10]}; {versions}.\n",
+        f"Output `{', '.join(report.outputs)}`, images of {height}x{width}.\n",
+        "```sh",
+        *commands,
+        "```\n",
+        f"![Latency against throughput](images/bench-{name}.png)\n",
+    ]
+    for figure in FIGURES:
+        rows = [f for f in report.figures if f.figure == figure]
+        lines += [f"### {TITLES[figure]}\n", *_markdown(_cells(rows)), ""]
+    lines += [f"- {failure}" for failure in report.failures]
+    return "\n".join(lines)
+
+
+def _cells(rows: Sequence[Figure]) -> list[tuple[str, ...]]:
+    head = ("engine", "batch", "images/s", "p50 ms", "p90 ms", "p99 ms", "calls", "x plain")
+    return [
+        head,
+        *(
+            (
+                row.label,
+                str(row.batch),
+                f"{row.images_per_second:.1f}",
+                f"{row.p50_ms:.1f}",
+                f"{row.p90_ms:.1f}",
+                f"{row.p99_ms:.1f}",
+                str(row.calls),
+                "" if row.ratio is None else f"{row.ratio:.2f}",
+            )
+            for row in rows
+        ),
+    ]
+
+
+def _tuning(name: str) -> str:
+    path = RESULTS / f"{name}.tune.json"
+    if not path.exists():
+        return ""
+    tuning = msgspec.json.decode(path.read_bytes(), type=Tuning)
+    text = "What `dlcv-infer tune` found, best first; `--engine auto` takes the first row:\n"
+    return "\n".join(["### Tuning\n", text, *_markdown(tuning_table(tuning)), ""])
+
+
+def _markdown(rows: Sequence[Sequence[str]]) -> list[str]:
+    head, *body = (f"| {' | '.join(row)} |" for row in rows)
+    return [head, f"|{'---|' * len(rows[0])}", *body]
+
+
+if __name__ == "__main__":
+    if "--measure" in sys.argv[1:]:
+        measure(CASES)
+    (DOCS / "benchmarks.md").write_text(page())
