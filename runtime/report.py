@@ -1,23 +1,16 @@
-"""Bundles, parity and machines described in plain text, for terminals and reports."""
+"""Bundles and parity described in plain text, for terminals and reports."""
 
 from __future__ import annotations
 
-import sys
 import textwrap
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
-import dlcv
-from dlcv.runtime.bundle import BUILTIN, Bundle, open_bundle
-from dlcv.runtime.engines import ENGINES, why_unavailable
-from dlcv.runtime.errors import BundleError
-from dlcv.runtime.system import installed_version, machine_name
-
 if TYPE_CHECKING:
+    from dlcv.runtime.bundle import Bundle
     from dlcv.runtime.manifest import OutputParity, Preprocessing
 
 _WIDTH = 100
-_PACKAGES = ("numpy", "pillow", "msgspec", "onnxruntime", "onnxruntime-gpu", "pyarrow", "fsspec")
 
 
 def text_from_bundle(bundle: Bundle) -> str:
@@ -74,40 +67,6 @@ def table(rows: Sequence[Sequence[str]]) -> list[str]:
         "  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip()
         for row in rows
     ]
-
-
-def doctor_lines() -> list[str]:
-    """Return this machine's versions, each engine's state, and the built-in bundles' state."""
-    lines = [f"dlcv {dlcv.__version__}, Python {sys.version.split()[0]}", machine_name()]
-    versions = ((name, installed_version(name)) for name in _PACKAGES)
-    lines.append(", ".join(f"{name} {v or 'not installed'}" for name, v in versions))
-    lines.append("")
-    lines += table(
-        [("engine", "", "state"), *((n, e.summary, _state(n)) for n, e in ENGINES.items())]
-    )
-    lines.append("")
-    lines += table([("built-in bundle", "state"), *_builtin_states()])
-    return lines
-
-
-def builtin_trouble() -> bool:
-    """Return whether a built-in bundle or the default engine does not work here."""
-    return why_unavailable("ort") is not None or any(s != "ready" for _, s in _builtin_states())
-
-
-def _state(engine: str) -> str:
-    return why_unavailable(engine) or "ready"
-
-
-def _builtin_states() -> list[tuple[str, str]]:
-    states = []
-    for name in sorted(set(BUILTIN.values())):
-        try:
-            open_bundle(name)
-            states.append((name, "ready"))
-        except BundleError as e:
-            states.append((name, str(e)))
-    return states
 
 
 def _fact(name: str, value: Any) -> list[str]:

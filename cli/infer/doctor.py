@@ -10,7 +10,7 @@ from dlcv.cli.edge import EXIT_FAILED
 def doctor() -> None:
     """Say what works here and what is missing.
 
-    Prints versions, the machine, each engine with what it needs, and the built-in bundles.
+    Prints versions, GPU and driver, the cache, each engine with what it needs, and the built-in bundles.
 
     Exit code 1 when the default engine or a built-in bundle does not work.
 
@@ -18,7 +18,7 @@ def doctor() -> None:
     Example:
       dlcv-infer doctor
     """
-    from dlcv.runtime.report import builtin_trouble, doctor_lines
+    from dlcv.runtime.doctor import builtin_trouble, doctor_lines
 
     print("\n".join(doctor_lines()))
     if builtin_trouble():
