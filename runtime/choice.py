@@ -88,9 +88,7 @@ def store_tuning(key: CacheKey, tuning: Tuning) -> None:
 
 
 def stored_tuning(key: CacheKey) -> tuple[Tuning | None, str]:
-    """Return the tuning, or None and why there is one that cannot be used; no words if there never was one."""
-    if not key.path.parent.is_dir():
-        return None, ""
+    """Return the tuning, or None and the reason (words after "because")."""
     found = lookup(key)
     if found.data is None:
         return None, found.reason

@@ -77,6 +77,7 @@ ENGINES: dict[str, EngineEntry] = {
         install="pip uninstall -y onnxruntime && pip install 'dlcv[gpu]'",
         needs_gpu=True,
         cuda=_CUDA_13,
+        variations=({}, {"cuda_graphs": "true"}),
     ),
     "trt": EngineEntry(
         summary="TensorRT 11, native",
@@ -137,6 +138,8 @@ def choose(
 
 
 def _tuned(bundle: Bundle, *, precision: Precision | None, options: EngineOptions) -> Row | None:
+    if not tuning_key(bundle, {}).path.parent.is_dir():  # never tuned: spare the look at versions
+        return None
     tuning, reason = stored_tuning(tuning_key(bundle, engine_versions()))
     if reason:
         options.on_progress(

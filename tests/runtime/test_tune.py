@@ -14,6 +14,8 @@ from dlcv.runtime.bundle import Bundle, open_bundle
 from dlcv.runtime.cache import store
 from dlcv.runtime.choice import Row, Tuning, store_tuning, stored_tuning, tuning_key
 from dlcv.runtime.engines import EngineOptions, choose, engine_versions
+from dlcv.runtime.engines.base import settings_from_text
+from dlcv.runtime.engines.cuda import CudaSettings
 from dlcv.runtime.errors import BundleError, EngineUnavailableError, InputError
 from dlcv.runtime.manifest import FileEntry
 from dlcv.runtime.predictor import load
@@ -230,6 +232,8 @@ def test_every_variation_is_one_that_its_engine_takes(bundle: Bundle) -> None:
             continue
         for settings in entry.variations:
             load(bundle, engine=name, options=EngineOptions(settings=settings)).close()
+    for settings in engines.ENGINES["cuda"].variations:
+        settings_from_text(CudaSettings, settings, engine="cuda")
 
 
 def test_images_of_dynamic_graphs_scale_and_others_do_not(
