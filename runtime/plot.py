@@ -32,6 +32,7 @@ def save_plot(report: Report, path: Path) -> None:
     """Draw latency against throughput, a panel a figure, a line an engine, a point a batch size; write a PNG."""
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
+    from matplotlib.ticker import LogLocator, NullFormatter, StrMethodFormatter
 
     canvas = FigureCanvasAgg(Figure(figsize=(15, 5.2), layout="constrained"))
     figure = canvas.figure
@@ -39,9 +40,12 @@ def save_plot(report: Report, path: Path) -> None:
     for axes, (name, title) in zip(panels, _TITLES.items(), strict=True):
         _draw(axes, report, name)
         axes.set(title=title, xscale="log", xlabel="ms a call (median; numbers are batch sizes)")
-        axes.set_ylim(bottom=0)
+        axes.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+        axes.xaxis.set_major_formatter(StrMethodFormatter("{x:g}"))
+        axes.xaxis.set_minor_formatter(NullFormatter())
         axes.grid(alpha=0.3)
-        axes.margins(x=0.1)
+        axes.margins(0.12)
+        axes.set_ylim(bottom=0)
     panels[0].set_ylabel("images/s")
     handles, labels = panels[0].get_legend_handles_labels()
     figure.legend(handles, labels, loc="outside lower center", ncols=len(labels), frameon=False)

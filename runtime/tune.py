@@ -117,13 +117,9 @@ class _Run:
         self.size = image_size(bundle, request.size)
         self.outputs = (bundle.graph().outputs[0].name,)
         variants = bundle.graph().variants
-        plain: Precision = "fp32" if "fp32" in variants else next(iter(variants))
+        self.plain_precision: Precision = "fp32" if "fp32" in variants else next(iter(variants))
         self.batches = sorted(set(request.batches or _BATCHES[request.goal]))
-        self.plain = [
-            Configuration(PLAIN, plain, None, (), batch)
-            for batch in self.batches
-            if is_importable("onnxruntime")
-        ]
+        self.plain: list[Configuration] = []
 
     def candidates(self) -> list[Configuration]:
         """Return every configuration that can be loaded and passes parity."""
@@ -137,6 +133,8 @@ class _Run:
             for settings in ENGINES[engine].variations
             if self._passes(engine, precision, settings)
         ]
+        if passed:
+            self._limit_batches(*passed[0])
         cores = cpu_count()
         threads = request.threads or tuple(dict.fromkeys((cores, max(1, cores // 2))))
         return [
@@ -231,6 +229,27 @@ class _Run:
             self.dropped.append(f"{what}: {failures[0]}")
         return not failures
 
+    def _limit_batches(
+        self, engine: str, precision: Precision, settings: Mapping[str, str]
+    ) -> None:
+        """Leave out batches whose calls would take too long, by plain ONNX Runtime's (or this engine's) one image."""
+        plain = Configuration(PLAIN, self.plain_precision, None, (), 1)
+        usual = Configuration(engine, precision, None, tuple(settings.items()), 1)
+        has_plain = is_importable("onnxruntime")
+        with self._load(plain if has_plain else usual) as loaded:
+            one = subject_from_call(partial(loaded.infer, feeds_of(1, self.size))).estimate
+        self.dropped += [
+            f"batch {batch}: a call takes about {one * batch:.1f} s, too long to tune"
+            for batch in self.batches[1:]
+            if one * batch > _LONGEST_CALL_SECONDS
+        ]
+        self.batches = [
+            batch
+            for batch in self.batches
+            if batch == self.batches[0] or one * batch <= _LONGEST_CALL_SECONDS
+        ]
+        self.plain = [replace(plain, batch=batch) for batch in self.batches if has_plain]
+
     @contextmanager
     def _subjects(
         self, configurations: Iterable[Configuration]
@@ -245,22 +264,11 @@ class _Run:
                 try:
                     if key not in engines:
                         engines[key] = stack.enter_context(self._load(configuration))
-                    subjects |= self._warmed(configuration, engines[key])
+                    feeds = feeds_of(configuration.batch, self.size)
+                    subjects[configuration] = subject_from_call(partial(engines[key].infer, feeds))
                 except DlcvError as e:
                     self.dropped.append(f"{configuration}, batch {configuration.batch}: {e}")
             yield subjects
-
-    def _warmed(self, configuration: Configuration, engine: Engine) -> dict[Configuration, Subject]:
-        """Return it as something to time, or nothing where a call would take too long."""
-        batch = configuration.batch
-        if batch > 1:
-            one = subject_from_call(partial(engine.infer, feeds_of(1, self.size))).estimate
-            if one * batch > _LONGEST_CALL_SECONDS:
-                self.dropped.append(
-                    f"{configuration}: a call of {batch} images takes {one * batch:.1f} s, too long to tune"
-                )
-                return {}
-        return {configuration: subject_from_call(partial(engine.infer, feeds_of(batch, self.size)))}
 
     def _load(self, configuration: Configuration) -> Engine:
         if configuration.engine == PLAIN:
