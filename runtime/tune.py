@@ -100,9 +100,9 @@ def tune(bundle: Bundle, request: TuneRequest | None = None) -> Tuning:
     run = _Run(bundle, request)
     candidates = run.candidates()
     screened = run.screen(candidates)
-    if not screened:
-        raise InputError(f"nothing could be measured: {'; '.join(run.dropped)}")
     tuning = run.finish(screened)
+    if not tuning.rows:
+        raise InputError(f"nothing could be measured: {'; '.join(tuning.dropped)}")
     store_tuning(tuning_key(bundle, engine_versions()), tuning)
     return tuning
 
@@ -185,7 +185,8 @@ class _Run:
                     else alone
                 )
         quiet, busy, rows = _scores(alone), _scores(beside), _rows(alone)
-        order = sorted(finalists, key=lambda c: -min(quiet[c], busy[c]))
+        ran = [c for c in finalists if c in rows]
+        order = sorted(ran, key=lambda c: -min(quiet[c], busy[c]))
         best = [
             msgspec.structs.replace(
                 rows[c], final=True, busy_ratio=_ratio(beside, c) if loaded else None
@@ -196,7 +197,7 @@ class _Run:
             goal=self.request.goal,
             created=datetime.now(UTC).isoformat(timespec="seconds"),
             size=self.size,
-            rows=(*best, *(row for c, row in screened.items() if c not in order)),
+            rows=(*best, *(row for c, row in screened.items() if c not in finalists)),
             plain=tuple(row for c, row in rows.items() if c.engine == PLAIN),
             dropped=tuple(dict.fromkeys(self.dropped)),
         )

@@ -1,6 +1,7 @@
 """Tuning: what is measured, dropped, remembered, and what `auto` then takes."""
 
 import hashlib
+import itertools
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -16,7 +17,7 @@ from dlcv.runtime.choice import Row, Tuning, store_tuning, stored_tuning, tuning
 from dlcv.runtime.engines import EngineOptions, choose, engine_versions
 from dlcv.runtime.engines.base import settings_from_text
 from dlcv.runtime.engines.cuda import CudaSettings
-from dlcv.runtime.errors import BundleError, EngineUnavailableError, InputError
+from dlcv.runtime.errors import BundleError, EngineError, EngineUnavailableError, InputError
 from dlcv.runtime.manifest import FileEntry
 from dlcv.runtime.predictor import load
 from dlcv.runtime.tune import TuneRequest
@@ -114,6 +115,22 @@ def _with_wrong_golden(bundle: Bundle) -> Bundle:
     files = bundle.manifest.files | {"golden/wrong.npz": entry}
     manifest = msgspec.structs.replace(bundle.manifest, files=files, golden=("golden/wrong.npz",))
     return Bundle(path=bundle.path, manifest=manifest)
+
+
+def test_what_fails_in_the_last_rounds_is_dropped_and_said(
+    bundle: Bundle, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    loads = itertools.count(1)
+
+    def fails_at_the_fifth(*arguments: Any, **options: Any) -> Any:  # 2 for parity, 2 to screen
+        if next(loads) == 5:
+            raise EngineError("out of memory")
+        return engines.load_engine(*arguments, **options)
+
+    monkeypatch.setattr(tune, "load_engine", fails_at_the_fifth)
+    made = tune.tune(bundle, TuneRequest(**QUICK, batches=(1,)))  # type: ignore[arg-type]
+    assert len(made.rows) == 1
+    assert made.dropped[-1].endswith(", batch 1: out of memory")
 
 
 def test_a_bundle_without_golden_cases_cannot_be_tuned(new_bundle: Callable[..., Path]) -> None:
