@@ -4,6 +4,7 @@ python bench/page.py --measure      # make benchmarks: some minutes, on a machin
 python bench/page.py                # the page alone, from what was measured before
 """
 
+import argparse
 import subprocess
 import sys
 import tempfile
@@ -20,6 +21,7 @@ from dlcv.runtime.timetable import tuning_table
 
 DOCS = Path(__file__).resolve().parents[1] / "docs"
 RESULTS = DOCS / "benchmarks"
+NOTE = RESULTS / "note.txt"
 TITLES = {
     "engine": "Engine only: arrays to arrays",
     "host": "Host to host: decoded pixels in memory to result objects",
@@ -109,7 +111,7 @@ def run(command: Sequence[str]) -> None:
 
 def page() -> str:
     """Return the page, and draw its pictures."""
-    sections = [HEAD]
+    sections = [HEAD, NOTE.read_text() if NOTE.exists() else ""]
     for path in sorted(RESULTS.glob("*.bench.json")):
         report = msgspec.json.decode(path.read_bytes(), type=Report)
         name = path.name.removesuffix(".bench.json")
@@ -164,7 +166,10 @@ def _tuning(name: str) -> str:
     if not path.exists():
         return ""
     tuning = msgspec.json.decode(path.read_bytes(), type=Tuning)
-    text = "What `dlcv-infer tune` found, best first; `--engine auto` takes the first row:\n"
+    text = (
+        "What `dlcv-infer tune` found, best first; `--engine auto` takes the first row. The first four ran in the last, "
+        'longer rounds too; "busy" is the ratio while a thread decodes photos, as in a folder of images:\n'
+    )
     return "\n".join(["### Tuning\n", text, *_markdown(tuning_table(tuning)), ""])
 
 
@@ -173,7 +178,19 @@ def _markdown(rows: Sequence[Sequence[str]]) -> list[str]:
     return [head, f"|{'---|' * len(rows[0])}", *body]
 
 
-if __name__ == "__main__":
-    if "--measure" in sys.argv[1:]:
+def main() -> None:
+    """Parse, measure if asked to, write the page."""
+    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
+    parser.add_argument("--measure", action="store_true", help="measure first")
+    parser.add_argument("--note", help="a sentence on the machine that day, for the page")
+    arguments = parser.parse_args()
+    if arguments.measure:
+        NOTE.unlink(missing_ok=True)
         measure(CASES)
+    if arguments.note:
+        NOTE.write_text(f"**{arguments.note}**\n")
     (DOCS / "benchmarks.md").write_text(page())
+
+
+if __name__ == "__main__":
+    main()
