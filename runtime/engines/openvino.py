@@ -68,8 +68,11 @@ class OpenVinoEngine(Closing):
             if own.cache
             else _compiled(core, model, config)
         )
-        self._inputs = with_symbols([_spec_from_port(p) for p in compiled.inputs], model.tensors)
-        self._outputs = with_symbols([_spec_from_port(p) for p in compiled.outputs], model.tensors)
+        names = {spec.name for spec in model.tensors}
+        inputs = [_spec_from_port(port, names) for port in compiled.inputs]
+        outputs = [_spec_from_port(port, names) for port in compiled.outputs]
+        self._inputs = with_symbols(inputs, model.tensors)
+        self._outputs = with_symbols(outputs, model.tensors)
         parts = 1
         if own.mode == "throughput" and _has_batch_everywhere(self._inputs + self._outputs):
             parts = compiled.get_property("NUM_STREAMS")
@@ -192,9 +195,14 @@ def _has_batch_everywhere(specs: tuple[TensorSpec, ...]) -> bool:
     return all(spec.shape[:1] == ("batch",) for spec in specs)
 
 
-def _spec_from_port(port: Any) -> TensorSpec:
-    """OpenVINO forgets the symbols of an ONNX graph: a dynamic dimension is "?"."""
-    name, kind = port.get_any_name(), port.get_element_type().get_type_name()
+def _spec_from_port(port: Any, names: set[str]) -> TensorSpec:
+    """Describe an input or output; `names` are the promised ones.
+
+    OpenVINO forgets the symbols of an ONNX graph: a dynamic dimension is "?". And where it removed a node, such
+    as a Cast to the type that it computes in, the tensor has the names of both sides.
+    """
+    name = min(port.get_names() & names, default=port.get_any_name())
+    kind = port.get_element_type().get_type_name()
     if kind not in _DTYPES:
         raise BundleError(f"tensor {name!r} has type {kind}, which dlcv does not use")
     shape = tuple(UNKNOWN if d.is_dynamic else d.get_length() for d in port.get_partial_shape())

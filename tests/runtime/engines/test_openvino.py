@@ -62,6 +62,17 @@ def test_a_batch_cut_into_parts_gives_the_answers_of_the_whole(batch: int) -> No
         assert engine.infer({"image": image})["y"].tolist() == image.tolist()
 
 
+def test_a_tensor_that_has_two_names_goes_by_the_promised_one() -> None:
+    nodes = [
+        make("Cast", ["image"], ["half"], to=onnx.TensorProto.FLOAT16),
+        make("Relu", ["half"], ["rectified"]),
+        make("Cast", ["rectified"], ["y"], to=FLOAT),  # removed: this CPU computes in fp32
+    ]
+    with load(model(nodes, info("y", FLOAT, ["batch", 2]))) as engine:
+        assert [str(spec) for spec in engine.outputs] == ["y: float32 (batch, 2)"]
+        assert list(engine.infer({"image": np.ones((1, 2), np.uint8)})) == ["y"]
+
+
 @pytest.mark.parametrize("mode", ["latency", "throughput"])
 def test_results_are_not_overwritten_by_the_next_call(mode: str) -> None:
     with load(CAST, {"mode": mode}, threads=2) as engine:
