@@ -20,7 +20,7 @@ from dlcv.runtime.engines.tensorrt.engine import build_request
 from dlcv.runtime.engines.tensorrt.plans import plan_key
 from dlcv.runtime.errors import EngineUnavailableError, InputError, OutputError
 from dlcv.runtime.gpu import Gpu, driver
-from dlcv.runtime.manifest import FileEntry, Manifest, Plan, Precision
+from dlcv.runtime.manifest import FileEntry, Graph, Manifest, Plan, Precision
 from dlcv.runtime.system import is_importable
 
 TARGETS = {"trt": TENSORRT, "rtx": TENSORRT_RTX}
@@ -112,25 +112,27 @@ def engine_into_bundle(bundle: Bundle, build: EngineBuild) -> MadeEngine:
         )
     request = _request(bundle, build)
     plan = plan_from_graph(request)
-    sha256 = hashlib.sha256(plan.data).hexdigest()
+    data = plan.data
+    sha256 = hashlib.sha256(data).hexdigest()
     entry = Plan(
         file=f"plans/{request.flavour.name}-{sha256[:16]}.plan",
         engine=request.flavour.name,
         graph_sha256=hashlib.sha256(request.model.onnx).hexdigest(),
         fields=request.fields,
     )
-    manifest = _with_plan(
+    graphs = _graphs_with_plan(
         bundle.manifest, entry, graph=build.graph, precision=request.model.precision
     )
-    used = {p.file for g in manifest.graphs.values() for v in g.variants.values() for p in v.plans}
+    used = {plan.file for g in graphs.values() for v in g.variants.values() for plan in v.plans}
     files = {
         name: bundle.read(name)
         for name in bundle.manifest.files
         if not name.startswith("plans/") or name in used - {entry.file}
     }
-    files[entry.file] = plan.data
-    sizes = {name: FileEntry(sha256="0" * 64, size_bytes=len(data)) for name, data in files.items()}
-    manifest = msgspec.structs.replace(manifest, files=sizes)  # save_bundle fills in the hashes
+    files[entry.file] = data
+    sizes = {name: FileEntry(sha256="0" * 64, size_bytes=len(raw)) for name, raw in files.items()}
+    # save_bundle fills in the hashes.
+    manifest = msgspec.structs.replace(bundle.manifest, graphs=graphs, files=sizes)
     saved = save_bundle(bundle.path, manifest, files=files, overwrite=True)
     return MadeEngine(request=request, plan=plan, path=saved.path / entry.file)
 
@@ -176,7 +178,9 @@ def _request(bundle: Bundle, build: EngineBuild) -> BuildRequest:
     return build_request(flavour, model, build.options, gpu=gpu)
 
 
-def _with_plan(manifest: Manifest, entry: Plan, *, graph: str, precision: Precision) -> Manifest:
+def _graphs_with_plan(
+    manifest: Manifest, entry: Plan, *, graph: str, precision: Precision
+) -> dict[str, Graph]:
     described = manifest.graphs[graph]
     variant = described.variants[precision]
     kept = tuple(
@@ -187,8 +191,7 @@ def _with_plan(manifest: Manifest, entry: Plan, *, graph: str, precision: Precis
     )
     replace = msgspec.structs.replace
     variants = {**described.variants, precision: replace(variant, plans=(*kept, entry))}
-    graphs = {**manifest.graphs, graph: replace(described, variants=variants)}
-    return replace(manifest, graphs=graphs)
+    return {**manifest.graphs, graph: replace(described, variants=variants)}
 
 
 def _write_whole(path: Path, data: bytes) -> None:

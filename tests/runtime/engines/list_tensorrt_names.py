@@ -71,8 +71,8 @@ def load(library: Path) -> Any:
         )
         for name in needed(library):
             stub = Path(folder, name)
-            command = ["cc", "-shared", "-fPIC", f"-Wl,-soname,{name}", source, "-o", stub]
-            subprocess.run(command, check=True)
+            flags = ["-shared", "-fPIC", f"-Wl,-soname,{name}"]
+            subprocess.run(["cc", *flags, str(source), "-o", str(stub)], check=True)
             ctypes.CDLL(str(stub), ctypes.RTLD_GLOBAL)
     spec = importlib.util.spec_from_file_location("tensorrt_bindings.tensorrt", library)
     assert spec is not None

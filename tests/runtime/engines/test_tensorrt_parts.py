@@ -303,7 +303,7 @@ def test_nested_phases_make_one_share_that_never_falls() -> None:
 
 
 @pytest.mark.parametrize(
-    ("driver", "number", "message"),
+    ("found", "number", "message"),
     [
         (
             Driver(cuda=None, gpus=(), fault="no NVIDIA driver is here"),
