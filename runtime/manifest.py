@@ -128,7 +128,8 @@ class Plan(Model, frozen=True):
 class Variant(Model, frozen=True):
     """One precision of a graph: its ONNX file, opset, and the parity it was proved to have.
 
-    `kept` names the nodes that stayed in fp32. `accuracy` is there where labelled images were given.
+    `kept` names the nodes that stayed in fp32; of an int8 graph, only convolutions and matrix products.
+    `accuracy` is there where labelled images were given.
     """
 
     file: str

@@ -8,9 +8,10 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from dlcv.runtime.bundle import Bundle
-    from dlcv.runtime.manifest import OutputParity, Preprocessing
+    from dlcv.runtime.manifest import OutputParity, Preprocessing, Variant
 
 _WIDTH = 100
+_KEPT_SHOWN = 6
 
 
 def text_from_bundle(bundle: Bundle) -> str:
@@ -41,7 +42,24 @@ def text_from_bundle(bundle: Bundle) -> str:
             lines += [f"    {line}" for line in parity_table(variant.parity.outputs)]
             report = variant.parity
             lines.append(f"    {report.engine} against {report.reference}, on {report.images}")
+            lines += [f"    {line}" for line in variant_lines(variant)]
     return "\n".join(lines) + "\n"
+
+
+def variant_lines(variant: Variant) -> list[str]:
+    """Return what a lower precision costs on labelled images, and which nodes stayed in fp32."""
+    lines = []
+    if accuracy := variant.accuracy:
+        fall = 100 * (accuracy.baseline - accuracy.value)
+        lines.append(
+            f"{accuracy.metric} {accuracy.value:.4f}, fp32 {accuracy.baseline:.4f}: {-fall:+.2f} points "
+            f"(budget {100 * accuracy.budget:g}) on {accuracy.images} images of {accuracy.data}"
+        )
+    if variant.kept:
+        names = ", ".join(variant.kept[:_KEPT_SHOWN])
+        more = len(variant.kept) - _KEPT_SHOWN
+        lines.append(f"in fp32: {names}" + (f" and {more} more" if more > 0 else ""))
+    return lines
 
 
 def parity_table(outputs: dict[str, OutputParity]) -> list[str]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dlcv.cli.edge import new_app, run_app
 from dlcv.cli.export.bundle import bundle
 from dlcv.cli.export.engine import engine
+from dlcv.cli.export.precision import precision
 from dlcv.cli.export.verify import verify
 
 app = new_app(
@@ -12,7 +13,7 @@ app = new_app(
     "Turn checkpoints into bundles, and prove that they give the checkpoint's answers.",
     epilog="Exit code 0: done; 1: not done, and why.",
 )
-for command in (bundle, verify, engine):
+for command in (bundle, precision, verify, engine):
     app.command()(command)
 
 

@@ -1,0 +1,226 @@
+"""Add a lower precision to a bundle, if it passes its gates: parity, golden cases, accuracy."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import msgspec
+import onnx
+
+from dlcv.export.gate import Batch, Run, pass_gate, runs_from
+from dlcv.export.precision.candidates import Candidate, Maker
+from dlcv.export.precision.card import CARD_FILE, card_with_precisions
+from dlcv.export.precision.images import calibration_pixels, gate_batches_of
+from dlcv.export.precision.search import search
+from dlcv.export.precision.taps import Pixels
+from dlcv.runtime.accuracy import Score, score
+from dlcv.runtime.bundle import BUILTIN_FOLDER, Bundle, open_bundle, save_bundle
+from dlcv.runtime.engines.base import Arrays, EngineModel, EngineOptions, check_specs
+from dlcv.runtime.engines.ort import OrtEngine
+from dlcv.runtime.errors import InputError, OutputError, ParityError
+from dlcv.runtime.images import load_pixels
+from dlcv.runtime.labelled import LabelledImage, labelled_images
+from dlcv.runtime.manifest import Accuracy, FileEntry, Manifest, ParityReport, Precision, Variant
+from dlcv.runtime.predictor import Predictor
+from dlcv.runtime.samples import sample_paths
+
+_SCORED_OUTPUT = {"classify": "probabilities", "segment": "mask"}
+
+
+def _silent(_: str) -> None: ...
+
+
+@dataclass(frozen=True, kw_only=True)
+class PrecisionOptions:
+    """What to add to a bundle.
+
+    calibrate: images, folders or globs to measure ranges on; int8 needs them, without them the
+    sample photos of dlcv serve. labelled: images with labels for the accuracy gate. budget: how
+    much top-1 or mean IoU may fall, in 0..1. out: write a copy instead of changing the bundle.
+    progress, warn: told what happens, and what is not as it should be.
+    """
+
+    precision: Precision
+    calibrate: tuple[str, ...] = ()
+    labelled: Path | None = None
+    budget: float = 0.005
+    out: Path | None = None
+    progress: Callable[[str], None] = _silent
+    warn: Callable[[str], None] = _silent
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.budget < 1:
+            raise InputError(f"a budget is a share from 0 to 1, not {self.budget}")
+        if self.precision == "int8" and not self.calibrate:
+            raise InputError(
+                "int8 is calibrated on images like those to come; give --calibrate IMAGES"
+            )
+
+
+def add_precision(path: str | Path, options: PrecisionOptions) -> Bundle:
+    """Return the bundle with a variant more; nothing is written unless every gate passes.
+
+    Raises:
+        BundleError: the bundle is damaged, or its graph cannot be converted.
+        InputError: images or labels do not do.
+        OutputError: the bundle may not be changed, or `out` exists.
+        ParityError: the variant is too far from fp32, or less accurate than the budget allows.
+    """
+    bundle = open_bundle(path)
+    target = _target(bundle, options)
+    gates = Gates(bundle, options)
+    maker = Maker(
+        bundle.read(bundle.variant("fp32").file),
+        options.precision,
+        gates.images,
+        progress=options.progress,
+    )
+    candidate, (parity, accuracy) = search(
+        maker.build, gates.passed, maker.rank, progress=options.progress
+    )
+    variant = Variant(
+        file=f"model.{options.precision}.onnx",
+        opset=_opset(candidate.data),
+        parity=parity,
+        kept=candidate.kept,
+        accuracy=accuracy,
+    )
+    return _saved(bundle, target, variant=variant, precision=options.precision, data=candidate.data)
+
+
+class Gates:
+    """What a candidate must pass: parity with the fp32 graph, the golden cases, and a budget."""
+
+    def __init__(self, bundle: Bundle, options: PrecisionOptions) -> None:
+        """Read images and labels, and ask the fp32 graph for its answers."""
+        self._bundle, self._options = bundle, options
+        preprocessing = bundle.manifest.preprocessing
+        if options.calibrate:
+            self.images = calibration_pixels(options.calibrate, preprocessing, warn=options.warn)
+            self._words = f"{len(self.images)} images given for calibration"
+        else:
+            self.images = [load_pixels(path, preprocessing).pixels for path in sample_paths()]
+            self._words = "the sample photos of dlcv"
+        self._labelled = self._read_labelled()
+        options.progress("asking the fp32 graph for the answers")
+        exact = bundle.read(bundle.variant("fp32").file)
+        with OrtEngine(EngineModel(onnx=exact), EngineOptions()) as engine:
+            self._reference = str(engine.info)
+
+            def answers(image: Pixels) -> Arrays:
+                return engine.infer({"image": image})
+
+            self._runs = [*runs_from(answers, gate_batches_of(self.images)), *_golden_runs(bundle)]
+        self._baseline = self._scored(exact, "fp32") if self._labelled else None
+
+    def passed(self, candidate: Candidate) -> tuple[ParityReport, Accuracy | None]:
+        """Return what was measured.
+
+        Raises:
+            ParityError: out of tolerance, or over the budget.
+        """
+        precision = self._options.precision
+        model = EngineModel(onnx=candidate.gated, precision=precision)
+        with OrtEngine(model, EngineOptions()) as engine:
+            check_specs(self._bundle.graph(), engine, source=f"the {precision} graph")
+            report = pass_gate(
+                self._runs,
+                engine,
+                reference=f"{self._reference}, and PyTorch in the golden cases",
+                images=f"some of {self._words}, and the golden cases",
+            )
+            ran = f"{engine.info.name} {engine.info.version} {engine.info.device}, {candidate.how}"
+        return msgspec.structs.replace(report, engine=ran), self._within_budget(candidate)
+
+    def _within_budget(self, candidate: Candidate) -> Accuracy | None:
+        if self._baseline is None or self._options.labelled is None:
+            return None
+        now, before, budget = (
+            self._scored(candidate.gated, self._options.precision),
+            self._baseline,
+            self._options.budget,
+        )
+        if before.value - now.value > budget:
+            raise ParityError(
+                f"{now.metric} falls from {before.value:.4f} to {now.value:.4f} on {now.images} images, "
+                f"by {100 * (before.value - now.value):.2f} points; the budget is {100 * budget:g}; "
+                "nothing was written"
+            )
+        return Accuracy(
+            metric=now.metric,
+            value=now.value,
+            baseline=before.value,
+            budget=budget,
+            data=self._options.labelled.name,
+            images=now.images,
+        )
+
+    def _read_labelled(self) -> list[LabelledImage]:
+        manifest = self._bundle.manifest
+        if self._options.labelled is None:
+            return []
+        names = [c.name for c in manifest.classes]
+        return labelled_images(self._options.labelled, task=manifest.task, classes=names)
+
+    def _scored(self, data: bytes, precision: Precision) -> Score:
+        self._options.progress(f"scoring {precision} on {len(self._labelled)} labelled images")
+        model = EngineModel(onnx=data, precision=precision)
+        with Predictor(self._bundle, OrtEngine(model, EngineOptions())) as predictor:
+            return score(predictor, self._labelled)
+
+
+def _golden_runs(bundle: Bundle) -> list[Run]:
+    return [
+        Run(
+            batch=Batch(name=f"golden case {case.name}", image=case.inputs["image"]),
+            expected=case.outputs,
+        )
+        for case in bundle.golden()
+    ]
+
+
+def _target(bundle: Bundle, options: PrecisionOptions) -> Path:
+    """Return the folder to write, checked before the work."""
+    if options.out is not None:
+        if options.out.exists():
+            raise OutputError(f"{options.out} exists; choose another name")
+        return options.out
+    if bundle.path.is_relative_to(BUILTIN_FOLDER.resolve()):
+        raise OutputError(
+            "a bundle that ships with dlcv is not changed; write a copy with -o FOLDER"
+        )
+    return bundle.path
+
+
+def _opset(data: bytes) -> int:
+    imports = onnx.load_from_string(data).opset_import
+    return next(int(entry.version) for entry in imports if entry.domain in ("", "ai.onnx"))
+
+
+def _saved(
+    bundle: Bundle, target: Path, *, variant: Variant, precision: Precision, data: bytes
+) -> Bundle:
+    """Write the bundle with the variant; compiled engines of the one it replaces go."""
+    manifest = bundle.manifest
+    graph = bundle.graph()
+    replaced = graph.variants.get(precision)
+    stale = {plan.file for plan in replaced.plans} if replaced else set()
+    files = {name: bundle.read(name) for name in manifest.files if name not in stale}
+    files[variant.file] = data
+    new_graph = msgspec.structs.replace(graph, variants={**graph.variants, precision: variant})
+    manifest = msgspec.structs.replace(
+        manifest, graphs={**manifest.graphs, "model": new_graph}, files=_entries(files)
+    )
+    card = card_with_precisions(files.get(CARD_FILE, b"").decode(), manifest)
+    files[CARD_FILE] = card.encode()
+    return save_bundle(target, _with(manifest, files), files=files, overwrite=True)
+
+
+def _entries(files: dict[str, bytes]) -> dict[str, FileEntry]:
+    return {name: FileEntry(sha256="0" * 64, size_bytes=len(data)) for name, data in files.items()}
+
+
+def _with(manifest: Manifest, files: dict[str, bytes]) -> Manifest:
+    return msgspec.structs.replace(manifest, files=_entries(files))

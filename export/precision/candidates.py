@@ -1,0 +1,138 @@
+"""Candidates of each precision, made from a bundle's fp32 graph and images."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Collection, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from dlcv.export.precision.half import Half, half_model, half_plan, kept_nodes, rehearsal
+from dlcv.export.precision.images import batches_of
+from dlcv.export.precision.int8 import (
+    METHODS,
+    Method,
+    quantisable_nodes,
+    quantised_model,
+    threshold_from_histogram,
+)
+from dlcv.export.precision.nodes import activations, float_tensors, prepared_model
+from dlcv.export.precision.search import NodeNoise
+from dlcv.export.precision.taps import Pixels, histograms, largest_values, noise_by_tensor
+from dlcv.runtime.errors import InputError
+from dlcv.runtime.manifest import Precision
+
+_COMPARED_BATCHES = 2
+
+
+@dataclass(frozen=True, kw_only=True)
+class Candidate:
+    """A graph in a lower precision.
+
+    data: the ONNX file. gated: what the gate runs: the same, or its rehearsal. how: words for the
+    report. converted: the nodes in the lower precision. kept: those that stayed in fp32; of int8, only
+    the convolutions and matrix products.
+    """
+
+    data: bytes
+    gated: bytes
+    how: str
+    converted: tuple[str, ...]
+    kept: tuple[str, ...]
+
+
+class Maker:
+    """Makes candidates that keep some nodes in fp32, and ranks the nodes of one."""
+
+    def __init__(
+        self,
+        data: bytes,
+        precision: Precision,
+        images: Sequence[Pixels],
+        *,
+        progress: Callable[[str], None],
+    ) -> None:
+        """Measure what the precision needs. data: the fp32 graph. images: uint8 (H, W, 3).
+
+        Raises:
+            InputError: the precision is fp32.
+            BundleError: the graph cannot be converted.
+        """
+        self._data = data
+        self._model = prepared_model(data)
+        self._images = batches_of(images)
+        self._progress = progress
+        if precision == "fp32":
+            raise InputError("a bundle's own graph is fp32; give --to fp16, bf16 or int8")
+        self._half: Half | None = None if precision == "int8" else precision
+        progress(f"measuring ranges on {len(images)} images")
+        if self._half:
+            names = activations(self._model, float_tensors(self._model))
+            self._ranges = largest_values(data, names, self._images)
+        else:
+            self._calibrate()
+
+    def build(self, keep: Collection[str]) -> Candidate:
+        """Return the candidate with the nodes `keep` in fp32."""
+        return self._built_half(self._half, keep) if self._half else self._built_int8(keep)
+
+    def rank(self, candidate: Candidate) -> list[NodeNoise]:
+        """Return the converted nodes by how much noise they add, worst first."""
+        floats = float_tensors(self._model)
+        nodes = {n.name: n for n in self._model.graph.node if n.name in candidate.converted}
+        computed = set(activations(self._model, floats))
+        wanted = {name for n in nodes.values() for name in (*n.input, *n.output)} & computed
+        batches = self._images[:_COMPARED_BATCHES]
+        noise = noise_by_tensor(self._data, candidate.gated, sorted(wanted), batches)
+        entries = []
+        for name, node in nodes.items():
+            result = noise.get(node.output[0], 0.0)
+            before = max((noise.get(tensor, 0.0) for tensor in node.input), default=0.0)
+            entries.append(NodeNoise(node=name, noise=result, added=max(0.0, result - before)))
+        return sorted(entries, key=lambda entry: -entry.added)
+
+    def _built_half(self, precision: Half, keep: Collection[str]) -> Candidate:
+        plan = half_plan(self._model, precision, ranges=self._ranges, keep=keep)
+        return Candidate(
+            data=half_model(self._model, plan),
+            gated=rehearsal(self._model, plan),
+            how=f"fp32 with every tensor of the {precision} nodes rounded to {precision}",
+            converted=tuple(n.name for n in self._model.graph.node if n.name in plan.nodes),
+            kept=kept_nodes(self._model, plan.nodes),
+        )
+
+    def _built_int8(self, keep: Collection[str]) -> Candidate:
+        data = quantised_model(self._model, self._thresholds[self._method], keep=keep)
+        eligible = [node.name for node in quantisable_nodes(self._model)]
+        return Candidate(
+            data=data,
+            gated=data,
+            how=f"int8, activations clipped by {self._method}",
+            converted=tuple(name for name in eligible if name not in keep),
+            kept=tuple(name for name in eligible if name in keep),
+        )
+
+    def _calibrate(self) -> None:
+        """Measure thresholds by every method, and choose the one with the least noise in the outputs."""
+        names = list(dict.fromkeys(n.input[0] for n in quantisable_nodes(self._model)))
+        if not names:
+            raise InputError("the graph has no convolution or matrix product to quantise")
+        largest = largest_values(self._data, names, self._images)
+        self._progress("counting values")
+        counts = histograms(self._data, largest, self._images)
+        self._thresholds: dict[Method, dict[str, float]] = {
+            method: {
+                name: threshold_from_histogram(counts[name], largest[name], method=method)
+                for name in names
+            }
+            for method in METHODS
+        }
+        self._method: Method = min(METHODS, key=self._output_noise)
+
+    def _output_noise(self, method: Method) -> float:
+        self._progress(f"trying thresholds by {method}")
+        floats = float_tensors(self._model)
+        outputs = [v.name for v in self._model.graph.output if v.name in floats]
+        lower = quantised_model(self._model, self._thresholds[method])
+        noise = noise_by_tensor(self._data, lower, outputs, self._images[:_COMPARED_BATCHES])
+        return float(np.mean(list(noise.values())))
