@@ -6,10 +6,17 @@ from typing import Any
 
 import numpy as np
 import onnx
+import onnxruntime
 import pytest
 
 from dlcv.runtime import engines, open_bundle
-from dlcv.runtime.engines import EngineModel, EngineOptions, load_engine, why_unavailable
+from dlcv.runtime.engines import (
+    EngineModel,
+    EngineOptions,
+    engine_model,
+    load_engine,
+    why_unavailable,
+)
 from dlcv.runtime.engines.ort import OrtEngine
 from dlcv.runtime.errors import BundleError, EngineError, EngineUnavailableError, InputError
 
@@ -114,3 +121,15 @@ def test_two_onnx_runtimes_at_once_are_refused_with_the_mending_command(
 def test_a_thread_count_below_one_is_refused() -> None:
     with pytest.raises(InputError, match="threads must be 1 or more, not 0"):
         EngineOptions(threads=0)
+
+
+def test_the_int8_setting_changes_no_bit_of_an_fp32_graph() -> None:
+    given = engine_model(open_bundle("cifar10-vit"))
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads = 1
+    plain = onnxruntime.InferenceSession(given.onnx, options, providers=["CPUExecutionProvider"])
+    feeds = {"image": np.random.default_rng(0).integers(0, 256, (2, 32, 32, 3), np.uint8)}
+    with OrtEngine(given, EngineOptions(threads=1)) as engine:
+        answers = engine.infer(feeds)
+    for expected, answer in zip(plain.run(list(answers), feeds), answers.values(), strict=True):
+        np.testing.assert_array_equal(answer, expected)
