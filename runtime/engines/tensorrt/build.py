@@ -77,13 +77,13 @@ def plan_from_graph(request: BuildRequest) -> BuiltPlan:
     words = f"building the {request.flavour.words} engine"
     monitor = new_monitor(trt, lambda share: request.on_progress(words, share))
     config.progress_monitor = monitor
-    timing_key = _use_timings(config, request)
+    timing_key = use_timings(config, request)
     with interruptible(monitor):
         plan = builder.build_serialized_network(network, config)
     if plan is None:
         raise _build_failure(logger, request)
     if timing_key is not None:
-        _keep_timings(config, timing_key)
+        keep_timings(config, timing_key)
     seconds = time.perf_counter() - start
     return BuiltPlan(data=bytes(plan), precision=precision, shares=shares, seconds=seconds)
 
@@ -177,7 +177,7 @@ def _build_failure(logger: Any, request: BuildRequest) -> Exception:
     )
 
 
-def _use_timings(config: Any, request: BuildRequest) -> CacheKey | None:
+def use_timings(config: Any, request: BuildRequest) -> CacheKey | None:
     """Let the builder use the kernel times of earlier builds, where it measures kernels; return their key."""
     if not request.flavour.times_kernels:
         return None
@@ -191,9 +191,10 @@ def _use_timings(config: Any, request: BuildRequest) -> CacheKey | None:
     return key
 
 
-def _keep_timings(config: Any, key: CacheKey) -> None:
+def keep_timings(config: Any, key: CacheKey) -> None:
+    """Store the kernel times of a build; a cache that cannot be written is no reason not to run."""
     timings = config.get_timing_cache()
     try:
         store(key, bytes(timings.serialize()))
-    except OutputError:  # a cache that cannot be written is no reason not to run
+    except OutputError:
         return
