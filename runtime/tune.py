@@ -124,10 +124,12 @@ class _Run:
     def candidates(self) -> list[Configuration]:
         """Return every configuration that can be loaded and passes parity."""
         request = self.request
-        precisions = request.precisions or tuple(self.bundle.graph().variants)
+        precisions: tuple[Precision, ...] = request.precisions or tuple(
+            self.bundle.graph().variants
+        )
         for precision in precisions:
             self.bundle.variant(precision)
-        passed = [
+        passed: list[tuple[str, Precision, Mapping[str, str]]] = [
             (engine, precision, settings)
             for engine, precision in product(self._engines(), precisions)
             for settings in ENGINES[engine].variations
