@@ -50,9 +50,9 @@ def variant_lines(variant: Variant) -> list[str]:
     """Return what a lower precision costs on labelled images, and which nodes stayed in fp32."""
     lines = []
     if accuracy := variant.accuracy:
-        fall = 100 * (accuracy.baseline - accuracy.value)
+        change = 100 * (accuracy.value - accuracy.baseline)
         lines.append(
-            f"{accuracy.metric} {accuracy.value:.4f}, fp32 {accuracy.baseline:.4f}: {-fall:+.2f} points "
+            f"{accuracy.metric} {accuracy.value:.4f}, fp32 {accuracy.baseline:.4f}: {change:+.2f} points "
             f"(budget {100 * accuracy.budget:g}) on {accuracy.images} images of {accuracy.data}"
         )
     if variant.kept:

@@ -124,7 +124,7 @@ class _Rounding:
     """Adds nodes and constants that hold 16-bit values in fp32, each once."""
 
     def __init__(self, precision: Half) -> None:
-        self._precision = precision
+        self._precision: Half = precision
         self._made: set[str] = set()
 
     def constant(self, model: onnx.ModelProto, constants: Mapping[str, Array], name: str) -> str:
