@@ -32,7 +32,7 @@ class Contexts:
         logger: Any,
     ) -> None:
         self._trt = trt
-        self._engine = engine
+        self._engine: Any = engine
         self._device = device
         self._request = request
         self._logger = logger

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ctypes
+import importlib
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, Protocol, TypeAlias, final
 
@@ -97,9 +98,7 @@ class CudaDevice:
     """A GPU through `cuda.bindings.runtime`."""
 
     def __init__(self, number: int) -> None:
-        from cuda.bindings import runtime
-
-        self._cuda = runtime
+        self._cuda: Any = importlib.import_module("cuda.bindings.runtime")
         self._frees: list[tuple[Callable[..., Any], Any]] = []
         self._streams: list[Handle] = []
         self._number = number

@@ -60,7 +60,7 @@ def shares_of_network(trt: Any, network: Any) -> dict[Precision, float]:
 def shares_from_inspector(text: str) -> dict[Precision, float]:
     """Return the share of compute layers by precision from the engine inspector's JSON.
 
-    Layers are told by their type, tactic or name, their precision by the types of inputs and weights,
+    Layers are told by their type or tactic, their precision by the types of inputs and weights,
     lowest first. A plan of less than DETAILED verbosity lists names alone: then there are no shares.
     """
     found: list[Precision] = []
@@ -70,7 +70,9 @@ def shares_from_inspector(text: str) -> dict[Precision, float]:
         words = (entry.get(key, "") for key in ("LayerType", "ParameterType", "TacticName"))
         if any(_COMPUTE_WORDS.search(str(word)) for word in words):
             kinds = _kinds(entry)
-            found += [p for p in _LOWEST_FIRST if p in kinds][:1]
+            lowest = next((p for p in _LOWEST_FIRST if p in kinds), None)
+            if lowest is not None:
+                found.append(lowest)
     return _shares(found)
 
 

@@ -3,7 +3,7 @@
 import dataclasses
 from pathlib import Path
 from types import SimpleNamespace
-from typing import Any
+from typing import Any, cast
 
 import pytest
 
@@ -11,6 +11,7 @@ from dlcv.runtime.engines import EngineModel, EngineOptions
 from dlcv.runtime.engines.tensorrt.api import TENSORRT, TENSORRT_RTX, Flavour
 from dlcv.runtime.engines.tensorrt.build import BuildRequest, keep_timings, use_timings
 from dlcv.runtime.engines.tensorrt.contexts import Contexts
+from dlcv.runtime.engines.tensorrt.device import Device as RealDevice
 from dlcv.runtime.engines.tensorrt.device import OutOfDeviceMemoryError
 from dlcv.runtime.engines.tensorrt.profile import Profile, range_from_text
 from dlcv.runtime.errors import EngineError
@@ -109,7 +110,7 @@ def contexts_of(flavour: Flavour, device: Any = None, *, refuses: bool = False, 
     return Contexts(
         TRT,
         LoadedEngine(refuses=refuses),
-        device or Device(),
+        cast("RealDevice", device or Device()),
         request=request_of(flavour, **settings),
         gpu=H100,
         logger=SimpleNamespace(errors=["out of words"]),
