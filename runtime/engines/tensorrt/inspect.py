@@ -70,9 +70,8 @@ def shares_from_inspector(text: str) -> dict[Precision, float]:
         words = (entry.get(key, "") for key in ("LayerType", "ParameterType", "TacticName"))
         if any(_COMPUTE_WORDS.search(str(word)) for word in words):
             kinds = _kinds(entry)
-            lowest = next((p for p in _LOWEST_FIRST if p in kinds), None)
-            if lowest is not None:
-                found.append(lowest)
+            if kinds:
+                found.append(min(kinds, key=_LOWEST_FIRST.index))
     return _shares(found)
 
 
