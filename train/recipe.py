@@ -16,7 +16,7 @@ import yaml
 from msgspec import Meta
 
 from dlcv.runtime.errors import RecipeError
-from dlcv.runtime.manifest import ClassInfo, Positive, Preprocessing
+from dlcv.runtime.manifest import Channel, ClassInfo, Positive, Preprocessing
 
 RECIPE_FOLDER = Path(__file__).parent / "recipes"
 DATA_VARIABLE = "DLCV_DATA"
@@ -53,8 +53,12 @@ class Normalization(Model, frozen=True, kw_only=True):
 
 
 class DataConfig(Model, frozen=True, kw_only=True):
-    """A data set by its name in `dlcv.train.data.DATASETS` and its folder under the data root.
+    """A data set by its kind in `dlcv.train.data.DATASETS` and its folder under the data root.
 
+    train, test: where the splits lie in that folder: a folder, or a ZIP or tar archive (the two of `cifar10`
+    have fixed names). images, masks: which files of `pairs` belong together; `{}` stands for the same name.
+    mask_coding: `index`, a pixel is the index of its class; `rgb`, it has the `color` of its class.
+    ignore_labels, ignore_colors: values in such masks that are neither learnt nor scored; label 255 never is.
     hold_out: this many training images, the last ones, are not trained on but validate; the data set's own
     validation or test split is then only for the final score. Without it that split validates.
     `train_limit` keeps only the first images of the training set, for trying things out.
@@ -62,11 +66,40 @@ class DataConfig(Model, frozen=True, kw_only=True):
 
     name: str
     root: str
+    train: str | None = None
+    test: str | None = None
+    images: str = "images/{}.jpg"
+    masks: str = "labels/{}.png"
+    mask_coding: Literal["index", "rgb"] = "index"
+    ignore_labels: tuple[Channel, ...] = ()
+    ignore_colors: tuple[tuple[Channel, Channel, Channel], ...] = ()
     hold_out: Positive | None = None
     train_limit: Positive | None = None
 
     def __post_init__(self) -> None:
-        _require_relative("data.root", self.root)
+        for key in ("root", "train", "test"):
+            _require_relative(f"data.{key}", getattr(self, key) or "")
+        for key in ("images", "masks"):
+            if getattr(self, key).count("{}") != 1:
+                raise ValueError(
+                    f"data.{key} must have one {{}} for the name, as in images/{{}}.jpg"
+                )
+        by_color = self.mask_coding == "rgb"
+        if (self.ignore_labels if by_color else self.ignore_colors) != ():
+            fitting = "ignore_colors" if by_color else "ignore_labels"
+            raise ValueError(f"data.mask_coding {self.mask_coding} goes with data.{fitting}")
+
+    def split_path(self, *, train: bool) -> str:
+        """Return where a split lies in the data set's folder.
+
+        Raises:
+            RecipeError: the recipe does not say.
+        """
+        path = self.train if train else self.test
+        if path is None:
+            key = "train" if train else "test"
+            raise RecipeError(f"data.{key} is missing: where in {self.root} does that split lie?")
+        return path
 
 
 class OptimizerConfig(Model, frozen=True, kw_only=True):

@@ -15,6 +15,9 @@ from dlcv.train.recipe import Recipe
 
 CLASSES = [{"name": n, "color": [i, i, i]} for i, n in enumerate(("red", "green", "blue"))]
 
+PAIRS = {"name": "pairs", "train": "train.zip", "test": "val.zip", "ignore_labels": [3]}
+DATA: dict[str, dict[str, Any]] = {"classify": {"name": "cifar10"}, "segment": PAIRS}
+
 
 def recipe_settings(task: str) -> dict[str, Any]:
     """Return the settings of a recipe that trains in a second on the synthetic data."""
@@ -34,7 +37,7 @@ def recipe_settings(task: str) -> dict[str, Any]:
         "classes": CLASSES,
         "preprocessing": resize,
         "normalization": {"mean": [0.5, 0.5, 0.5], "std": [0.25, 0.25, 0.25]},
-        "data": {"name": "cifar10" if task == "classify" else "camvid", "root": task, "train_limit": 32},
+        "data": DATA[task] | {"root": task, "train_limit": 32},
         "optimizer": {"lr": 0.003},
         "epochs": 2,
         "batch": 8 if task == "classify" else 2,

@@ -6,7 +6,7 @@ from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal, TypeAlias
 
-from dlcv.runtime.errors import RecipeError
+from dlcv.runtime.errors import InputError, RecipeError
 from dlcv.train.data.batches import Dataset
 
 if TYPE_CHECKING:
@@ -16,7 +16,7 @@ Split: TypeAlias = Literal["train", "validation", "test"]
 
 DATASETS = {
     "cifar10": "dlcv.train.data.cifar10:read_cifar10",
-    "camvid": "dlcv.train.data.camvid:read_camvid",
+    "pairs": "dlcv.train.data.pairs:read_pairs",
 }
 
 
@@ -38,7 +38,10 @@ def load_dataset(recipe: Recipe, root: Path, *, split: Split) -> Dataset:
     held = recipe.data.hold_out or 0
     from_training = split == "train" or (split == "validation" and held > 0)
     reader = getattr(import_module(module), function)
-    dataset: Dataset = reader(folder, recipe, train=from_training)
+    try:
+        dataset: Dataset = reader(folder, recipe, train=from_training)
+    except InputError as e:
+        raise RecipeError(str(e)) from e
     if not (from_training and held):
         return dataset
     if held >= len(dataset):

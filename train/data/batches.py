@@ -27,20 +27,30 @@ class Dataset:
 
     images: uint8 (N, H, W, 3) RGB.
     labels: int64 (N,) for classification; uint8 (N, H, W), 255 to be ignored, for segmentation.
+    names: of the images' files, or none. notes: what a person should know about the data, in sentences.
     """
 
     images: Tensor
     labels: Tensor
+    names: tuple[str, ...] = ()
+    notes: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
         if len(self.images) != len(self.labels):
             raise ValueError(f"{len(self.images)} images but {len(self.labels)} labels")
+        if self.names and len(self.names) != len(self.images):
+            raise ValueError(f"{len(self.images)} images but {len(self.names)} names")
 
     def __len__(self) -> int:
         return len(self.images)
 
     def __getitem__(self, chosen: slice) -> Dataset:
-        return Dataset(images=self.images[chosen], labels=self.labels[chosen])
+        return Dataset(
+            images=self.images[chosen],
+            labels=self.labels[chosen],
+            names=self.names[chosen],
+            notes=self.notes,
+        )
 
 
 @dataclass(frozen=True, kw_only=True)
