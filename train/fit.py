@@ -96,8 +96,9 @@ class Checkpoints(Callback):
         self.best = float("-inf")
 
     def on_train_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        last = trainer.current_epoch + 1 == self.recipe.epochs
-        trainer.check_val_every_n_epoch = 1 if last else self.recipe.validate_every
+        scored = {self.recipe.epochs, *self.recipe.snapshots}  # whatever the interval
+        due = trainer.current_epoch + 1 in scored
+        trainer.check_val_every_n_epoch = 1 if due else self.recipe.validate_every
 
     def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         if not isinstance(pl_module, RecipeModule) or not trainer.is_global_zero:

@@ -189,7 +189,7 @@ class Recipe(Model, frozen=True, kw_only=True):
 
     freeze: prefixes of parameters of the network that stay as they are. freeze_batch_norm: keep the
     running statistics of the backbone's BatchNorm layers. validate_every: epochs between two scores;
-    the last epoch is always scored. keep: which checkpoint is kept: that of the least validation `loss`, or of
+    the last epoch and snapshots are always scored. keep: which checkpoint is kept: that of the least validation `loss`, or of
     the best `metric` (accuracy, mean IoU). snapshots: epochs whose checkpoints are kept besides.
     accumulate: batches whose gradients are added up before a step; the effective batch is `batch` times this.
     """
