@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING, Any, Literal, TypeAlias
 import numpy as np
 
 from dlcv.runtime.errors import InputError
-from dlcv.runtime.labelled import IGNORED, LabelledImage, mask_from_bytes
+from dlcv.runtime.labelled import LabelledImage, mask_from_bytes
+from dlcv.runtime.masks import IGNORED
 from dlcv.runtime.results import Classification, Refused, Result, Segmentation
 
 if TYPE_CHECKING:

@@ -1,63 +1,141 @@
-"""Labelled images without PyTorch: class folders, a CSV, or images with masks; in folders or ZIP files."""
+"""Labelled images without PyTorch: class folders, names, a CSV, contact sheets, or images with masks.
+
+Each from a folder, a ZIP or a tar archive; archives inside a folder are read in place too.
+"""
 
 from __future__ import annotations
 
 import csv
 import io
-from collections.abc import Callable, Iterator, Mapping, Sequence
+import re
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
-from typing import Any, TypeAlias
-from zipfile import BadZipFile, ZipFile
 
 import numpy as np
 from PIL import Image
 
+from dlcv.runtime.archives import ARCHIVE_SUFFIXES, Readers, files_in
 from dlcv.runtime.errors import InputError
-from dlcv.runtime.images import SUFFIXES
+from dlcv.runtime.images import SUFFIXES, Source
 from dlcv.runtime.manifest import Task
+from dlcv.runtime.masks import IGNORED, Mask
+from dlcv.runtime.sheets import has_sheets, tile_readers
 
-IGNORED = 255  # in masks: a pixel that does not count
-
-Mask: TypeAlias = "np.ndarray[Any, np.dtype[np.uint8]]"
-Readers: TypeAlias = dict[str, Callable[[], bytes]]  # by path inside the data, with "/"
+PAIRS = ("images/{}.*", "labels/{}.*")
 
 _FILE_HEADERS = ("file", "filename", "path", "image")
 _LABEL_HEADERS = ("label", "class", "index", "class_index", "imagenet_index", "category", "name")
+_LABEL_AND_NUMBER = re.compile(r"(\d+)_.+")
 
 
 @dataclass(frozen=True, kw_only=True)
 class LabelledImage:
-    """An image file with its class index (classify) or the file of its mask (segment)."""
+    """An image with its class index (classify) or the file of its mask (segment).
+
+    `read` gives the bytes of the image's file, or its pixels.
+    """
 
     name: str
-    read: Callable[[], bytes]
+    read: Callable[[], Source]
     label: int | None = None
+    mask: str = ""
     read_mask: Callable[[], bytes] | None = None
 
 
-def labelled_images(path: Path, *, task: Task, classes: Sequence[str]) -> list[LabelledImage]:
-    """Return the labelled images in a folder, a ZIP file, or beside a CSV file, in a fixed order.
+def labelled_images(
+    path: Path, *, task: Task, classes: Sequence[str], patterns: tuple[str, str] = PAIRS
+) -> list[LabelledImage]:
+    """Return the labelled images in a folder, an archive, or beside a CSV file, in a fixed order.
 
-    For `classify`: a CSV with a file column (`file`, `filename`, `path` or `image`) and a label column
-    (`label`, `class`, `index`, `name` or the like), or one folder a class. A label is a class name or
-    index. For `segment`: `images/NAME.jpg` with masks `labels/NAME.png`. ZIP files inside the folder
-    are read in place.
+    For `classify` it finds out which of `sheet_images` (the test split), `listed_images`, `labelled_names` and
+    `class_folders` the data is for. For `segment`: `image_mask_pairs` of `patterns`.
 
     Raises:
         InputError: there is no such data, or it does not fit the classes; the message names the file.
     """
-    files = _files(path)
     if task == "segment":
-        items = _with_masks(files, path)
-    elif task == "classify":
-        table = _table(files, path)
-        items = (
-            _in_folders(files, path, classes) if table is None else _listed(table, files, classes)
-        )
-    else:
+        return image_mask_pairs(path, patterns)
+    if task != "classify":
         raise InputError(f"labelled images are for tasks classify and segment, not {task!r}")
-    return items
+    if has_sheets(path, "test"):
+        return sheet_images(path, "test", classes)
+    files = _files(path)
+    if _table(files, path) is not None:
+        return _listed(files, path, classes)
+    images = [PurePosixPath(name) for name in files if _is_image(name)]
+    in_folders = all(image.parent.name in classes for image in images)
+    if images and not in_folders and all(_LABEL_AND_NUMBER.fullmatch(i.stem) for i in images):
+        return _named(files, path, classes)
+    return _in_folders(files, path, classes)
+
+
+def class_folders(path: Path, classes: Sequence[str]) -> list[LabelledImage]:
+    """Return images from one folder a class, whose name is the class's or its index.
+
+    Raises:
+        InputError: there is no such data, or a folder is of no class.
+    """
+    return _in_folders(_files(path), path, classes)
+
+
+def labelled_names(path: Path, classes: Sequence[str]) -> list[LabelledImage]:
+    """Return images named `LABEL_NUMBER.SUFFIX`, where LABEL is the index of a class.
+
+    Raises:
+        InputError: there is no such data, or a name is not of that form or of no class.
+    """
+    return _named(_files(path), path, classes)
+
+
+def listed_images(path: Path, classes: Sequence[str]) -> list[LabelledImage]:
+    """Return the images that a CSV lists, from the folder or archives in which or beside which it lies.
+
+    Its first line names a column of files (`file`, `filename`, `path` or `image`) and one of labels
+    (`label`, `class`, `index`, `name` or the like). A label is a class's name or index.
+
+    Raises:
+        InputError: there is no such CSV, or one of its lines does not fit.
+    """
+    return _listed(_files(path), path, classes)
+
+
+def sheet_images(folder: Path, split: str, classes: Sequence[str]) -> list[LabelledImage]:
+    """Return the images of a split kept as contact sheets: see `dlcv.runtime.sheets`.
+
+    Raises:
+        InputError: the labels are missing or do not fit the classes.
+    """
+    tiles = tile_readers(folder, split, classes=len(classes))
+    return [LabelledImage(name=name, read=read, label=label) for name, read, label in tiles]
+
+
+def image_mask_pairs(path: Path, patterns: tuple[str, str] = PAIRS) -> list[LabelledImage]:
+    """Return images with masks: the files that fit the two patterns with the same name for `{}`, sorted by it.
+
+    A pattern is the end of a path; `*` stands for any suffix of an image, and what lies before is the same for both.
+
+    Raises:
+        InputError: an image without a mask or the reverse, or nothing at all.
+    """
+    files = _files(path)
+    images, masks = (_matching(files, pattern) for pattern in patterns)
+    if not images:
+        raise InputError(f"{path} holds no {_example(patterns[0])} with {_example(patterns[1])}")
+    if lonely := min(images.keys() ^ masks.keys(), default=None):
+        here, wanted, pattern = (
+            (images[lonely], "mask", patterns[1])
+            if lonely in images
+            else (masks[lonely], "image", patterns[0])
+        )
+        missing = lonely[0] + _example(pattern, name=lonely[1])
+        raise InputError(f"{path}: {here} has no {wanted} {missing}")
+    return [
+        LabelledImage(
+            name=images[key], read=files[images[key]], mask=masks[key], read_mask=files[masks[key]]
+        )
+        for key in sorted(images)
+    ]
 
 
 def mask_from_bytes(data: bytes, *, name: str, classes: int) -> Mask:
@@ -79,60 +157,44 @@ def mask_from_bytes(data: bytes, *, name: str, classes: int) -> Mask:
 
 
 def _files(path: Path) -> Readers:
-    if not path.exists():
-        raise InputError(f"no labelled data at {path}; give a folder, a ZIP or a CSV file")
-    if path.suffix.lower() == ".zip":
-        return _members(path)
-    folder = path if path.is_dir() else path.parent
+    """Return the files in a folder or archive; beside a CSV, those of its folder without other CSVs."""
+    if path.suffix.lower() != ".csv":
+        return _opened(files_in(path), path) if path.is_dir() else files_in(path)
+    if not path.is_file():
+        raise InputError(f"no data at {path}; give a folder, an archive or a CSV file")
+    found = _opened(files_in(path.parent), path.parent)
+    others = {name for name in found if name.lower().endswith(".csv") and name != path.name}
+    return {name: read for name, read in found.items() if name not in others}
+
+
+def _opened(files: Readers, folder: Path) -> Readers:
+    """Put the members of the archives in a folder, behind `ARCHIVE/`, in the place of the archives."""
     found: Readers = {}
-    for file in sorted(p for p in folder.rglob("*") if p.is_file()):
-        if file.suffix.lower() == ".zip":
-            found |= {f"{file.stem}/{name}": read for name, read in _members(file).items()}
+    for name, read in files.items():
+        suffix = next((s for s in ARCHIVE_SUFFIXES if name.lower().endswith(s)), None)
+        if suffix is None:
+            found[name] = read
         else:
-            found[file.relative_to(folder).as_posix()] = file.read_bytes
-    if path.suffix.lower() == ".csv":
-        other = {name for name in found if name.endswith(".csv") and name != path.name}
-        return {name: read for name, read in found.items() if name not in other}
+            inside = files_in(folder / name)
+            found |= {f"{name[: -len(suffix)]}/{member}": r for member, r in inside.items()}
     return found
-
-
-def _members(path: Path) -> Readers:
-    try:
-        archive = ZipFile(path)
-    except (BadZipFile, OSError) as e:
-        raise InputError(f"{path} is not a readable ZIP file: {e}") from e
-
-    def reader(name: str) -> Callable[[], bytes]:
-        return lambda: archive.read(name)
-
-    return {name: reader(name) for name in sorted(archive.namelist()) if not name.endswith("/")}
 
 
 def _is_image(name: str) -> bool:
     return PurePosixPath(name).suffix.lower() in SUFFIXES
 
 
-def _with_masks(files: Readers, path: Path) -> list[LabelledImage]:
-    images = dict(_of_folder(files, "images"))
-    masks = dict(_of_folder(files, "labels"))
-    if not images:
-        raise InputError(f"{path} holds no images/NAME.jpg with masks labels/NAME.png")
-    if lonely := sorted(images.keys() - masks.keys()):
-        raise InputError(
-            f"{path}: {images[lonely[0]]} has no mask labels/{Path(lonely[0]).name}.png"
-        )
-    return [
-        LabelledImage(name=images[key], read=files[images[key]], read_mask=files[masks[key]])
-        for key in sorted(images)
-    ]
+def _matching(files: Readers, pattern: str) -> dict[tuple[str, str], str]:
+    """Return the image files that fit, by (folder before the pattern, what stands for {})."""
+    before, after = pattern.split("{}")
+    end = r"\.[^./]+" if after == ".*" else re.escape(after)
+    whole = re.compile(rf"((?:.*/)?){re.escape(before)}(.+){end}")
+    matches = {name: whole.fullmatch(name) for name in files if _is_image(name)}
+    return {(match[1], match[2]): name for name, match in matches.items() if match}
 
 
-def _of_folder(files: Readers, folder: str) -> Iterator[tuple[str, str]]:
-    """Yield the images in folders of a name: path without that folder and suffix, and whole path."""
-    for name in files:
-        member = PurePosixPath(name)
-        if member.parent.name == folder and _is_image(name):
-            yield (member.parent.parent / member.stem).as_posix(), name
+def _example(pattern: str, *, name: str = "NAME") -> str:
+    return pattern.replace("{}", name).replace(".*", ".png")
 
 
 def _table(files: Readers, path: Path) -> tuple[str, list[dict[str, str]]] | None:
@@ -158,9 +220,10 @@ def _column(row: Mapping[str, str], names: Sequence[str]) -> str | None:
     return next((headers[name] for name in names if name in headers), None)
 
 
-def _listed(
-    table: tuple[str, list[dict[str, str]]], files: Readers, classes: Sequence[str]
-) -> list[LabelledImage]:
+def _listed(files: Readers, path: Path, classes: Sequence[str]) -> list[LabelledImage]:
+    table = _table(files, path)
+    if table is None:
+        raise InputError(f"{path} holds no CSV with a column {', '.join(_FILE_HEADERS)}")
     name, rows = table
     file_column, label_column = _column(rows[0], _FILE_HEADERS), _column(rows[0], _LABEL_HEADERS)
     if file_column is None or label_column is None:
@@ -191,6 +254,23 @@ def _in_folders(files: Readers, path: Path, classes: Sequence[str]) -> list[Labe
         )
         for name in images
     ]
+
+
+def _named(files: Readers, path: Path, classes: Sequence[str]) -> list[LabelledImage]:
+    found = []
+    for name in filter(_is_image, files):
+        match = _LABEL_AND_NUMBER.fullmatch(PurePosixPath(name).stem)
+        if match is None:
+            raise InputError(f"{path}: {name} is not named LABEL_NUMBER, such as 3_0017.png")
+        label = int(match[1])
+        if label >= len(classes):
+            raise InputError(
+                f"{path}: {name} has label {label}; there are {len(classes)} classes, 0..{len(classes) - 1}"
+            )
+        found.append(LabelledImage(name=name, read=files[name], label=label))
+    if not found:
+        raise InputError(f"{path} holds no images named LABEL_NUMBER, such as 3_0017.png")
+    return found
 
 
 def _class_index(text: str, classes: Sequence[str], *, where: str) -> int:

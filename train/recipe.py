@@ -59,9 +59,12 @@ class DataConfig(Model, frozen=True, kw_only=True):
     have fixed names). images, masks: which files of `pairs` belong together; `{}` stands for the same name.
     mask_coding: `index`, a pixel is the index of its class; `rgb`, it has the `color` of its class.
     ignore_labels, ignore_colors: values in such masks that are neither learnt nor scored; label 255 never is.
+    labels: what the data calls the classes, in their order (names of folders, such as WordNet ids, or labels
+    in a CSV); without it, their names.
     hold_out: this many training images, the last ones, are not trained on but validate; the data set's own
     validation or test split is then only for the final score. Without it that split validates.
-    `train_limit` keeps only the first images of the training set, for trying things out.
+    `train_limit` keeps only the first images of the training set, for trying things out. Data that is sorted by
+    class (`folders`, `labelled-names`, `csv`) is shuffled before that, always in the same way.
     """
 
     name: str
@@ -73,6 +76,7 @@ class DataConfig(Model, frozen=True, kw_only=True):
     mask_coding: Literal["index", "rgb"] = "index"
     ignore_labels: tuple[Channel, ...] = ()
     ignore_colors: tuple[tuple[Channel, Channel, Channel], ...] = ()
+    labels: tuple[str, ...] = ()
     hold_out: Positive | None = None
     train_limit: Positive | None = None
 
@@ -84,6 +88,8 @@ class DataConfig(Model, frozen=True, kw_only=True):
                 raise ValueError(
                     f"data.{key} must have one {{}} for the name, as in images/{{}}.jpg"
                 )
+        if len(set(self.labels)) != len(self.labels):
+            raise ValueError("data.labels must be different from each other")
         by_color = self.mask_coding == "rgb"
         if (self.ignore_labels if by_color else self.ignore_colors) != ():
             fitting = "ignore_colors" if by_color else "ignore_labels"
@@ -126,22 +132,37 @@ class ScheduleConfig(Model, frozen=True, kw_only=True):
 
 
 class AugmentConfig(Model, frozen=True, kw_only=True):
-    """Random changes to training images.
+    """Random changes to training images, in this order.
 
-    crop: side of the square crop in pixels. pad: zero pixels added on each side before cropping
-    (classify). scale: range of random scaling before cropping (segment). flip: mirror left-right.
-    jitter: brightness, contrast and saturation vary by up to this factor.
+    stored: (height, width) at which training images are kept in memory, decoded once; without it, the
+    recipe's preprocessing size. More than that leaves a margin for cropping, less saves memory. policies: the
+    training set is gone through once per AutoAugment policy and epoch (Cubuk et al. 2019,
+    https://arxiv.org/abs/1805.09501). area: a random box of this share of the image is resized to the crop
+    (Szegedy et al. 2015, https://arxiv.org/abs/1409.4842). resize: sides are first resized to this. pad: zero
+    pixels added on each side before cropping. crop: side of the square crop in pixels. scale: range of
+    random scaling before cropping (segment). flip: mirror left-right. rotation: up to this many degrees
+    either way. jitter: brightness, contrast and saturation vary by up to this factor.
+    All but crop, scale, flip and jitter are for task classify.
     """
 
+    stored: tuple[Positive, Positive] | None = None
+    policies: tuple[Literal["imagenet", "cifar10", "svhn"], ...] = ()
+    area: tuple[AboveZero, AboveZero] | None = None
+    resize: Positive | None = None
     crop: Positive
     pad: Annotated[int, Meta(ge=0)] = 0
     scale: tuple[AboveZero, AboveZero] = (1.0, 1.0)
     flip: bool = True
+    rotation: Annotated[float, Meta(ge=0, le=180)] = 0.0
     jitter: Annotated[float, Meta(ge=0, lt=1)] = 0.0
 
     def __post_init__(self) -> None:
         if self.scale[0] > self.scale[1]:
             raise ValueError(f"augment.scale must be (low, high), not {self.scale}")
+        if self.area is not None and not self.area[0] <= self.area[1] <= 1:
+            raise ValueError(f"augment.area must be (low, high) up to 1, not {self.area}")
+        if self.area is not None and (self.resize or self.pad):
+            raise ValueError("augment.area gives the crop by itself; drop augment.resize and pad")
 
 
 class PatchDropConfig(Model, frozen=True, kw_only=True):
@@ -334,8 +355,8 @@ def _contradictions(recipe: Recipe) -> list[str]:
     if recipe.task == "segment":
         if any(c.color is None for c in recipe.classes):
             problems.append("segmentation needs a color for every class")
-        if recipe.distill or recipe.patch_drop or recipe.augment.pad:
-            problems.append("distill, patch_drop and augment.pad are for task classify")
+        if recipe.distill or recipe.patch_drop:
+            problems.append("distill and patch_drop are for task classify")
     elif recipe.augment.scale != (1.0, 1.0) or recipe.loss.class_weights != "none":
         problems.append("augment.scale and loss.class_weights are for task segment")
     if recipe.patch_drop and recipe.patch_drop.full_epochs > recipe.epochs:
@@ -351,4 +372,24 @@ def _contradictions(recipe: Recipe) -> list[str]:
             f"schedule.warmup_epochs {recipe.schedule.warmup_epochs} leaves nothing of"
             f" {recipe.epochs} epochs"
         )
+    return problems + _data_contradictions(recipe)
+
+
+def _data_contradictions(recipe: Recipe) -> list[str]:
+    problems = []
+    augment, labels = recipe.augment, recipe.data.labels
+    if labels and len(labels) != len(recipe.classes):
+        problems.append(f"data.labels names {len(labels)} classes, not {len(recipe.classes)}")
+    if recipe.task == "segment":
+        unfit = [
+            k for k in ("policies", "area", "resize", "pad", "rotation") if getattr(augment, k)
+        ]
+        problems += [f"augment.{key} is for task classify" for key in unfit]
+    elif augment.area is None and recipe.preprocessing.resize != "longest_side":
+        sides = (augment.resize,) if augment.resize else augment.stored or recipe.preprocessing.size
+        if augment.crop > min(sides) + 2 * augment.pad:
+            problems.append(
+                f"augment.crop {augment.crop} is larger than images of {min(sides)} pixels with"
+                f" augment.pad {augment.pad}; set augment.resize"
+            )
     return problems

@@ -99,7 +99,7 @@ def test_a_classifier_s_data_that_does_not_fit_is_named(tmp_path, files, words):
     ("files", "words"),
     [
         ({"images__a_png": PIXEL}, r"images/a.png has no mask labels/a.png"),
-        ({"a_png": PIXEL}, "holds no images/NAME.jpg with masks"),
+        ({"a_png": PIXEL}, "holds no images/NAME.png with labels/NAME.png"),
     ],
 )
 def test_masks_that_are_missing_are_named(tmp_path, files, words):
@@ -108,7 +108,7 @@ def test_masks_that_are_missing_are_named(tmp_path, files, words):
 
 
 def test_what_is_not_there_or_no_zip_is_refused(tmp_path):
-    with pytest.raises(InputError, match=r"no labelled data at .*gone"):
+    with pytest.raises(InputError, match=r"no data at .*gone"):
         classified(tmp_path / "gone")
     (tmp_path / "bad.zip").write_bytes(b"PK nothing")
     with pytest.raises(InputError, match=r"bad.zip is not a readable ZIP file"):

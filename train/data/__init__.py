@@ -1,52 +1,88 @@
-"""Data sets by name: one file a set, one visible dict, imported on use."""
+"""A recipe's data, decoded into memory. The kinds of data sets are in `dlcv.train.data.kinds`."""
 
 from __future__ import annotations
 
-from importlib import import_module
+import random
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal, TypeAlias
 
+import msgspec
+
 from dlcv.runtime.errors import InputError, RecipeError
 from dlcv.train.data.batches import Dataset
+from dlcv.train.data.decode import decoded
+from dlcv.train.data.kinds import KINDS
 
 if TYPE_CHECKING:
+    from dlcv.runtime.labelled import LabelledImage
     from dlcv.train.recipe import Recipe
 
-Split: TypeAlias = Literal["train", "validation", "test"]
+_SORTED_BY_CLASS = ("folders", "labelled-names", "csv")
 
-DATASETS = {
-    "cifar10": "dlcv.train.data.cifar10:read_cifar10",
-    "pairs": "dlcv.train.data.pairs:read_pairs",
-}
+Split: TypeAlias = Literal["train", "validation", "test"]
 
 
 def load_dataset(recipe: Recipe, root: Path, *, split: Split) -> Dataset:
     """Read one split of a recipe's data set into memory.
 
-    Without `data.hold_out`, `validation` and `test` are both the data set's own second split.
+    Without `data.hold_out`, `validation` and `test` are both the data set's own second split. These two
+    go through the recipe's preprocessing, as in deployment; training images through the same with
+    `augment.stored` as its size, where that is set.
 
     Raises:
-        RecipeError: no such data set, or its files are missing, mismatched or not of the recipe's
+        RecipeError: no such kind of data set, or its files are missing, mismatched or not of the recipe's
             classes.
     """
-    if recipe.data.name not in DATASETS:
-        raise RecipeError(f"no data set {recipe.data.name!r}; data sets: {', '.join(DATASETS)}")
-    module, _, function = DATASETS[recipe.data.name].partition(":")
+    preprocessing = recipe.preprocessing
+    if split == "train" and recipe.augment.stored is not None:
+        preprocessing = msgspec.structs.replace(preprocessing, size=recipe.augment.stored)
+    items = listed(recipe, root, split=split)
+    try:
+        return decoded(items, recipe, preprocessing=preprocessing)
+    except InputError as e:
+        raise RecipeError(f"{recipe.data.root}, {split} images: {e}") from e
+
+
+def listed(recipe: Recipe, root: Path, *, split: Split) -> list[LabelledImage]:
+    """Return one split of a recipe's data set, not yet decoded.
+
+    Raises:
+        RecipeError: as `load_dataset`.
+    """
+    if recipe.data.name not in KINDS:
+        raise RecipeError(f"no data set {recipe.data.name!r}; data sets: {', '.join(KINDS)}")
+    if (recipe.data.name == "pairs") != (recipe.task == "segment"):
+        raise RecipeError(f"data set {recipe.data.name} does not fit task {recipe.task}")
     folder = root / recipe.data.root
     if not folder.is_dir():
         raise RecipeError(f"no folder {recipe.data.root} under the data root {root}")
     held = recipe.data.hold_out or 0
     from_training = split == "train" or (split == "validation" and held > 0)
-    reader = getattr(import_module(module), function)
     try:
-        dataset: Dataset = reader(folder, recipe, train=from_training)
+        items = KINDS[recipe.data.name](folder, recipe, train=from_training)
     except InputError as e:
         raise RecipeError(str(e)) from e
-    if not (from_training and held):
-        return dataset
-    if held >= len(dataset):
-        raise RecipeError(f"data.hold_out {held} leaves nothing of {len(dataset)} training images")
-    return dataset[:-held] if split == "train" else dataset[-held:]
+    if not from_training:
+        return items
+    _require_every_class(items, recipe)
+    if (held or recipe.data.train_limit) and recipe.data.name in _SORTED_BY_CLASS:
+        items = random.Random(0).sample(items, len(items))  # the same parts for every recipe seed
+    items = items[: recipe.data.train_limit]
+    if held >= len(items):
+        raise RecipeError(f"data.hold_out {held} leaves nothing of {len(items)} training images")
+    return items[: len(items) - held] if split == "train" else items[len(items) - held :]
 
 
-__all__ = ["DATASETS", "Dataset", "Split", "load_dataset"]
+def _require_every_class(items: list[LabelledImage], recipe: Recipe) -> None:
+    if recipe.task != "classify":
+        return
+    missing = set(range(len(recipe.classes))) - {item.label for item in items}
+    if missing:
+        first = min(missing)
+        raise RecipeError(
+            f"{len(missing)} of the recipe's {len(recipe.classes)} classes have no training image, such as"
+            f" {recipe.class_names[first]!r} ({first}); drop them or check data.labels"
+        )
+
+
+__all__ = ["KINDS", "Dataset", "Split", "listed", "load_dataset"]

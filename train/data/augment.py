@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
+
 import torch
 import torch.nn.functional as F
 from torch import Generator, Tensor
+from torchvision.transforms import AutoAugmentPolicy, v2
 
 from dlcv.train.data.batches import IGNORE_LABEL, Augment, Batch
 from dlcv.train.recipe import AugmentConfig, Recipe
@@ -13,8 +17,49 @@ from dlcv.train.recipe import AugmentConfig, Recipe
 def augment_for(recipe: Recipe) -> Augment:
     """Return the function that augments a training batch as the recipe says."""
     if recipe.task == "classify":
-        return CropFlip(recipe.augment)
+        return Classify(recipe.augment)
     return ScaleCropFlip(recipe.augment, fill=recipe.normalization.mean)
+
+
+class Classify:
+    """What a classifier's recipe can ask for: AutoAugment, crop, mirror, rotation, jitter, in this order."""
+
+    def __init__(self, config: AugmentConfig) -> None:
+        self.config = config
+        self.copies = max(1, len(config.policies))
+        self._policies = [v2.AutoAugment(AutoAugmentPolicy(name)) for name in config.policies]
+        side = (config.crop, config.crop)
+        self._boxed = v2.RandomResizedCrop(side, scale=config.area) if config.area else None
+        bilinear = v2.InterpolationMode.BILINEAR
+        self._turned = v2.RandomRotation(config.rotation, bilinear) if config.rotation else None
+        self._cropped = CropFlip(config)
+
+    def __call__(self, images: Tensor, labels: Tensor, generator: Generator, copy: Tensor) -> Batch:
+        """images: uint8 (B, H, W, 3) to uint8 (B, crop, crop, 3); labels unchanged."""
+        planes = images.permute(0, 3, 1, 2)
+        with _drawing_from(generator):  # torchvision's transforms draw from the global generator
+            if self._policies:
+                pairs = zip(planes, copy.tolist(), strict=True)
+                planes = torch.stack([self._policies[number](image) for image, number in pairs])
+            if self._boxed is not None:
+                planes = torch.stack([self._boxed(image) for image in planes])
+            if self.config.resize is not None:
+                side = self.config.resize
+                planes = F.interpolate(planes, (side, side), mode="bilinear", antialias=True)
+            images = self._cropped(planes.permute(0, 2, 3, 1), generator)
+            if self._turned is not None:
+                planes = torch.stack([self._turned(i) for i in images.permute(0, 3, 1, 2)])
+                images = planes.permute(0, 2, 3, 1)
+        return jittered(images, self.config.jitter, generator=generator), labels
+
+
+@contextmanager
+def _drawing_from(generator: Generator) -> Iterator[None]:
+    """Seed PyTorch's global generator from `generator`, and leave it as it was afterwards."""
+    seed = int(torch.randint(2**62, (), generator=generator))
+    with torch.random.fork_rng(devices=()):
+        torch.manual_seed(seed)
+        yield
 
 
 class CropFlip:
@@ -23,8 +68,8 @@ class CropFlip:
     def __init__(self, config: AugmentConfig) -> None:
         self.config = config
 
-    def __call__(self, images: Tensor, labels: Tensor, generator: Generator) -> Batch:
-        """images: uint8 (B, H, W, 3) to uint8 (B, crop, crop, 3); labels unchanged."""
+    def __call__(self, images: Tensor, generator: Generator) -> Tensor:
+        """uint8 (B, H, W, 3) to uint8 (B, crop, crop, 3)."""
         pad, crop, count = self.config.pad, self.config.crop, len(images)
         padded = F.pad(images, (0, 0, pad, pad, pad, pad))
         rows = _offsets(padded.shape[1] - crop, count=count, generator=generator)
@@ -35,8 +80,7 @@ class CropFlip:
             flipped = torch.rand(count, generator=generator) < 0.5
             columns = torch.where(flipped[:, None], columns.flip(1), columns)
         batch = torch.arange(count)[:, None, None]
-        cropped = padded[batch, rows[:, :, None], columns[:, None, :]]
-        return jittered(cropped, self.config.jitter, generator=generator), labels
+        return padded[batch, rows[:, :, None], columns[:, None, :]]
 
 
 class ScaleCropFlip:
@@ -45,11 +89,13 @@ class ScaleCropFlip:
     A crop that is larger than the scaled image is filled with the mean colour and the ignored label.
     """
 
+    copies = 1
+
     def __init__(self, config: AugmentConfig, *, fill: tuple[float, float, float]) -> None:
         self.config = config
         self.fill = torch.tensor([round(255 * value) for value in fill], dtype=torch.uint8)
 
-    def __call__(self, images: Tensor, labels: Tensor, generator: Generator) -> Batch:
+    def __call__(self, images: Tensor, labels: Tensor, generator: Generator, copy: Tensor) -> Batch:
         """uint8 (B, H, W, 3) and uint8 (B, H, W), both to (B, crop, crop, ...)."""
         pairs = [self._one(i, m, generator) for i, m in zip(images, labels, strict=True)]
         cropped = torch.stack([image for image, _ in pairs])

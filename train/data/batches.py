@@ -1,24 +1,43 @@
 """A data set in memory and the batches made of it.
 
-Images stay uint8 (H, W, 3) RGB up to the network, as in a bundle's graph. Every random choice of an
-epoch comes from one generator seeded by (seed, epoch), so a resumed run sees what it would have seen.
+Images stay uint8 (H, W, 3) RGB up to the network, as in a bundle's graph. Every random choice of a
+batch comes from one generator seeded by (seed, epoch, number), so a resumed run sees what it would have seen,
+and it does not matter which process makes the batch.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import TypeAlias
+from functools import cached_property
+from itertools import islice
+from typing import Protocol, TypeAlias
 
 import torch
 from torch import Tensor
+from torch.utils.data import DataLoader
 
 Batch: TypeAlias = tuple[Tensor, Tensor]
-Augment: TypeAlias = Callable[[Tensor, Tensor, torch.Generator], Batch]
 
 IGNORE_LABEL = 255
-_EPOCHS_A_SEED = 100_003  # a prime above any number of epochs keeps (seed, epoch) pairs apart
+_EPOCHS_A_SEED = 100_003  # above any number of epochs: keeps (seed, epoch) pairs apart
+_BATCHES_AN_EPOCH = 10_000_019  # and these batches
+
+
+class Augment(Protocol):
+    """Changes a batch at random. A Protocol, so that a test's plain function with `copies` will do.
+
+    copies: how often an epoch goes through the data set; each time may be changed in another way.
+    """
+
+    @property
+    def copies(self) -> int: ...
+
+    def __call__(
+        self, images: Tensor, labels: Tensor, generator: torch.Generator, copy: Tensor
+    ) -> Batch:
+        """images: uint8 (B, H, W, 3). copy: int64 (B,), which copy of the data set an image is from."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -55,34 +74,64 @@ class Dataset:
 
 @dataclass(frozen=True, kw_only=True)
 class TrainBatches:
-    """One epoch: shuffled, augmented, the last incomplete batch left out."""
+    """One epoch: shuffled, augmented, the last incomplete batch left out.
+
+    With several copies (see `Augment`) every image comes up once in each. Of `world` processes, number
+    `rank` gets every `world`-th batch, all the same number of them.
+    """
 
     dataset: Dataset
     batch: int
     augment: Augment
     seed: int
     epoch: int
+    rank: int = 0
+    world: int = 1
 
     def __len__(self) -> int:
-        return len(self.dataset) // self.batch
+        return len(self.dataset) * self.augment.copies // self.batch // self.world
+
+    def __getitem__(self, number: int) -> Batch:
+        """Return a batch, a function of seed, epoch and number alone, whichever process makes it."""
+        number = number * self.world + self.rank
+        generator = self._generator(number + 1)
+        drawn = self._order[number * self.batch : (number + 1) * self.batch]
+        chosen = drawn % len(self.dataset)
+        images, labels = self.dataset.images[chosen], self.dataset.labels[chosen]
+        return self.augment(images, labels, generator, drawn // len(self.dataset))
 
     def __iter__(self) -> Iterator[Batch]:
-        generator = torch.Generator().manual_seed(self.seed * _EPOCHS_A_SEED + self.epoch)
-        order = torch.randperm(len(self.dataset), generator=generator)
-        for chosen in torch.split(order, self.batch)[: len(self)]:
-            yield self.augment(self.dataset.images[chosen], self.dataset.labels[chosen], generator)
+        return (self[number] for number in range(len(self)))
+
+    @cached_property
+    def _order(self) -> Tensor:
+        count = len(self.dataset) * self.augment.copies
+        return torch.randperm(count, generator=self._generator(0))
+
+    def _generator(self, number: int) -> torch.Generator:
+        seed = (self.seed * _EPOCHS_A_SEED + self.epoch) * _BATCHES_AN_EPOCH + number
+        return torch.Generator().manual_seed(seed % 2**63)
+
+
+def prefetched(batches: TrainBatches, *, workers: int) -> DataLoader[Batch]:
+    """Make batches in worker processes, two ahead each; the same batches in the same order as without."""
+    pinned = torch.cuda.is_available()
+    return DataLoader(batches, batch_size=None, num_workers=workers, pin_memory=pinned)  # type: ignore[arg-type]
 
 
 @dataclass(frozen=True, kw_only=True)
 class PlainBatches:
-    """The whole split in order, as it is."""
+    """The whole split in order, as it is; of `world` processes, number `rank` gets every `world`-th batch."""
 
     dataset: Dataset
     batch: int
+    rank: int = 0
+    world: int = 1
 
     def __len__(self) -> int:
-        return math.ceil(len(self.dataset) / self.batch)
+        return len(range(self.rank, math.ceil(len(self.dataset) / self.batch), self.world))
 
     def __iter__(self) -> Iterator[Batch]:
         images = torch.split(self.dataset.images, self.batch)
-        yield from zip(images, torch.split(self.dataset.labels, self.batch), strict=True)
+        batches = zip(images, torch.split(self.dataset.labels, self.batch), strict=True)
+        yield from islice(batches, self.rank, None, self.world)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 from typing import Any
 
@@ -9,29 +10,46 @@ from lightning.pytorch import LightningDataModule
 
 from dlcv.train.data import load_dataset
 from dlcv.train.data.augment import augment_for
-from dlcv.train.data.batches import PlainBatches, TrainBatches
+from dlcv.train.data.batches import PlainBatches, TrainBatches, prefetched
 from dlcv.train.recipe import Recipe
 
 
 class RecipeData(LightningDataModule):
-    """What a recipe trains on and what it validates on, in memory."""
+    """What a recipe trains on and what it validates on, in memory; each process has its share of the batches.
 
-    def __init__(self, recipe: Recipe, root: Path) -> None:
+    workers: processes that make the training batches ahead of time; 0 for none, None for a fitting number.
+    """
+
+    def __init__(self, recipe: Recipe, root: Path, *, workers: int | None = None) -> None:
         super().__init__()
         self.recipe = recipe
+        self.workers = _workers(recipe) if workers is None else workers
         self.train_set = load_dataset(recipe, root, split="train")
         self.validation_set = load_dataset(recipe, root, split="validation")
 
     def train_dataloader(self) -> Any:
         """Return this epoch's batches: the trainer asks again for every epoch."""
         epoch = self.trainer.current_epoch if self.trainer else 0
-        return TrainBatches(
+        batches = TrainBatches(
             dataset=self.train_set,
             batch=self.recipe.batch,
             augment=augment_for(self.recipe),
             seed=self.recipe.seed,
             epoch=epoch,
+            **self._share(),
         )
+        return prefetched(batches, workers=self.workers)
 
     def val_dataloader(self) -> Any:
-        return PlainBatches(dataset=self.validation_set, batch=self.recipe.batch)
+        return PlainBatches(dataset=self.validation_set, batch=self.recipe.batch, **self._share())
+
+    def _share(self) -> dict[str, int]:
+        trainer = self.trainer
+        return {"rank": trainer.global_rank, "world": trainer.world_size} if trainer else {}
+
+
+def _workers(recipe: Recipe) -> int:
+    """Several where images are changed one by one; one for what is done to a batch at once."""
+    augment = recipe.augment
+    one_by_one = recipe.task == "segment" or augment.policies or augment.area or augment.rotation
+    return min(4, os.cpu_count() or 1) if one_by_one else 1
