@@ -8,6 +8,8 @@ import platform
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
+_INT8_DOT_PRODUCTS = {"avx512_vnni", "avx_vnni", "amx_int8"}  # as /proc/cpuinfo calls them
+
 
 def cpu_count() -> int:
     """Return how many CPU cores this process may use (affinity masks, as containers set them)."""
@@ -35,12 +37,24 @@ def machine_name() -> str:
     return f"{platform.system()} {platform.machine()}, {_processor()}, {cpu_count()} cores"
 
 
+def lacks_vnni() -> bool:
+    """Return whether this is an x86 processor without VNNI: its sums of int8 products overflow at 16 bits.
+
+    Where the system does not say what the processor has, False.
+    """
+    flags = _cpu_fact("flags").split()
+    return bool(flags) and not _INT8_DOT_PRODUCTS.intersection(flags)
+
+
 def _processor() -> str:
+    return _cpu_fact("model name") or platform.processor() or "unknown processor"
+
+
+def _cpu_fact(name: str) -> str:
+    """Return what Linux says of the first core, or ""."""
     try:
         with Path("/proc/cpuinfo").open(encoding="utf-8") as file:
-            names = [
-                line.split(":", 1)[1].strip() for line in file if line.startswith("model name")
-            ]
-        return names[0]
-    except (OSError, IndexError):
-        return platform.processor() or "unknown processor"
+            values = (line.split(":", 1)[1].strip() for line in file if line.startswith(name))
+            return next(values, "")
+    except OSError:
+        return ""

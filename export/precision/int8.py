@@ -99,6 +99,7 @@ class _Writer:
         self._constants = constants_of(model)
         self._producers = producers_of(model)
         self._made: set[str] = set()
+        self._axes: dict[str, int] = {}  # of the output channels, by int8 weights
 
     def write(self, chosen: Collection[str]) -> bytes:
         graph = self._model.graph
@@ -127,10 +128,14 @@ class _Writer:
                 return
 
     def _share_weights(self, node: onnx.NodeProto) -> None:
-        """Let others read int8 weights too (a class activation map does), not a second copy in fp32."""
+        """Let others read int8 weights too (a class activation map does), not a second copy in fp32.
+
+        They get a copy of their own: ONNX Runtime, which makes uint8 weights of int8 ones where the CPU has
+        no VNNI, fails on weights that two nodes share.
+        """
         for position, name in enumerate(node.input):
-            if name in self._constants and f"{name}.int8" in self._made:
-                node.input[position] = f"{name}.int8"
+            if name in self._axes:
+                node.input[position] = self._weights(name, self._axes[name], suffix="int8.other")
 
     def _activation(self, name: str) -> str:
         copy = f"{name}.int8"
@@ -142,14 +147,15 @@ class _Writer:
             self._node("DequantizeLinear", [f"{name}.q", *pair], copy)
         return copy
 
-    def _weights(self, name: str, axis: int) -> str:
-        copy = f"{name}.int8"
+    def _weights(self, name: str, axis: int, *, suffix: str = "int8") -> str:
+        copy = f"{name}.{suffix}"
         if copy not in self._made:
             self._made.add(copy)
+            self._axes[name] = axis
             values, scales = quantised_weights(self._constants[name], axis)
-            self._constant(f"{name}.q", values)
+            self._constant(f"{copy}.q", values)
             pair = self._pair(copy, scales, np.zeros(scales.shape, np.int8))
-            self._node("DequantizeLinear", [f"{name}.q", *pair], copy, axis=axis)
+            self._node("DequantizeLinear", [f"{copy}.q", *pair], copy, axis=axis)
         return copy
 
     def _pair(self, name: str, scale: Array | np.float32, zero: Array | np.int8) -> list[str]:

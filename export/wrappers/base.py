@@ -27,7 +27,8 @@ class Normalize(nn.Module):
 
     def forward(self, image: Tensor) -> Tensor:
         """Normalise. image: uint8 (B, H, W, 3)."""
-        return image.float().permute(0, 3, 1, 2) * self.scale - self.shift
+        # Contiguous: a network that keeps channels last would be exported with strides of its own.
+        return image.float().permute(0, 3, 1, 2).contiguous() * self.scale - self.shift
 
 
 class Wrapper(nn.Module, ABC):

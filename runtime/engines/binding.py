@@ -13,7 +13,7 @@ from dlcv.runtime.errors import EngineError
 
 if TYPE_CHECKING:
     from dlcv.runtime.engines.base import Arrays
-    from dlcv.runtime.engines.tensorrt.device import Device
+    from dlcv.runtime.engines.device import Device
     from dlcv.runtime.manifest import TensorSpec
 
 _MOST_SHAPES = 8  # the full batch, the last batch, and a few image sizes

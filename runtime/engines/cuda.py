@@ -23,8 +23,8 @@ from dlcv.runtime.engines.base import (
     with_symbols,
 )
 from dlcv.runtime.engines.binding import BoundSession
+from dlcv.runtime.engines.device import CudaDevice, OutOfDeviceMemoryError
 from dlcv.runtime.engines.ort import reason_from_error, spec_from_argument
-from dlcv.runtime.engines.tensorrt.device import CudaDevice, OutOfDeviceMemoryError
 from dlcv.runtime.errors import BundleError, EngineError, EngineUnavailableError, InputError
 from dlcv.runtime.gpu import Gpu, driver
 from dlcv.runtime.system import cpu_count

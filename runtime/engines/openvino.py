@@ -7,6 +7,7 @@ import platform
 import re
 from collections.abc import Mapping
 from contextlib import suppress
+from functools import cache
 from typing import Any, Literal, final
 
 import numpy as np
@@ -24,9 +25,15 @@ from dlcv.runtime.engines.base import (
     settings_from_text,
     with_symbols,
 )
-from dlcv.runtime.errors import BundleError, EngineError, InputError, OutputError
+from dlcv.runtime.errors import (
+    BundleError,
+    EngineError,
+    EngineUnavailableError,
+    InputError,
+    OutputError,
+)
 from dlcv.runtime.manifest import DType, Precision, TensorSpec
-from dlcv.runtime.system import cpu_count
+from dlcv.runtime.system import cpu_count, lacks_vnni
 
 _DTYPES: dict[str, DType] = {
     "u8": "uint8",
@@ -54,15 +61,18 @@ class OpenVinoEngine(Closing):
     """Runs a graph with OpenVINO's CPU plugin."""
 
     def __init__(self, model: EngineModel, options: EngineOptions) -> None:
-        import openvino
-
         own = settings_from_text(OpenVinoSettings, options.settings, engine="openvino")
+        if model.precision == "int8" and lacks_vnni():
+            raise EngineUnavailableError(
+                "this CPU has no VNNI, without which sums in OpenVINO's int8 kernels overflow and answers "
+                "are wrong; use --precision fp32, or --engine ort"
+            )
         config = {
             "PERFORMANCE_HINT": own.mode.upper(),
             "INFERENCE_PRECISION_HINT": own.precision,  # unset, it is bf16 where the CPU has that
             "INFERENCE_NUM_THREADS": str(options.threads or cpu_count()),
         }
-        core = openvino.Core()
+        core = _core()
         compiled = (
             _compiled_or_cached(core, model, config, options=options)
             if own.cache
@@ -130,6 +140,18 @@ class OpenVinoEngine(Closing):
             spec.name: np.concatenate([r.get_output_tensor(number).data for r in running])
             for number, spec in enumerate(self._outputs)
         }
+
+
+@cache
+def _core() -> Any:
+    """Return OpenVINO's one object for all devices, which lives as long as the process.
+
+    It gives the thread that makes it a signal stack. Freed in another thread, it takes the memory away and
+    leaves the stack: the next signal of the first thread, such as Ctrl-C, would crash the process.
+    """
+    import openvino
+
+    return openvino.Core()
 
 
 def _compiled(core: Any, model: EngineModel, config: dict[str, str]) -> Any:

@@ -5,9 +5,9 @@ from __future__ import annotations
 from typing import Any, final
 
 from dlcv.runtime.cache import CacheKey, lookup, store
+from dlcv.runtime.engines.device import Device, OutOfDeviceMemoryError
 from dlcv.runtime.engines.tensorrt.api import newest_error
 from dlcv.runtime.engines.tensorrt.build import BuildRequest
-from dlcv.runtime.engines.tensorrt.device import Device, OutOfDeviceMemoryError
 from dlcv.runtime.engines.tensorrt.plans import plan_key
 from dlcv.runtime.errors import EngineError, OutputError
 from dlcv.runtime.gpu import Gpu

@@ -18,6 +18,7 @@ from dlcv.runtime.engines.base import (
     settings_from_text,
     with_symbols,
 )
+from dlcv.runtime.engines.device import CudaDevice
 from dlcv.runtime.engines.tensorrt.api import (
     TENSORRT,
     TENSORRT_RTX,
@@ -31,7 +32,6 @@ from dlcv.runtime.engines.tensorrt.api import (
 )
 from dlcv.runtime.engines.tensorrt.build import BuildRequest, plan_from_graph
 from dlcv.runtime.engines.tensorrt.contexts import Contexts
-from dlcv.runtime.engines.tensorrt.device import CudaDevice
 from dlcv.runtime.engines.tensorrt.fields import name_of_gpu, plan_fields
 from dlcv.runtime.engines.tensorrt.inspect import realised_precision, shares_from_inspector
 from dlcv.runtime.engines.tensorrt.plans import loaded_engine

@@ -7,7 +7,7 @@ from collections.abc import Callable, Hashable
 from dataclasses import dataclass
 from typing import Any, final
 
-from dlcv.runtime.engines.tensorrt.device import Device, Handle
+from dlcv.runtime.engines.device import Device, Handle
 from dlcv.runtime.engines.tensorrt.profile import Shape
 
 GRAPHS_KEPT = 8

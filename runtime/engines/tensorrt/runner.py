@@ -10,13 +10,13 @@ from functools import partial
 from typing import TYPE_CHECKING, Any, final
 
 from dlcv.runtime.engines.base import Arrays
-from dlcv.runtime.engines.tensorrt.api import newest_error
-from dlcv.runtime.engines.tensorrt.device import (
+from dlcv.runtime.engines.device import (
     Bytes,
     Device,
     Handle,
     OutOfDeviceMemoryError,
 )
+from dlcv.runtime.engines.tensorrt.api import newest_error
 from dlcv.runtime.engines.tensorrt.graphs import RecordedGraphs
 from dlcv.runtime.engines.tensorrt.profile import Shape, require_in_profile
 from dlcv.runtime.errors import EngineError

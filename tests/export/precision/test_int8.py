@@ -14,6 +14,8 @@ from dlcv.export.precision.int8 import (
 from dlcv.export.precision.nodes import prepared_model
 from dlcv.export.precision.taps import Tap, histograms, largest_values, noise_by_tensor
 from dlcv.runtime.bundle import open_bundle
+from dlcv.runtime.engines import EngineModel, EngineOptions
+from dlcv.runtime.engines.ort import OrtEngine
 
 
 @pytest.fixture(scope="module", params=["cifar10-vit", "camvid-lraspp"])
@@ -77,6 +79,35 @@ def test_kept_nodes_stay_as_they_are(quantised):
     outputs = [v.name for v in model.graph.output if v.type.tensor_type.elem_type == 1]
     noise = noise_by_tensor(bundle.read("model.onnx"), data, outputs, images)
     assert max(noise.values()) < 1e-10
+
+
+def test_weights_that_another_node_reads_too_are_not_kept_in_fp32():
+    make, constant = onnx.helper.make_node, numpy_helper.from_array
+    weights = np.random.default_rng(0).normal(size=(4, 3)).astype(np.float32)
+    nodes = [
+        make("Cast", ["image"], ["pixels"], to=onnx.TensorProto.FLOAT),
+        make("ReduceMean", ["pixels", "hw"], ["embedding"], keepdims=0),
+        make("Gemm", ["embedding", "weights"], ["logits"], name="last", transB=1),
+        make("ArgMax", ["logits"], ["top"], axis=1, keepdims=0),
+        make("Gather", ["weights", "top"], ["of_top"]),
+    ]
+    image = onnx.helper.make_tensor_value_info("image", onnx.TensorProto.UINT8, ["b", 2, 2, 3])
+    outputs = [
+        onnx.helper.make_tensor_value_info(name, onnx.TensorProto.FLOAT, ["b", width])
+        for name, width in (("logits", 4), ("of_top", 3))
+    ]
+    constants = [constant(weights, "weights"), constant(np.array([1, 2]), "hw")]
+    graph = onnx.helper.make_graph(nodes, "g", [image], outputs, constants)
+    opset = [onnx.helper.make_opsetid("", 18)]
+    exact = onnx.helper.make_model(graph, opset_imports=opset, ir_version=10)
+    data = quantised_model(exact, {"embedding": 255.0})
+    kept = onnx.load_from_string(data).graph.initializer
+    assert not any(tuple(t.dims) == (4, 3) and t.data_type == onnx.TensorProto.FLOAT for t in kept)
+    feeds = {"image": np.random.default_rng(0).integers(0, 256, (5, 2, 2, 3), np.uint8)}
+    with OrtEngine(EngineModel(onnx=data, precision="int8"), EngineOptions()) as engine:
+        answers = engine.infer(feeds)
+    rows = weights[answers["logits"].argmax(1)]
+    assert np.abs(answers["of_top"] - rows).max() < np.abs(weights).max() / 100
 
 
 @pytest.mark.parametrize("axis", [0, 1])

@@ -22,7 +22,7 @@ from dlcv.runtime.engines.cuda import (
     require_provider,
     session_specs,
 )
-from dlcv.runtime.engines.tensorrt.device import OutOfDeviceMemoryError
+from dlcv.runtime.engines.device import OutOfDeviceMemoryError
 from dlcv.runtime.errors import BundleError, EngineError, EngineUnavailableError, InputError
 from dlcv.runtime.gpu import Gpu
 from dlcv.runtime.parity import compare

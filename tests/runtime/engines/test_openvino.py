@@ -2,6 +2,8 @@
 
 import hashlib
 import json
+import subprocess
+import sys
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -12,8 +14,9 @@ import pytest
 
 from dlcv.runtime import open_bundle
 from dlcv.runtime.engines import EngineModel, EngineOptions, load_engine
+from dlcv.runtime.engines import openvino as openvino_engine
 from dlcv.runtime.engines.openvino import OpenVinoEngine
-from dlcv.runtime.errors import BundleError, EngineError, InputError
+from dlcv.runtime.errors import BundleError, EngineError, EngineUnavailableError, InputError
 from dlcv.runtime.manifest import TensorSpec
 from dlcv.runtime.parity import replay_golden
 
@@ -115,6 +118,41 @@ def test_a_failure_while_running_is_an_engine_error() -> None:
     assert "\n" not in str(caught.value)
 
 
+def test_ctrl_c_is_heard_after_an_engine_was_freed_in_another_thread() -> None:
+    code = """
+import os, signal, threading
+from dlcv.runtime.engines import EngineOptions, load_engine
+from dlcv.runtime.bundle import open_bundle
+
+engines = [load_engine(open_bundle("cifar10-vit"), "openvino", outputs=["probabilities"])]
+freeing = threading.Thread(target=engines.clear)
+freeing.start()
+freeing.join()
+try:
+    os.kill(os.getpid(), signal.SIGINT)
+except KeyboardInterrupt:
+    print("heard")
+"""
+    ran = subprocess.run(
+        [sys.executable, "-X", "faulthandler", "-c", code],
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=60,
+    )
+    assert (ran.returncode, ran.stdout) == (0, "heard\n"), ran.stderr
+
+
+def test_int8_is_refused_where_its_sums_overflow(monkeypatch: pytest.MonkeyPatch) -> None:
+    int8 = EngineModel(onnx=CAST, precision="int8")
+    monkeypatch.setattr(openvino_engine, "lacks_vnni", lambda: True)
+    with pytest.raises(EngineUnavailableError, match="this CPU has no VNNI"):
+        OpenVinoEngine(int8, EngineOptions())
+    monkeypatch.setattr(openvino_engine, "lacks_vnni", lambda: False)
+    with OpenVinoEngine(int8, EngineOptions()) as engine:
+        assert engine.info.precision == "int8"
+
+
 def test_a_closed_engine_says_so() -> None:
     engine = load(CAST)
     engine.close()
@@ -125,7 +163,7 @@ def test_a_closed_engine_says_so() -> None:
 
 @pytest.mark.parametrize(("asked", "stated"), [("f16", "fp16"), ("bf16", "bf16")])
 def test_a_lower_precision_is_stated_or_refused(asked: str, stated: str) -> None:
-    capabilities = openvino.Core().get_property("CPU", "OPTIMIZATION_CAPABILITIES")
+    capabilities = openvino_engine._core().get_property("CPU", "OPTIMIZATION_CAPABILITIES")
     if stated.upper() in capabilities:
         assert load(CAST, {"precision": asked}).info.precision == stated
     else:

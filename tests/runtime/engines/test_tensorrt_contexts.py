@@ -8,11 +8,11 @@ from typing import Any, cast
 import pytest
 
 from dlcv.runtime.engines import EngineModel, EngineOptions
+from dlcv.runtime.engines.device import Device as RealDevice
+from dlcv.runtime.engines.device import OutOfDeviceMemoryError
 from dlcv.runtime.engines.tensorrt.api import TENSORRT, TENSORRT_RTX, Flavour
 from dlcv.runtime.engines.tensorrt.build import BuildRequest, keep_timings, use_timings
 from dlcv.runtime.engines.tensorrt.contexts import Contexts
-from dlcv.runtime.engines.tensorrt.device import Device as RealDevice
-from dlcv.runtime.engines.tensorrt.device import OutOfDeviceMemoryError
 from dlcv.runtime.engines.tensorrt.profile import Profile, range_from_text
 from dlcv.runtime.errors import EngineError
 from dlcv.runtime.gpu import Gpu

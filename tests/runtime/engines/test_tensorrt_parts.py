@@ -7,6 +7,11 @@ from typing import Any
 import pytest
 
 from dlcv.runtime.engines.base import EngineModel, settings_from_text
+from dlcv.runtime.engines.device import (
+    CudaDevice,
+    OutOfDeviceMemoryError,
+    error_from_status,
+)
 from dlcv.runtime.engines.tensorrt.api import (
     TENSORRT,
     TENSORRT_RTX,
@@ -15,11 +20,6 @@ from dlcv.runtime.engines.tensorrt.api import (
     TensorRtSettings,
     require_gpu,
     sentence_from_log,
-)
-from dlcv.runtime.engines.tensorrt.device import (
-    CudaDevice,
-    OutOfDeviceMemoryError,
-    error_from_status,
 )
 from dlcv.runtime.engines.tensorrt.fields import misfit, plan_fields
 from dlcv.runtime.engines.tensorrt.inspect import (

@@ -6,7 +6,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from dlcv.runtime.engines.tensorrt.device import OutOfDeviceMemoryError
+from dlcv.runtime.engines.device import OutOfDeviceMemoryError
 from dlcv.runtime.engines.tensorrt.graphs import GRAPHS_KEPT
 from dlcv.runtime.engines.tensorrt.runner import Runner, Tensors
 from dlcv.runtime.errors import EngineError, InputError

@@ -222,7 +222,7 @@ def error_from_status(cuda: Any, status: Any) -> EngineError | EngineUnavailable
         return OutOfDeviceMemoryError(f"the GPU's memory does not do ({words})")
     if status == codes.cudaErrorInsufficientDriver:
         return EngineUnavailableError(
-            f"driver too old: CUDA says {words!r}; TensorRT needs one for CUDA 13.0, update the driver"
+            f"driver too old: CUDA says {words!r}; one for CUDA 13.0 is needed, update the driver"
         )
     if status == codes.cudaErrorNoDevice:
         return EngineUnavailableError(f"no GPU can be used ({words}); see nvidia-smi")
