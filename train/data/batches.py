@@ -46,12 +46,13 @@ class Dataset:
 
     images: uint8 (N, H, W, 3) RGB.
     labels: int64 (N,) for classification; uint8 (N, H, W), 255 to be ignored, for segmentation.
-    names: of the images' files, or none. notes: what a person should know about the data, in sentences.
+    names: of the images' files, or none. sizes: their (height, width) before any resize, or none. notes: what a person should know about the data, in sentences.
     """
 
     images: Tensor
     labels: Tensor
     names: tuple[str, ...] = ()
+    sizes: tuple[tuple[int, int], ...] = ()
     notes: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
@@ -68,6 +69,7 @@ class Dataset:
             images=self.images[chosen],
             labels=self.labels[chosen],
             names=self.names[chosen],
+            sizes=self.sizes[chosen],
             notes=self.notes,
         )
 

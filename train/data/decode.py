@@ -31,7 +31,7 @@ def decoded(
             size than its image or holds a label that is neither a class nor ignored.
     """
     masks = items[0].read_mask is not None
-    coding, strays = _coding(recipe), Counter[Color]()
+    coding, strays, sizes = _coding(recipe), Counter[Color](), []
     images: Any = None
     labels: Any = None
     for number, item in enumerate(items):
@@ -43,11 +43,13 @@ def decoded(
         if image.pixels.shape != images.shape[1:]:
             raise InputError(_sizes_differ(item, image, first=items[0], shape=images.shape[1:3]))
         images[number] = image.pixels
+        sizes.append(image.frame.size)
         labels[number] = _mask(item, image, coding, strays=strays) if masks else item.label
     return Dataset(
         images=torch.from_numpy(images),
         labels=torch.from_numpy(labels),
         names=tuple(item.name for item in items),
+        sizes=tuple(sizes),
         notes=(_stray_note(strays),) if strays else (),
     )
 
