@@ -50,9 +50,11 @@ Nothing here was measured on a GPU yet. On a machine with one:
 ```sh
 pip install '.[gpu,export,plot]'      # or [trt,...], [rtx,...]; see engines.md
 dlcv-export bundle torchvision:vit_b_16 --random -o bundles/vit
-dlcv-infer bench bundles/vit --checkpoint torchvision:vit_b_16 --random --batches 1,8,32,128 --out report-vit
+dlcv-export precision bundles/vit --to fp16 --calibrate photos/
+dlcv-infer bench bundles/vit --precision fp16 --checkpoint torchvision:vit_b_16 --random --batches 1,8,32,128 --out report-vit
 dlcv-export bundle torchvision:deeplabv3_resnet50 --random --size 512x512 -o bundles/deeplab
-dlcv-infer bench bundles/deeplab --checkpoint torchvision:deeplabv3_resnet50 --random --batches 1,8,32 --out report-deeplab
+dlcv-export precision bundles/deeplab --to fp16 --calibrate photos/
+dlcv-infer bench bundles/deeplab --precision fp16 --checkpoint torchvision:deeplabv3_resnet50 --random --batches 1,8,32 --out report-deeplab
 cp report-vit/bench.json docs/benchmarks/vit-gpu.json && python bench/page.py
 ```
 

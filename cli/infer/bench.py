@@ -9,8 +9,8 @@ import typer
 
 from dlcv.cli.export import options as source_options
 from dlcv.cli.infer import options
-from dlcv.cli.infer.lists import numbers_from_text, words_from_text
 from dlcv.cli.infer.task import loading, say
+from dlcv.cli.text import numbers_from_text, words_from_text
 
 if TYPE_CHECKING:
     from dlcv.runtime.bench import Contestant

@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING, Annotated, Literal, cast
 import typer
 
 from dlcv.cli.infer import options
-from dlcv.cli.infer.lists import numbers_from_text, words_from_text
 from dlcv.cli.infer.task import loading, say
+from dlcv.cli.text import numbers_from_text, words_from_text
 
 if TYPE_CHECKING:
     from dlcv.runtime.manifest import Precision

@@ -6,7 +6,7 @@ import pytest
 from typer.testing import CliRunner, Result
 
 from dlcv.cli.infer.app import app
-from dlcv.cli.infer.lists import numbers_from_text, words_from_text
+from dlcv.cli.text import numbers_from_text, words_from_text
 from dlcv.runtime.errors import DlcvError, InputError
 
 

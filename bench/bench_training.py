@@ -1,0 +1,98 @@
+"""What `dlcv-train fit` adds to a bare loop over the same network and tensors: allowed are 10 % of a step.
+
+An epoch of the one and an epoch of the other in turns, so that a noisy machine slows both; the printed ratio is
+the median of the rounds'. fit's epochs read, augment and log as in a real run (without validation and checkpoints);
+the bare loop takes ready batches from memory.
+
+    pytest bench/bench_training.py -s
+"""
+
+import copy
+import os
+import statistics
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from lightning.pytorch import Callback, Trainer
+from lightning.pytorch.loggers import CSVLogger
+
+from dlcv.train.data.augment import augment_for
+from dlcv.train.data.batches import TrainBatches
+from dlcv.train.data.module import RecipeData
+from dlcv.train.models import build_model
+from dlcv.train.modules import RecipeModule, normalised
+from dlcv.train.recipe import Recipe, changed, load_recipe
+
+ROOT = Path(os.environ.get("DLCV_DATA") or Path(__file__).parents[2] / "shared" / "data")
+STEPS = {"cifar10-basic-cnn": 150, "cifar10-vit": 60, "deepglobe-fcn4s-mobilenet": 4}
+ROUNDS = 7
+
+
+class Turns(Callback):
+    """After each of fit's epochs, an epoch of the bare loop; `fit` and `bare` are seconds a step."""
+
+    def __init__(self, recipe: Recipe, network: torch.nn.Module, data: RecipeData) -> None:
+        self.recipe, self.network = recipe, network
+        batches = TrainBatches(
+            dataset=data.train_set, batch=recipe.batch, augment=augment_for(recipe), seed=0, epoch=0
+        )
+        self.batches = [batches[number] for number in range(STEPS[recipe.name])]
+        self.fit: list[float] = []
+        self.bare: list[float] = []
+
+    def on_train_epoch_start(self, trainer: Trainer, pl_module: Any) -> None:
+        self.started = time.perf_counter()
+
+    def on_train_epoch_end(self, trainer: Trainer, pl_module: Any) -> None:
+        self.fit.append((time.perf_counter() - self.started) / len(self.batches))
+        started = time.perf_counter()
+        self._bare_epoch()
+        self.bare.append((time.perf_counter() - started) / len(self.batches))
+
+    def _bare_epoch(self) -> None:
+        optimizer = torch.optim.SGD(self.network.parameters(), lr=1e-6)
+        for images, labels in self.batches:
+            outputs = self.network(normalised(images, self.recipe.normalization))
+            logits = outputs["out"] if isinstance(outputs, dict) else outputs
+            optimizer.zero_grad()
+            torch.nn.functional.cross_entropy(logits, labels.long(), ignore_index=255).backward()
+            optimizer.step()
+
+    @property
+    def ratio(self) -> float:
+        """Of the rounds after the first, which warms up."""
+        pairs = zip(self.fit[1:], self.bare[1:], strict=True)
+        return statistics.median(fit / bare for fit, bare in pairs)
+
+
+@pytest.mark.parametrize("name", STEPS)
+def bench_training(benchmark: Any, name: str, tmp_path: Path) -> None:
+    """Print the seconds of a step and the ratio, fit / bare loop."""
+    recipe = changed(load_recipe(name), epochs=ROUNDS)
+    data = RecipeData(recipe, ROOT)
+    spec = build_model(recipe.model.name, recipe.model.options, num_classes=len(recipe.classes))
+    network = copy.deepcopy(spec.network).to(memory_format=torch.channels_last).train()  # type: ignore[call-overload]
+    turns = Turns(recipe, network, data)
+    trainer = Trainer(
+        max_epochs=ROUNDS,
+        devices=1,
+        limit_train_batches=STEPS[name],
+        limit_val_batches=0,
+        gradient_clip_val=recipe.optimizer.clip_norm,
+        reload_dataloaders_every_n_epochs=1,
+        logger=CSVLogger(tmp_path, name="log"),
+        log_every_n_steps=1,
+        callbacks=[turns],
+        enable_checkpointing=False,
+        enable_progress_bar=False,
+        enable_model_summary=False,
+    )
+    benchmark.pedantic(lambda: trainer.fit(RecipeModule(recipe, spec), data), rounds=1)
+    benchmark.extra_info["ratio"] = turns.ratio
+    steps = [statistics.median(seconds) * 1e3 for seconds in (turns.fit[1:], turns.bare[1:])]
+    print(
+        f"\n{name}: a step of fit {steps[0]:.1f} ms, bare {steps[1]:.1f} ms; ratio {turns.ratio:.3f}"
+    )
