@@ -3,33 +3,38 @@
 The output folder gets, at every improvement on the validation set, a checkpoint
 (`model.safetensors`, `recipe.yaml`, `metrics.json`: see `dlcv.train.checkpoint`); after every epoch
 `resume.ckpt`, from which `resume=True` continues exactly; and `log/`, with the loss and the metric of
-every epoch as CSV.
+every epoch as CSV, and for TensorBoard if asked. Before the first step the plan goes to stderr.
 """
 
 from __future__ import annotations
 
+import errno
 import sys
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
 import torch
 from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.callbacks import EarlyStopping, RichProgressBar
-from lightning.pytorch.loggers import CSVLogger
+from lightning.pytorch.loggers import CSVLogger, Logger, TensorBoardLogger
 
 from dlcv.runtime.errors import OutputError, RecipeError
 from dlcv.train.checkpoint import RECIPE_FILE, WEIGHTS_FILE, load_checkpoint, save_checkpoint
 from dlcv.train.data.module import RecipeData
 from dlcv.train.evaluate import evaluate
+from dlcv.train.hardware import Hardware
 from dlcv.train.losses import class_weights
 from dlcv.train.metrics import MONITOR
-from dlcv.train.models import build_model
+from dlcv.train.models import ModelSpec, build_model
 from dlcv.train.modules import RecipeModule
+from dlcv.train.plan import plan_lines
 from dlcv.train.recipe import Recipe, load_recipe
-from dlcv.train.weights import load_backbone, load_weights, read_weights
+from dlcv.train.weights import load_backbone, load_pretrained, load_weights, read_weights
 
 RESUME_FILE = "resume.ckpt"
-_PRECISION = {"fp32": "32-true", "bf16": "bf16-mixed"}
+_PRECISION = {"fp32": "32-true", "fp16": "16-mixed", "bf16": "bf16-mixed"}
+_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
 
 def fit(
@@ -38,50 +43,97 @@ def fit(
     *,
     out: Path,
     resume: bool = False,
-    threads: int | None = None,
+    hardware: Hardware | None = None,
+    tensorboard: bool = False,
 ) -> dict[str, Any]:
     """Train and return the metrics of the best epoch, measured again in float32.
 
-    root: the data root. threads: CPU threads for PyTorch; without it, PyTorch decides.
+    root: the data root. tensorboard: log for it, too. On several devices, processes other than the first
+    return the metrics of the last score.
 
     Raises:
         RecipeError: data or weights are missing or do not fit, or the loss stopped being a number.
-        OutputError: `out` already holds a run (and `resume` is not set), or none to resume.
+        OutputError: `out` already holds a run (and `resume` is not set), or none to resume; or it cannot be
+            written. What was written before stays good.
     """
-    if threads is not None:
-        torch.set_num_threads(threads)
+    hardware = hardware or Hardware()
+    if hardware.threads is not None:
+        torch.set_num_threads(hardware.threads)
     _check_output(recipe, out, resume=resume)
     torch.manual_seed(recipe.seed)
 
     data = RecipeData(recipe, root)
+    spec = _model(recipe)
+    left_out = [] if resume else _load_start(spec, recipe, root)
     module = RecipeModule(
         recipe,
-        _network(recipe, root),
+        spec,
         class_weights=class_weights(data.train_set, recipe.loss, num_classes=len(recipe.classes)),
         teacher=_teacher(recipe, root),
     )
-    trainer = Trainer(
+    trainer = _trainer(recipe, out, hardware=hardware, tensorboard=tensorboard)
+    if trainer.is_global_zero:
+        sizes = len(data.train_set), len(data.validation_set)
+        batches = len(data.train_dataloader()) // trainer.world_size
+        plan = plan_lines(
+            recipe, spec.network, trainer=trainer, images=sizes, batches=batches, left_out=left_out
+        )
+        sys.stderr.write("\n".join((*plan, "")))
+    try:
+        trainer.fit(module, data, ckpt_path=out / RESUME_FILE if resume else None)
+    except (OSError, RuntimeError) as e:
+        if _is_full(e):
+            raise OutputError(
+                f"cannot write to {out}: the disk is full or a limit is reached; make room and continue with"
+                " --resume: the files of the last complete epoch are whole"
+            ) from e
+        raise
+    if not trainer.is_global_zero:
+        return module.metrics
+
+    best = load_checkpoint(out)
+    metrics = {**evaluate(best, root), "epoch": best.metrics["epoch"]}
+    save_checkpoint(out, best.model, recipe=recipe, metrics=metrics)
+    return metrics
+
+
+def _trainer(recipe: Recipe, out: Path, *, hardware: Hardware, tensorboard: bool) -> Trainer:
+    if recipe.precision == "fp16" and not torch.cuda.is_available():
+        raise RecipeError("precision fp16 trains on a GPU only; set it to bf16 or fp32")
+    return Trainer(
         max_epochs=recipe.epochs,
-        devices=1,  # batches are not split over devices
+        devices=hardware.devices,
+        num_nodes=hardware.nodes,
+        strategy=hardware.strategy,
+        use_distributed_sampler=False,  # the data are split over processes as they are read
         precision=_PRECISION[recipe.precision],  # type: ignore[arg-type]
         gradient_clip_val=recipe.optimizer.clip_norm,
         accumulate_grad_batches=recipe.accumulate,
         check_val_every_n_epoch=recipe.validate_every,
         reload_dataloaders_every_n_epochs=1,  # each epoch's batches are made from (seed, epoch)
         num_sanity_val_steps=0,
-        logger=CSVLogger(out, name="log"),
+        logger=_loggers(out, tensorboard=tensorboard),
         log_every_n_steps=1,
         callbacks=_callbacks(recipe, out),
         enable_checkpointing=False,  # `Checkpoints` writes what is needed
         enable_progress_bar=sys.stderr.isatty(),
         enable_model_summary=False,
     )
-    trainer.fit(module, data, ckpt_path=out / RESUME_FILE if resume else None)
 
-    best = load_checkpoint(out)
-    metrics = {**evaluate(best, root), "epoch": best.metrics["epoch"]}
-    save_checkpoint(out, best.model, recipe=recipe, metrics=metrics)
-    return metrics
+
+def _loggers(out: Path, *, tensorboard: bool) -> list[Logger]:
+    loggers: list[Logger] = [CSVLogger(out, name="log")]
+    if tensorboard:
+        if find_spec("tensorboard") is None:
+            raise OutputError("logs for TensorBoard need it: pip install 'dlcv[tensorboard]'")
+        loggers.append(TensorBoardLogger(out, name="tensorboard"))
+    return loggers
+
+
+def _is_full(error: Exception) -> bool:
+    """PyTorch's writer reports a failed write as a RuntimeError that no longer has the number."""
+    full = isinstance(error, OSError) and error.errno in _FULL
+    return full or "PytorchStreamWriter failed" in str(error)
 
 
 class Checkpoints(Callback):
@@ -111,7 +163,8 @@ class Checkpoints(Callback):
 
     def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         epoch, scored = trainer.current_epoch + 1, trainer.check_val_every_n_epoch or 1
-        if epoch in self.recipe.snapshots and isinstance(pl_module, RecipeModule):
+        snapped = epoch in self.recipe.snapshots and trainer.is_global_zero
+        if snapped and isinstance(pl_module, RecipeModule):
             self._save(snapshot_folder(self.out, epoch), pl_module, epoch=epoch)
         names = ["loss", *(["val_loss", *MONITOR.values()] if epoch % scored == 0 else ())]
         scores = {name: trainer.callback_metrics.get(name) for name in names}
@@ -153,11 +206,17 @@ def _monitor(recipe: Recipe) -> tuple[str, int]:
     return ("val_loss", -1) if recipe.keep == "loss" else (MONITOR[recipe.task], 1)
 
 
-def _network(recipe: Recipe, root: Path) -> Any:
-    spec = build_model(recipe.model.name, recipe.model.options, num_classes=len(recipe.classes))
+def _model(recipe: Recipe) -> ModelSpec:
+    return build_model(recipe.model.name, recipe.model.options, num_classes=len(recipe.classes))
+
+
+def _load_start(spec: ModelSpec, recipe: Recipe, root: Path) -> list[str]:
+    """Load pretrained weights as the recipe says; return the tensors that start at random all the same."""
     if recipe.weights is not None:
-        load_backbone(spec, root / recipe.weights)
-    return spec
+        return load_backbone(spec, root / recipe.weights, allow_missing=recipe.allow_missing)
+    if recipe.pretrained:
+        return load_pretrained(spec, name=recipe.model.name)
+    return []
 
 
 def _teacher(recipe: Recipe, root: Path) -> torch.nn.Module | None:

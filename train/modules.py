@@ -54,11 +54,11 @@ class RecipeModule(LightningModule):
         self.register_buffer("class_weights", class_weights, persistent=False)
         self.metrics: dict[str, Any] = {}
         self._backbone = (spec.backbone,)  # in tuples, so that they are not submodules of their own
+        self._head = spec.head
         self._teacher: tuple[nn.Module, ...] = (
             (teacher.eval().to(memory_format=torch.channels_last),) if teacher else ()
         )
-        for name, parameter in self.network.named_parameters():
-            parameter.requires_grad_(not name.startswith(recipe.freeze or ("\0",)))
+        _freeze(self.network, recipe.freeze)
 
     def forward(self, images: Tensor) -> Any:
         """uint8 (B, H, W, 3) to what the network gives."""
@@ -83,13 +83,13 @@ class RecipeModule(LightningModule):
         if not math.isfinite(float(loss.detach())):
             raise RecipeError(
                 f"the loss became {float(loss.detach())} in epoch {self.current_epoch}, step {batch_index};"
-                f" lower optimizer.lr ({self.recipe.optimizer.lr:g}) or set optimizer.clip_norm"
+                f" lower optimizer.lr ({self.recipe.optimizer.lr:g}) or set optimizer.clip_norm;"
+                " the checkpoints of earlier epochs stay"
             )
-        accuracy = _accuracy(outputs, labels)
-        self.log(
-            "loss", loss.detach(), prog_bar=True, **_EACH_STEP_AND_EPOCH, batch_size=len(images)
-        )
-        self.log("train_accuracy", accuracy, **_EACH_STEP_AND_EPOCH, batch_size=len(images))
+        how: dict[str, Any] = {**_EACH_STEP_AND_EPOCH, "batch_size": len(images)}
+        how["sync_dist"] = self.trainer.world_size > 1
+        self.log("loss", loss.detach(), prog_bar=True, **how)
+        self.log("train_accuracy", _accuracy(outputs, labels), **how)
         return loss
 
     def validation_step(self, batch: Batch, batch_index: int) -> None:
@@ -108,7 +108,9 @@ class RecipeModule(LightningModule):
         self.validation_loss.reset()
 
     def configure_optimizers(self) -> Any:
-        optimizer = optimizer_for(self.network, self.recipe.optimizer, backbone=self._backbone[0])
+        optimizer = optimizer_for(
+            self.network, self.recipe.optimizer, backbone=self._backbone[0], head=self._head
+        )
         steps = int(self.trainer.estimated_stepping_batches)
         schedule = schedule_for(optimizer, self.recipe, steps=steps)
         return {
@@ -118,6 +120,8 @@ class RecipeModule(LightningModule):
 
     def _loss(self, pixels: Tensor, outputs: Any, labels: Tensor) -> Tensor:
         loss = self._label_loss(outputs, labels)
+        if self.recipe.loss.aux is not None:
+            loss = loss + self.recipe.loss.aux * self._label_loss(_auxiliary(outputs), labels)
         if self.recipe.distill is None:
             return loss
         with torch.no_grad():
@@ -150,6 +154,29 @@ class RecipeModule(LightningModule):
         if not self.recipe.freeze_batch_norm:
             return []
         return [m for m in self._backbone[0].modules() if isinstance(m, nn.BatchNorm2d)]
+
+
+def _freeze(network: nn.Module, prefixes: tuple[str, ...]) -> None:
+    names = [name for name, _ in network.named_parameters()]
+    for prefix in prefixes:
+        if not any(name.startswith(prefix) for name in names):
+            children = ", ".join(name for name, _ in network.named_children())
+            raise RecipeError(
+                f"freeze: no parameter of the network begins with {prefix!r}; its parts are {children}"
+            )
+    for name, parameter in network.named_parameters():
+        parameter.requires_grad_(not name.startswith(prefixes))
+    if not any(parameter.requires_grad for parameter in network.parameters()):
+        raise RecipeError("freeze leaves no parameter to train")
+
+
+def _auxiliary(outputs: Any) -> dict[str, Tensor]:
+    """Return what the auxiliary classifier gives, in the place of the output."""
+    if "aux" not in outputs:
+        raise RecipeError(
+            "loss.aux needs a network with an auxiliary classifier, such as deeplabv3_resnet50"
+        )
+    return {"out": outputs["aux"]}
 
 
 def _accuracy(outputs: Any, labels: Tensor) -> Tensor:

@@ -12,12 +12,24 @@ from torch.optim.lr_scheduler import LambdaLR
 from dlcv.train.recipe import OptimizerConfig, Recipe
 
 
-def optimizer_for(network: nn.Module, config: OptimizerConfig, *, backbone: nn.Module) -> Optimizer:
+def optimizer_for(
+    network: nn.Module,
+    config: OptimizerConfig,
+    *,
+    backbone: nn.Module,
+    head: tuple[str, ...] = (),
+) -> Optimizer:
     """Return the optimizer over every trainable parameter, in up to four groups.
 
     Parameters of one dimension (biases, normalisation) and position embeddings are not decayed.
+    head: prefixes of the backbone's parameters that learn at the full rate; a backbone that is the whole
+    network and names none learns at one rate.
     """
-    in_backbone = {id(p) for p in backbone.parameters()} if backbone is not network else set()
+    in_backbone = {
+        id(p)
+        for name, p in backbone.named_parameters()
+        if (head or backbone is not network) and not (head and name.startswith(head))
+    }
     groups: dict[tuple[bool, bool], list[nn.Parameter]] = {}
     for name, parameter in network.named_parameters():
         if parameter.requires_grad:

@@ -177,11 +177,13 @@ class LossConfig(Model, frozen=True, kw_only=True):
 
     class_weights: `log` gives 1 / ln(log_offset + class share) as ENet does (Paszke et al. 2016,
     https://arxiv.org/abs/1606.02147), scaled to a mean of 1.
+    aux: what the loss of the network's auxiliary classifier is added with in training; null leaves it out.
     """
 
     label_smoothing: Share = 0.0
     class_weights: Literal["none", "log"] = "none"
     log_offset: Annotated[float, Meta(gt=1)] = 1.02
+    aux: AboveZero | None = None
 
 
 class StopConfig(Model, frozen=True, kw_only=True):
@@ -206,12 +208,14 @@ class DistillConfig(Model, frozen=True, kw_only=True):
 
 
 class Recipe(Model, frozen=True, kw_only=True):
-    """One training run. `weights` go into the model's backbone; null trains from scratch.
+    """One training run. `weights`, a file, go into the model's backbone; null trains from scratch.
 
+    pretrained: download the weights that timm or torchvision publish, instead of a file. allow_missing: prefixes
+    of tensors that stay as they are, whatever is in the file; `head` is the layers that depend on the classes.
     freeze: prefixes of parameters of the network that stay as they are. freeze_batch_norm: keep the
     running statistics of the backbone's BatchNorm layers. validate_every: epochs between two scores;
-    the last epoch and snapshots are always scored. keep: which checkpoint is kept: that of the least validation `loss`, or of
-    the best `metric` (accuracy, mean IoU). snapshots: epochs whose checkpoints are kept besides.
+    the last epoch and snapshots are always scored. keep: which checkpoint is kept: that of the least validation
+    `loss`, or of the best `metric` (accuracy, mean IoU). snapshots: epochs whose checkpoints are kept besides.
     accumulate: batches whose gradients are added up before a step; the effective batch is `batch` times this.
     """
 
@@ -224,6 +228,8 @@ class Recipe(Model, frozen=True, kw_only=True):
     normalization: Normalization
     data: DataConfig
     weights: str | None = None
+    pretrained: bool = False
+    allow_missing: tuple[str, ...] = ()
     freeze: tuple[str, ...] = ()
     freeze_batch_norm: bool = False
     optimizer: OptimizerConfig
@@ -239,7 +245,7 @@ class Recipe(Model, frozen=True, kw_only=True):
     patch_drop: PatchDropConfig | None = None
     loss: LossConfig = LossConfig()
     distill: DistillConfig | None = None
-    precision: Literal["fp32", "bf16"] = "fp32"
+    precision: Literal["fp32", "fp16", "bf16"] = "fp32"
     seed: int = 0
     data_note: str = ""
     licence_note: str = ""
@@ -305,13 +311,19 @@ def load_recipe(source: str | Path) -> Recipe:
         ) from e
 
 
-def changed(recipe: Recipe, *, epochs: int | None = None, seed: int | None = None) -> Recipe:
-    """Return a recipe with another number of epochs or another seed, checked again.
+def changed(
+    recipe: Recipe,
+    *,
+    epochs: int | None = None,
+    seed: int | None = None,
+    allow_missing: tuple[str, ...] | None = None,
+) -> Recipe:
+    """Return a recipe with another number of epochs, another seed or tensors that may be missing, checked again.
 
     Raises:
         RecipeError: the change contradicts the rest of the recipe.
     """
-    changes = {"epochs": epochs, "seed": seed}
+    changes = {"epochs": epochs, "seed": seed, "allow_missing": allow_missing}
     data = msgspec.to_builtins(recipe) | {k: v for k, v in changes.items() if v is not None}
     try:
         return msgspec.convert(data, Recipe)
@@ -372,7 +384,18 @@ def _contradictions(recipe: Recipe) -> list[str]:
             f"schedule.warmup_epochs {recipe.schedule.warmup_epochs} leaves nothing of"
             f" {recipe.epochs} epochs"
         )
-    return problems + _data_contradictions(recipe)
+    return problems + _start_contradictions(recipe) + _data_contradictions(recipe)
+
+
+def _start_contradictions(recipe: Recipe) -> list[str]:
+    problems = []
+    if recipe.pretrained and recipe.weights is not None:
+        problems.append("pretrained and weights exclude each other")
+    if recipe.allow_missing and recipe.weights is None:
+        problems.append("allow_missing is for a weights file, of which there is none")
+    if recipe.loss.aux is not None and recipe.task != "segment":
+        problems.append("loss.aux is for task segment")
+    return problems
 
 
 def _data_contradictions(recipe: Recipe) -> list[str]:

@@ -17,6 +17,7 @@ from dlcv.runtime.errors import RecipeError
 if TYPE_CHECKING:
     from dlcv.train.models import ModelSpec
 
+HEAD = "head"  # stands for the model's head in `allow_missing`
 _NAMED_AT_MOST = 5
 _UNREADABLE = (  # what the readers raise on bytes that are not theirs
     SafetensorError,
@@ -86,18 +87,54 @@ def load_weights(module: nn.Module, state: Mapping[str, Tensor], *, source: str)
     module.load_state_dict(dict(state), strict=False)
 
 
-def load_backbone(spec: ModelSpec, path: str | Path) -> None:
-    """Load a weights file into a model's backbone.
+def load_backbone(
+    spec: ModelSpec, path: str | Path, *, allow_missing: tuple[str, ...] = ()
+) -> list[str]:
+    """Load a weights file into a model's backbone; return the tensors that stay as they are.
+
+    allow_missing: prefixes of tensors that are left out, whether the file has them or not; `head` stands for
+        the model's own head.
 
     Raises:
-        RecipeError: see `read_weights` and `load_weights`.
+        RecipeError: see `read_weights` and `load_weights`; or the model names no head of its own.
     """
-    state = {
+    return _load_start(spec, read_weights(path), source=str(path), allow_missing=allow_missing)
+
+
+def load_pretrained(spec: ModelSpec, *, name: str) -> list[str]:
+    """Download published weights into a model's backbone, without its head; return what stays as it is.
+
+    Raises:
+        RecipeError: nothing is published for this model, the download failed, or it does not fit.
+    """
+    if spec.pretrained is None:
+        raise RecipeError(f"nobody publishes weights of {name}; set pretrained to false")
+    left_out = (HEAD,) if spec.head else ()
+    source = f"the published weights of {name}"
+    return _load_start(spec, spec.pretrained(), source=source, allow_missing=left_out)
+
+
+def _load_start(
+    spec: ModelSpec, state: Mapping[str, Tensor], *, source: str, allow_missing: tuple[str, ...]
+) -> list[str]:
+    left_out = tuple(p for p in allow_missing if p != HEAD)
+    if HEAD in allow_missing:
+        if not spec.head:
+            raise RecipeError(
+                "allow_missing head: the backbone of this model has no head; leave it out"
+            )
+        left_out += spec.head
+    # An empty prefix tuple fits no name.
+    renamed = {
         name.removeprefix(spec.weights_prefix): tensor
-        for name, tensor in read_weights(path).items()
+        for name, tensor in state.items()
         if not name.startswith(spec.unused_weights)
     }
-    load_weights(spec.backbone, state, source=str(path))
+    own = spec.backbone.state_dict()
+    kept = {k: v for k, v in renamed.items() if not k.startswith(left_out)}
+    staying = [k for k in own if k.startswith(left_out)]
+    load_weights(spec.backbone, kept | {k: own[k] for k in staying}, source=source)
+    return staying
 
 
 def _shape(tensor: Tensor) -> str:

@@ -25,6 +25,23 @@ def fit(
     resume: Annotated[
         bool, typer.Option("--resume", help="Continue the run in --out after its last epoch.")
     ] = False,
+    allow_missing: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="PREFIX",
+            help="Tensors that may be missing in the weights file; `head`: those that depend on the classes. Repeat for more.",
+        ),
+    ] = None,
+    tensorboard: Annotated[
+        bool, typer.Option("--tensorboard", help="Log for TensorBoard, too.")
+    ] = False,
+    devices: Annotated[
+        int, typer.Option(min=1, help="GPUs, or CPU processes, of each machine.")
+    ] = 1,
+    nodes: Annotated[int, typer.Option(min=1, help="Machines; start the command on each.")] = 1,
+    strategy: Annotated[
+        str, typer.Option(help="How devices work together, as Lightning calls it: ddp, fsdp, ...")
+    ] = "auto",
     threads: Annotated[
         int | None, typer.Option(min=1, help="CPU threads; without it, PyTorch decides.")
     ] = None,
@@ -36,16 +53,28 @@ def fit(
       dlcv-train fit cifar10-vit --data ~/data
       dlcv-train fit my-recipe.yaml --out runs/mine --epochs 3 --threads 4
       dlcv-train fit my-recipe.yaml --out runs/mine --epochs 3 --resume
+      dlcv-train fit my-recipe.yaml --out runs/mine --devices 8 --nodes 2
     """
     import logging
 
     from dlcv.train.fit import fit as train
+    from dlcv.train.hardware import Hardware
     from dlcv.train.metrics import MONITOR
     from dlcv.train.recipe import changed, data_root, load_recipe
 
     logging.getLogger("lightning.pytorch").setLevel(logging.WARNING)  # it advises and advertises
-    chosen = changed(load_recipe(recipe), epochs=epochs, seed=seed)
+    missing = tuple(allow_missing) if allow_missing else None
+    chosen = changed(load_recipe(recipe), epochs=epochs, seed=seed, allow_missing=missing)
     folder = out or Path("runs") / chosen.name
-    metrics = train(chosen, data_root(data), out=folder, resume=resume, threads=threads)
+    hardware = Hardware(devices=devices, nodes=nodes, strategy=strategy, threads=threads)
+    metrics = train(
+        chosen,
+        data_root(data),
+        out=folder,
+        resume=resume,
+        hardware=hardware,
+        tensorboard=tensorboard,
+    )
     monitor = MONITOR[chosen.task]
-    print(f"{folder}: {monitor} {metrics[monitor]:.4f} on {metrics['images']} images")
+    if "images" in metrics:  # not in the other processes of a run on several devices
+        print(f"{folder}: {monitor} {metrics[monitor]:.4f} on {metrics['images']} images")

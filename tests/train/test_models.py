@@ -1,3 +1,5 @@
+from typing import Any
+
 import pytest
 import torch
 import torchvision
@@ -44,7 +46,7 @@ def test_the_shipped_networks_stay_small(name):
 
 
 def test_the_basic_cnn_has_the_parameters_that_convolution_arithmetic_gives():
-    network = build_model("small_cnn", num_classes=10).network
+    network: Any = build_model("small_cnn", num_classes=10).network
     counts = [
         sum(p.numel() for p in layer.parameters())
         for layer in network.layers.children()
@@ -60,17 +62,15 @@ def test_the_basic_cnn_has_the_parameters_that_convolution_arithmetic_gives():
 
 
 def test_the_variants_of_the_basic_cnn_add_what_they_say():
-    kinds = {
-        name: [
-            type(layer).__name__
-            for layer in build_model("small_cnn", o, num_classes=10).network.layers
-        ]
-        for name, o in {
-            "plain": {},
-            "norm": {"batch_norm": True},
-            "drop": {"dropout": 0.05},
-        }.items()
+    options: dict[str, dict[str, Any]] = {
+        "plain": {},
+        "norm": {"batch_norm": True},
+        "drop": {"dropout": 0.05},
     }
+    networks: dict[str, Any] = {
+        name: build_model("small_cnn", o, num_classes=10).network for name, o in options.items()
+    }
+    kinds = {name: [type(layer).__name__ for layer in n.layers] for name, n in networks.items()}
     assert kinds["plain"] == ["Conv2d", "ReLU", "MaxPool2d"] * 3 + [
         "Flatten",
         "Linear",
@@ -87,7 +87,7 @@ def test_the_variants_of_the_basic_cnn_add_what_they_say():
 @pytest.mark.parametrize("name", ["fcn_vgg16", "fcn_mobilenet_v2"])
 @pytest.mark.parametrize("stride", [32, 16, 8, 4])
 def test_an_fcn_fuses_every_depth_down_to_its_stride(name, stride):
-    network = build_model(name, {"stride": stride, "hidden": 8}, num_classes=7).network.eval()
+    network: Any = build_model(name, {"stride": stride, "hidden": 8}, num_classes=7).network.eval()
     finer = [s for s in (16, 8, 4) if s >= stride]
     assert list(network.scores) == [str(s) for s in finer]
     image = torch.zeros(1, 3, 72, 104)
@@ -103,7 +103,7 @@ def test_an_fcn_fuses_every_depth_down_to_its_stride(name, stride):
 
 def test_an_fcn_starts_with_the_coarse_scores_alone():
     torch.manual_seed(0)
-    network = build_model("fcn_mobilenet_v2", {"stride": 8}, num_classes=7).network.eval()
+    network: Any = build_model("fcn_mobilenet_v2", {"stride": 8}, num_classes=7).network.eval()
     image = torch.rand(1, 3, 64, 64)
     scores = network.head(network.backbone(image)["32"])
     for side in (4, 8, 64):

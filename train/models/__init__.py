@@ -1,4 +1,7 @@
-"""Networks by name: one file a family, one visible dict from name to builder, imported on use."""
+"""Networks by name: one file a family, one visible dict from name to builder, imported on use.
+
+Classifiers of timm and torchvision are named as `timm:NAME` and `torchvision:NAME`.
+"""
 
 from __future__ import annotations
 
@@ -18,6 +21,11 @@ MODELS = {
     "fcn_vgg16": "dlcv.train.models.fcn:fcn_vgg16",
     "fcn_mobilenet_v2": "dlcv.train.models.fcn:fcn_mobilenet_v2",
     "deeplabv3_mobilenet_v2": "dlcv.train.models.segmenters:deeplabv3_mobilenet_v2",
+    "deeplabv3_resnet50": "dlcv.train.models.segmenters:deeplabv3_resnet50",
+}
+LIBRARIES = {
+    "timm": "dlcv.train.models.classifiers:timm_classifier",
+    "torchvision": "dlcv.train.models.classifiers:torchvision_classifier",
 }
 
 
@@ -29,15 +37,19 @@ def build_model(
     Raises:
         RecipeError: no such model, or it refuses the options.
     """
-    if name not in MODELS:
-        raise RecipeError(f"no model {name!r}; models: {', '.join(MODELS)}")
-    module, _, function = MODELS[name].partition(":")
+    library, _, inner = name.partition(":")
+    path = LIBRARIES.get(library) if inner else MODELS.get(name)
+    if path is None:
+        known = ", ".join((*MODELS, *(f"{library}:NAME" for library in LIBRARIES)))
+        raise RecipeError(f"no model {name!r}; models: {known}")
+    module, _, function = path.partition(":")
     builder = getattr(import_module(module), function)
+    named = {"name": inner} if inner else {}
     try:
-        spec: ModelSpec = builder(num_classes, **(options or {}))
-    except (TypeError, ValueError) as e:
+        spec: ModelSpec = builder(num_classes, **named, **(options or {}))
+    except (AssertionError, TypeError, ValueError) as e:  # timm asserts
         raise RecipeError(f"model {name!r} refuses its options {dict(options or {})}: {e}") from e
     return spec
 
 
-__all__ = ["MODELS", "ModelSpec", "build_model"]
+__all__ = ["LIBRARIES", "MODELS", "ModelSpec", "build_model"]

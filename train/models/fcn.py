@@ -13,6 +13,8 @@ cropping scores; and up-sampling is bilinear interpolation, not a transposed con
 from __future__ import annotations
 
 from collections import OrderedDict
+from dataclasses import replace
+from functools import partial
 from typing import Any
 
 import torch.nn.functional as F
@@ -20,6 +22,7 @@ from torch import Tensor, nn
 from torchvision.models import mobilenet_v2, vgg16, vgg16_bn
 from torchvision.models._utils import IntermediateLayerGetter
 
+from dlcv.train.models.published import torchvision_state
 from dlcv.train.models.spec import ModelSpec
 
 _STRIDES = (32, 16, 8, 4)
@@ -42,6 +45,7 @@ class Fcn(nn.Module):
         self.scores = nn.ModuleDict(
             {str(stride): nn.Conv2d(width, num_classes, 1) for stride, width in channels.items()}
         )
+        layer: Any
         for layer in self.scores.values():  # the coarse scores alone at first, as in the paper
             nn.init.zeros_(layer.weight)
             nn.init.zeros_(layer.bias)
@@ -79,7 +83,8 @@ def fcn_vgg16(
         nn.Conv2d(hidden, num_classes, 1),
     )
     features = make(weights=None).features
-    return _spec(features, head, layers=layers, stride=stride, num_classes=num_classes)
+    spec = _spec(features, head, layers=layers, stride=stride, num_classes=num_classes)
+    return replace(spec, pretrained=partial(torchvision_state, make.__name__))
 
 
 def fcn_mobilenet_v2(
@@ -94,7 +99,8 @@ def fcn_mobilenet_v2(
         nn.Conv2d(hidden, num_classes, 1),
     )
     features = mobilenet_v2(weights=None).features
-    return _spec(features, head, layers=_MOBILENET_LAYERS, stride=stride, num_classes=num_classes)
+    spec = _spec(features, head, layers=_MOBILENET_LAYERS, stride=stride, num_classes=num_classes)
+    return replace(spec, pretrained=partial(torchvision_state, "mobilenet_v2"))
 
 
 def _spec(

@@ -1,21 +1,23 @@
-"""Segmentation networks: torchvision's heads on a dilated MobileNetV2.
+"""Segmentation networks: torchvision's heads on a dilated MobileNetV2, and its DeepLabV3 on ResNet-50.
 
 LR-ASPP: Howard et al. 2019 (https://arxiv.org/abs/1905.02244, section 6.4). DeepLabV3: Chen et al.
 2017 (https://arxiv.org/abs/1706.05587). MobileNetV2: Sandler et al. 2018
 (https://arxiv.org/abs/1801.04381). The classes are torchvision's; ours is only the choice of layers.
-Both give `{"out": logits}` at the size of the input.
+All give `{"out": logits}` at the size of the input; with an auxiliary classifier also `aux`, the same.
 """
 
 from __future__ import annotations
 
+from functools import partial
 from typing import Any
 
 from torch import nn
-from torchvision.models import mobilenet_v2
+from torchvision.models import mobilenet_v2, segmentation
 from torchvision.models._utils import IntermediateLayerGetter
 from torchvision.models.segmentation import LRASPP, DeepLabV3
 from torchvision.models.segmentation.deeplabv3 import DeepLabHead
 
+from dlcv.train.models.published import torchvision_state
 from dlcv.train.models.spec import ModelSpec
 
 _LAST_LAYER = 17  # index in `features`; 18 would be the 1x1 convolution to 1,280 channels
@@ -51,12 +53,41 @@ def deeplabv3_mobilenet_v2(num_classes: int) -> ModelSpec:
     return _spec(DeepLabV3(backbone, head), backbone)
 
 
+def deeplabv3_resnet50(num_classes: int, *, aux: bool = True, coco: bool = False) -> ModelSpec:
+    """DeepLabV3 on ResNet-50 at output stride 8, torchvision's own.
+
+    aux: an auxiliary classifier on the third stage, whose loss a recipe weighs by `loss.aux`. coco: weights
+    are those of the whole network, from COCO; otherwise they are ImageNet's, of the backbone.
+    """
+    network: Any = segmentation.deeplabv3_resnet50(
+        weights=None, weights_backbone=None, num_classes=num_classes, aux_loss=aux
+    )
+    if (
+        not coco
+    ):  # the ImageNet weights that torchvision, too, starts its segmentation networks from
+        imagenet = partial(torchvision_state, "resnet50", weights="IMAGENET1K_V1")
+        return ModelSpec(
+            network=network,
+            backbone=network.backbone,
+            unused_weights=("fc.",),
+            pretrained=imagenet,
+        )
+    return ModelSpec(
+        network=network,
+        backbone=network,
+        head=("classifier.4.", "aux_classifier.4."),
+        unused_weights=() if aux else ("aux_classifier.",),
+        pretrained=partial(torchvision_state, "deeplabv3_resnet50"),
+    )
+
+
 def _spec(network: nn.Module, backbone: nn.Module) -> ModelSpec:
     return ModelSpec(
         network=network,
         backbone=backbone,
         unused_weights=_UNUSED_WEIGHTS,
         weights_prefix="features.",
+        pretrained=partial(torchvision_state, "mobilenet_v2"),
     )
 
 

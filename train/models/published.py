@@ -1,0 +1,49 @@
+"""Weights that timm and torchvision publish, downloaded by these libraries and kept in their caches."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import timm
+import torchvision
+from torch import Tensor
+
+from dlcv.runtime.errors import RecipeError
+
+
+def torchvision_state(name: str, *, weights: str = "DEFAULT") -> Mapping[str, Tensor]:
+    """Return the state dict that torchvision publishes for a model: ImageNet's, for a classifier.
+
+    Raises:
+        RecipeError: none is published, or the download failed.
+    """
+
+    def download() -> Mapping[str, Tensor]:
+        published = torchvision.models.get_model_weights(name)[weights]
+        state: Mapping[str, Tensor] = published.get_state_dict(progress=False, check_hash=True)
+        return state
+
+    return _downloaded(f"torchvision:{name}", download)
+
+
+def timm_state(name: str, **options: Any) -> Mapping[str, Tensor]:
+    """Return the state dict that timm publishes for a model, position embeddings fitted to `options`.
+
+    Raises:
+        RecipeError: none is published, or the download failed.
+    """
+    return _downloaded(
+        f"timm:{name}", lambda: timm.create_model(name, pretrained=True, **options).state_dict()
+    )
+
+
+def _downloaded(name: str, download: Callable[[], Mapping[str, Tensor]]) -> Mapping[str, Tensor]:
+    try:
+        return download()
+    except (OSError, RuntimeError, KeyError) as e:  # no network; none published
+        reason = " ".join(str(e).split()) or type(e).__name__
+        raise RecipeError(
+            f"the pretrained weights of {name} could not be had ({reason}); retry with a network, or set"
+            " weights to a file with them, allow_missing to [head] and pretrained to false"
+        ) from e

@@ -1,0 +1,63 @@
+"""What a run is going to do, in a few lines, for the person who waits for it."""
+
+from __future__ import annotations
+
+import math
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from lightning.pytorch import Trainer
+    from torch import nn
+
+    from dlcv.train.recipe import Recipe
+
+
+def plan_lines(
+    recipe: Recipe,
+    network: nn.Module,
+    *,
+    trainer: Trainer,
+    images: tuple[int, int],
+    batches: int,
+    left_out: list[str],
+) -> list[str]:
+    """Return the plan. images: for training, for validation. batches: of an epoch, on each device.
+
+    left_out: tensors that start at random although `weights` or `pretrained` is set.
+    """
+    steps = math.ceil(batches / recipe.accumulate)
+    trained = sum(p.numel() for p in network.parameters() if p.requires_grad)
+    frozen = sum(p.numel() for p in network.parameters()) - trained
+    lines = [
+        f"{recipe.name}: {recipe.description}",
+        f"images: {images[0]:,} to train on, {images[1]:,} to validate on",
+        f"steps: {recipe.epochs} epochs x {steps:,} = {recipe.epochs * steps:,}; {_batch(recipe, trainer)}",
+        f"learning: {recipe.optimizer.name}, rate {recipe.optimizer.lr:g}, {_schedule(recipe)}",
+        f"parameters: {trained:,} trained, {frozen:,} frozen; {_start(recipe, left_out)}",
+        f"on: {trainer.world_size} x {trainer.strategy.root_device.type}, {recipe.precision}",
+    ]
+    if recipe.stop is not None:
+        lines[2] += f"; stops after {recipe.stop.patience} scores without improvement"
+    return lines
+
+
+def _batch(recipe: Recipe, trainer: Trainer) -> str:
+    factors = {"accumulated": recipe.accumulate, "devices": trainer.world_size}
+    more = [f"x {count} {name}" for name, count in factors.items() if count > 1]
+    effective = recipe.batch * recipe.accumulate * trainer.world_size
+    return " ".join([f"batch {recipe.batch}", *more, *([f"= {effective}"] if more else [])])
+
+
+def _schedule(recipe: Recipe) -> str:
+    schedule = recipe.schedule
+    warmup = (
+        f"{schedule.warmup_epochs:g} epochs of warm-up, then " if schedule.warmup_epochs else ""
+    )
+    power = f" of power {schedule.power:g} to 0" if schedule.name == "poly" else ""
+    return f"{warmup}{schedule.name}{power}"
+
+
+def _start(recipe: Recipe, left_out: list[str]) -> str:
+    source = recipe.weights or ("published weights" if recipe.pretrained else "random numbers")
+    apart = f" but for {', '.join(left_out)}" if left_out else ""
+    return f"start: {source}{apart}"
