@@ -21,6 +21,7 @@ from lightning.pytorch.loggers import CSVLogger, Logger, TensorBoardLogger
 
 from dlcv.runtime.errors import OutputError, RecipeError
 from dlcv.train.checkpoint import RECIPE_FILE, WEIGHTS_FILE, load_checkpoint, save_checkpoint
+from dlcv.train.data.check import summary_lines
 from dlcv.train.data.module import RecipeData
 from dlcv.train.evaluate import evaluate
 from dlcv.train.hardware import Hardware
@@ -73,12 +74,10 @@ def fit(
     )
     trainer = _trainer(recipe, out, hardware=hardware, tensorboard=tensorboard)
     if trainer.is_global_zero:
-        sizes = len(data.train_set), len(data.validation_set)
         batches = len(data.train_dataloader()) // trainer.world_size
-        plan = plan_lines(
-            recipe, spec.network, trainer=trainer, images=sizes, batches=batches, left_out=left_out
-        )
-        sys.stderr.write("\n".join((*plan, "")))
+        plan = plan_lines(recipe, spec.network, trainer=trainer, batches=batches, left_out=left_out)
+        known = summary_lines(recipe, train=data.train_set, validation=data.validation_set)
+        sys.stderr.write("\n".join((*known, *plan, "")))
     try:
         trainer.fit(module, data, ckpt_path=out / RESUME_FILE if resume else None)
     except (OSError, RuntimeError) as e:
@@ -88,6 +87,8 @@ def fit(
                 " --resume: the files of the last complete epoch are whole"
             ) from e
         raise
+    if torch.distributed.is_available() and torch.distributed.is_initialized():
+        torch.distributed.destroy_process_group()  # what follows, one process does alone
     if not trainer.is_global_zero:
         return module.metrics
 

@@ -103,7 +103,8 @@ class RecipeModule(LightningModule):
         self.metrics = metrics_from_confusion(self.confusion.compute(), self.recipe)
         scores = {name: value for name, value in self.metrics.items() if isinstance(value, float)}
         scores["val_loss"] = self.metrics["val_loss"] = float(self.validation_loss.compute())
-        self.log_dict(scores, prog_bar=True)
+        # The same in every process: torchmetrics has gathered their counts.
+        self.log_dict(scores, prog_bar=True, sync_dist=self.trainer.world_size > 1)
         self.confusion.reset()
         self.validation_loss.reset()
 

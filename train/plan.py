@@ -17,11 +17,10 @@ def plan_lines(
     network: nn.Module,
     *,
     trainer: Trainer,
-    images: tuple[int, int],
     batches: int,
     left_out: list[str],
 ) -> list[str]:
-    """Return the plan. images: for training, for validation. batches: of an epoch, on each device.
+    """Return the plan. batches: of an epoch, on each device.
 
     left_out: tensors that start at random although `weights` or `pretrained` is set.
     """
@@ -30,14 +29,13 @@ def plan_lines(
     frozen = sum(p.numel() for p in network.parameters()) - trained
     lines = [
         f"{recipe.name}: {recipe.description}",
-        f"images: {images[0]:,} to train on, {images[1]:,} to validate on",
         f"steps: {recipe.epochs} epochs x {steps:,} = {recipe.epochs * steps:,}; {_batch(recipe, trainer)}",
         f"learning: {recipe.optimizer.name}, rate {recipe.optimizer.lr:g}, {_schedule(recipe)}",
         f"parameters: {trained:,} trained, {frozen:,} frozen; {_start(recipe, left_out)}",
         f"on: {trainer.world_size} x {trainer.strategy.root_device.type}, {recipe.precision}",
     ]
     if recipe.stop is not None:
-        lines[2] += f"; stops after {recipe.stop.patience} scores without improvement"
+        lines[1] += f"; stops after {recipe.stop.patience} scores without improvement"
     return lines
 
 

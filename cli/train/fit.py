@@ -56,6 +56,7 @@ def fit(
       dlcv-train fit my-recipe.yaml --out runs/mine --devices 8 --nodes 2
     """
     import logging
+    import warnings
 
     from dlcv.train.fit import fit as train
     from dlcv.train.hardware import Hardware
@@ -63,6 +64,7 @@ def fit(
     from dlcv.train.recipe import changed, data_root, load_recipe
 
     logging.getLogger("lightning.pytorch").setLevel(logging.WARNING)  # it advises and advertises
+    warnings.filterwarnings("ignore", module="lightning")  # about PyTorch, to its own developers
     missing = tuple(allow_missing) if allow_missing else None
     chosen = changed(load_recipe(recipe), epochs=epochs, seed=seed, allow_missing=missing)
     folder = out or Path("runs") / chosen.name

@@ -7,7 +7,7 @@ every pooling. Krizhevsky's cuda-convnet "quick" networks of 2012 have this shap
 from __future__ import annotations
 
 from collections import OrderedDict
-from typing import Literal
+from typing import Literal, cast
 
 from torch import Tensor, nn
 
@@ -77,4 +77,4 @@ def small_cnn(
 def _kaiming_uniform(module: nn.Module) -> None:
     if isinstance(module, nn.Conv2d | nn.Linear):
         nn.init.kaiming_uniform_(module.weight, nonlinearity="relu")
-        nn.init.zeros_(module.bias)
+        nn.init.zeros_(cast("Tensor", module.bias))
