@@ -38,6 +38,7 @@ class Augment(Protocol):
         self, images: Tensor, labels: Tensor, generator: torch.Generator, copy: Tensor
     ) -> Batch:
         """images: uint8 (B, H, W, 3). copy: int64 (B,), which copy of the data set an image is from."""
+        ...
 
 
 @dataclass(frozen=True, kw_only=True)

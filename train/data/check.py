@@ -118,7 +118,10 @@ def _counts(dataset: Dataset, *, classes: int) -> Tensor:
 
 
 def _digests(dataset: Dataset) -> list[bytes]:
-    return [hashlib.blake2b(image.numpy(), digest_size=16).digest() for image in dataset.images]
+    return [
+        hashlib.blake2b(image.numpy().tobytes(), digest_size=16).digest()
+        for image in dataset.images
+    ]
 
 
 def _is_plain(image: Tensor) -> bool:
