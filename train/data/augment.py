@@ -31,7 +31,11 @@ class Classify:
         side = (config.crop, config.crop)
         self._boxed = v2.RandomResizedCrop(side, scale=config.area) if config.area else None
         bilinear = v2.InterpolationMode.BILINEAR
-        self._turned = v2.RandomRotation(config.rotation, bilinear) if config.rotation else None
+        self._turned = (
+            v2.RandomRotation([-config.rotation, config.rotation], bilinear)
+            if config.rotation
+            else None
+        )
         self._cropped = CropFlip(config)
 
     def __call__(self, images: Tensor, labels: Tensor, generator: Generator, copy: Tensor) -> Batch:
