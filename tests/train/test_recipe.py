@@ -48,6 +48,9 @@ def test_what_is_not_a_recipe_is_refused(text, message):
     ("task", "changes", "message"),
     [
         ("classify", {"epoch": 3}, "unknown field `epoch`"),
+        ("classify", {"pretrained": True, "weights": "w.pth"}, "pretrained and weights exclude"),
+        ("classify", {"allow_missing": ["head"]}, "allow_missing is for a weights file"),
+        ("classify", {"loss": {"aux": 0.4}}, "loss.aux is for task segment"),
         ("classify", {"optimizer": {"lr": 1, "lrr": 2}}, "unknown field `lrr`"),
         ("classify", {"optimizer": {"lr": 0}}, "> 0.0 - at `$.optimizer.lr`"),
         ("classify", {"epochs": 0}, ">= 1 - at `$.epochs`"),
