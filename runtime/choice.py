@@ -21,7 +21,7 @@ Goal: TypeAlias = Literal["throughput", "latency"]
 class Row(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """One way to run a bundle, and how fast it was.
 
-    threads: None where the CPU does not compute. ms_per_call: median, and its quartiles. calls: how many
+    threads: None where the CPU does not compute; all cores are left to the engine. ms_per_call: median, and its quartiles. calls: how many
     were timed. ratio: images/s against plain ONNX Runtime's at the same batch, in the same rounds; None where
     that could not run. busy_ratio: the same while a thread decodes photos. final: measured in the last, longer rounds.
     """

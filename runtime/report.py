@@ -50,7 +50,9 @@ def variant_lines(variant: Variant) -> list[str]:
     """Return what a lower precision costs on labelled images, and which nodes stayed in fp32."""
     lines = []
     if accuracy := variant.accuracy:
-        change = round(100 * (accuracy.value - accuracy.baseline), 2) + 0.0  # no minus in front of 0
+        change = (
+            round(100 * (accuracy.value - accuracy.baseline), 2) + 0.0
+        )  # no minus in front of 0
         lines.append(
             f"{accuracy.metric} {accuracy.value:.4f}, fp32 {accuracy.baseline:.4f}: {change:+.2f} points "
             f"(budget {100 * accuracy.budget:g}) on {accuracy.images} images of {accuracy.data}"

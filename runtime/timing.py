@@ -1,4 +1,4 @@
-"""Time several things fairly on a machine that is never quite quiet: in turns, in an order that rotates.
+"""Time several things fairly on a machine that is never quite quiet: in turns, in orders that change.
 
 What else runs on the machine then slows all alike, and a ratio of two things is taken within each round.
 """
@@ -9,6 +9,7 @@ import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import partial
+from random import Random
 from statistics import median
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -21,6 +22,7 @@ WARM_UPS = 2  # calls before the first that counts
 _TURN_SECONDS = 0.02
 _MOST_REPEATS = 20
 _MOST_ROUNDS = 200
+_SETTLE_SECONDS = 0.06  # for so long the threads of whatever ran before may go on spinning, on somebody else's core
 
 Key = TypeVar("Key")
 
@@ -85,11 +87,12 @@ def interleaved(
     least_rounds: int = 3,
     on_round: Callable[[float], object] = lambda _: None,
 ) -> dict[Key, Timing]:
-    """Time every subject once a round until `seconds` are over, in an order that moves on by one each round.
+    """Time every subject once a round until `seconds` are over, in another order each round, so that each
+    comes after each other; the same orders every time.
 
     least_rounds: so many in any case. on_round: told the share done, 0..1.
     """
-    names = list(subjects)
+    names, shuffle = list(subjects), Random(0).shuffle
     measured: dict[Key, list[tuple[float, ...]]] = {name: [] for name in names}
     start = time.perf_counter()
     for number in range(_MOST_ROUNDS):
@@ -97,8 +100,9 @@ def interleaved(
         if number >= least_rounds and elapsed >= seconds:
             break
         on_round(min(1.0, elapsed / seconds))
-        first = number % max(1, len(names))
-        for name in names[first:] + names[:first]:
+        shuffle(names)
+        for name in names:
+            time.sleep(_SETTLE_SECONDS)
             subject = subjects[name]
             measured[name].append(tuple(subject.turn(subject.repeats)))
     return {name: Timing(rounds=tuple(rounds)) for name, rounds in measured.items()}
@@ -106,7 +110,7 @@ def interleaved(
 
 def _timed(call: Callable[[], object], repeats: int) -> list[float]:
     if repeats > 1:
-        call()  # others ran before: caches are cold, and their threads may still be spinning
+        call()  # others ran before: caches are cold
     return [_seconds(call) for _ in range(repeats)]
 
 

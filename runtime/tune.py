@@ -1,7 +1,7 @@
 """`dlcv-infer tune`: measure every way to run a bundle on this machine, and remember the best.
 
 Every engine x precision x settings first replays the golden cases; what fails is dropped. The rest is timed
-with plain ONNX Runtime in the same rotation: all of it briefly, in groups that fit into memory, then the
+with plain ONNX Runtime in the same rounds: all of it briefly, in groups that fit into memory, then the
 fastest few again and longer. For throughput these also run while a thread decodes photos, as it is in a
 folder of images, where an engine that is fast alone may be slow; the less of both ratios decides.
 """
@@ -170,7 +170,7 @@ class _Run:
 
     def finish(self, screened: Mapping[Configuration, Row]) -> Tuning:
         """Time the fastest again, and longer, and put all in order."""
-        finalists = list(screened)[:_FINALISTS]
+        finalists = self._finalists(list(screened))
         loaded = self.request.goal == "throughput"
         seconds = self.request.seconds * (1 - _SCREENING_SHARE) / (2 if loaded else 1)
         words = f"timing the fastest {len(finalists)} again"
@@ -203,6 +203,16 @@ class _Run:
             plain=tuple(row for c, row in rows.items() if c.engine == PLAIN),
             dropped=tuple(dict.fromkeys(self.dropped)),
         )
+
+    def _finalists(self, ranked: list[Configuration]) -> list[Configuration]:
+        """Return the best, and what does the same as plain ONNX Runtime: no choice is slower than that."""
+        alike = [
+            c
+            for c in ranked
+            if dict(c.settings) == ENGINES[c.engine].like_plain
+            and (c.precision, c.threads) == (self.plain_precision, cpu_count())
+        ]
+        return list(dict.fromkeys(ranked[:_FINALISTS] + alike[:1]))
 
     def _tell(self, words: str, start: float, part: float, share: float) -> None:
         self.request.on_progress(words, start + part * share)
@@ -278,8 +288,11 @@ class _Run:
             return PlainOrt(
                 engine_model(self.bundle, precision=configuration.precision, outputs=self.outputs)
             )
+        threads = configuration.threads
         options = EngineOptions(
-            threads=configuration.threads,
+            threads=None
+            if threads == cpu_count()
+            else threads,  # every core: the engine knows best how
             batch_size=configuration.batch,
             settings=dict(configuration.settings),
             on_progress=self.request.on_progress,

@@ -22,7 +22,7 @@ from dlcv.runtime.errors import BundleError, EngineUnavailableError
 from dlcv.runtime.gpu import driver
 from dlcv.runtime.manifest import Precision
 from dlcv.runtime.onnx_wire import model_with_outputs
-from dlcv.runtime.system import installed_version, is_importable
+from dlcv.runtime.system import cpu_count, installed_version, is_importable
 
 __all__ = [
     "ENGINES",
@@ -46,7 +46,7 @@ class EngineEntry:
     factory: "module:Class". modules: what must be importable. distribution: what must be installed where
     the module's name does not tell. install: the command that installs it. needs_gpu: an NVIDIA GPU. cuda:
     the least CUDA version, (major, minor), that the driver must support. variations: settings of its own
-    that a tuning tries.
+    that a tuning tries. like_plain: the one of them with which it does what plain ONNX Runtime does.
     """
 
     summary: str
@@ -57,6 +57,7 @@ class EngineEntry:
     needs_gpu: bool = False
     cuda: tuple[int, int] = (0, 0)
     variations: tuple[Mapping[str, str], ...] = ({},)
+    like_plain: Mapping[str, str] | None = None
 
 
 _CUDA_13 = (13, 0)  # what the current wheels of ONNX Runtime and TensorRT are built for
@@ -68,6 +69,7 @@ ENGINES: dict[str, EngineEntry] = {
         modules=("onnxruntime",),
         install="pip install 'dlcv[cpu]'",
         variations=({}, {"spinning": "true"}),
+        like_plain={"spinning": "true"},
     ),
     "cuda": EngineEntry(
         summary="ONNX Runtime, CUDA provider",
@@ -126,7 +128,7 @@ def choose(
     if name == "auto" and (row := _tuned(bundle, precision=precision, options=options)):
         tuned = replace(
             options,
-            threads=row.threads or options.threads,
+            threads=options.threads if row.threads in (None, cpu_count()) else row.threads,
             batch_size=options.batch_size or row.batch,
             settings=row.settings,
         )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 from collections.abc import Mapping
 from typing import Any, cast, final
@@ -49,7 +50,7 @@ class OrtEngine(Closing):
 
         own = settings_from_text(OrtSettings, options.settings, engine="ort")
         settings = onnxruntime.SessionOptions()
-        settings.intra_op_num_threads = options.threads or cpu_count()
+        settings.intra_op_num_threads = options.threads or _every_core()
         settings.log_severity_level = _LOG_ERRORS_ONLY
         settings.add_session_config_entry("session.intra_op.allow_spinning", str(int(own.spinning)))
         # Without VNNI the fast int8 kernels overflow; with it this changes nothing.
@@ -95,6 +96,15 @@ class OrtEngine(Closing):
     def close(self) -> None:
         """Free the session."""
         self._session = None
+
+
+def _every_core() -> int:
+    """Return 0, by which ONNX Runtime takes every core and pins a thread to each, if the process may use all.
+
+    Of those that a container leaves, ONNX Runtime knows nothing; it is told their number.
+    """
+    allowed = cpu_count()
+    return 0 if allowed == os.cpu_count() else allowed
 
 
 def spec_from_argument(argument: Any) -> TensorSpec:

@@ -1,5 +1,7 @@
 """Turns, rounds, and ratios within rounds; no test asserts a time."""
 
+import itertools
+
 import pytest
 
 from dlcv.runtime.timing import Subject, Timing, interleaved, subject_from_call
@@ -13,10 +15,15 @@ def subject(name: str, log: list[str], *, estimate: float = 1.0) -> Subject:
     return Subject(turn=turn, estimate=estimate)
 
 
-def test_the_order_moves_on_by_one_each_round() -> None:
+def test_each_comes_once_a_round_and_after_each_other_in_the_long_run() -> None:
     log: list[str] = []
-    interleaved({n: subject(n, log) for n in "abc"}, seconds=1e-9, least_rounds=4)
-    assert "".join(log) == "abcbcacababc"
+    interleaved({n: subject(n, log) for n in "abc"}, seconds=1e-9, least_rounds=12)
+    rounds = ["".join(log[i : i + 3]) for i in range(0, len(log), 3)]
+    assert {"".join(sorted(each)) for each in rounds} == {"abc"}
+    assert len(set(rounds)) > 3
+    assert {f"{first}{second}" for first, second in itertools.pairwise(log)} >= {
+        "ab", "ba", "ac", "ca", "bc", "cb"
+    }  # fmt: skip
 
 
 def test_short_calls_are_repeated_within_a_turn_and_long_ones_not() -> None:

@@ -20,6 +20,7 @@ from dlcv.runtime.engines.cuda import CudaSettings
 from dlcv.runtime.errors import BundleError, EngineError, EngineUnavailableError, InputError
 from dlcv.runtime.manifest import FileEntry
 from dlcv.runtime.predictor import load
+from dlcv.runtime.system import cpu_count
 from dlcv.runtime.tune import TuneRequest
 from dlcv.runtime.workload import feeds_of, image_size
 
@@ -161,12 +162,12 @@ def test_a_batch_whose_call_takes_too_long_is_left_out_and_said(
 @pytest.mark.parametrize(
     ("fixed", "expected"),
     [
-        ({}, ("ort", "fp32", 32, 2, {})),
-        ({"batch_size": 1}, ("ort", "fp32", 1, 2, {"spinning": "true"})),
-        ({"batch_size": 20}, ("ort", "fp32", 20, 2, {})),
-        ({"batch_size": 2}, ("ort", "fp32", 2, 2, {"spinning": "true"})),
+        ({}, ("ort", "fp32", 32, 77, {})),
+        ({"batch_size": 1}, ("ort", "fp32", 1, 77, {"spinning": "true"})),
+        ({"batch_size": 20}, ("ort", "fp32", 20, 77, {})),
+        ({"batch_size": 2}, ("ort", "fp32", 2, 77, {"spinning": "true"})),
         ({"threads": 1}, ("ort", "fp32", 8, 1, {})),
-        ({"settings": {"spinning": "true"}}, ("ort", "fp32", 1, 2, {"spinning": "true"})),
+        ({"settings": {"spinning": "true"}}, ("ort", "fp32", 1, 77, {"spinning": "true"})),
     ],
 )
 def test_auto_keeps_within_what_is_fixed(
@@ -174,11 +175,17 @@ def test_auto_keeps_within_what_is_fixed(
 ) -> None:
     remember(
         bundle,
-        row(batch=32, threads=2),
-        row(batch=1, threads=2, settings={"spinning": "true"}),
+        row(batch=32, threads=77),
+        row(batch=1, threads=77, settings={"spinning": "true"}),
         row(batch=8, threads=1),
     )
     assert chosen(bundle, **fixed) == expected
+
+
+def test_every_core_is_left_to_the_engine(bundle: Bundle) -> None:
+    remember(bundle, row(batch=32, threads=cpu_count()))
+    assert chosen(bundle) == ("ort", "fp32", 32, None, {})
+    assert chosen(bundle, threads=cpu_count()) == ("ort", "fp32", 32, cpu_count(), {})
 
 
 def test_auto_without_a_row_that_fits_takes_the_first_engine(bundle: Bundle) -> None:

@@ -33,7 +33,7 @@ def test_parameters_are_counted_once(name):
 
 
 def test_a_size_that_the_network_does_not_take_is_one_sentence():
-    with pytest.raises(RecipeError, match="does not take images of 33x7 .* give another --size"):
+    with pytest.raises(RecipeError, match=r"does not take images of 33x7 .* give another --size"):
         layer_rows(build_model("small_cnn", num_classes=10).network, (33, 7))
 
 
