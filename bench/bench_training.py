@@ -44,11 +44,10 @@ class Turns(Callback):
         self.bare: list[float] = []
 
     def on_train_batch_start(
-        self, trainer: Trainer, pl_module: Any, batch: Any, index: int
+        self, trainer: Trainer, pl_module: Any, batch: Any, batch_idx: int
     ) -> None:
-        if (
-            index == 1
-        ):  # the first batch of an epoch waits for its workers to start, once in hundreds of steps
+        # The first batch of an epoch waits for its workers to start, once in hundreds of steps.
+        if batch_idx == 1:
             self.started = time.perf_counter()
 
     def on_train_epoch_end(self, trainer: Trainer, pl_module: Any) -> None:

@@ -68,7 +68,11 @@ def test_void_is_the_ignored_label_and_sizes_stay(toy_data, new_recipe):
     [
         ("labels/b.png", 3, "train.zip: images/b.jpg has no mask labels/b.png"),
         ("images/b.jpg", 3, "train.zip: labels/b.png has no image images/b.jpg"),
-        ("", 4, "segment, train images: mask labels/a.png holds label 4; classes are 0..2, ignored 3"),
+        (
+            "",
+            4,
+            "segment, train images: mask labels/a.png holds label 4; classes are 0..2, ignored 3",
+        ),
     ],
 )
 def test_a_pair_that_does_not_fit_is_named(new_recipe, new_zip, tmp_path, drop, label, message):

@@ -39,10 +39,11 @@ def test_every_policy_gets_every_image_once_an_epoch():
     assert not torch.equal(images, gradients(12)[labels])
 
 
-def test_each_copy_is_changed_by_its_own_policy():
+def test_each_copy_is_changed_by_its_own_policy(monkeypatch):
     """A policy that only inverts stands for AutoAugment's, whose changes cannot be told apart."""
     augment = Classify(AugmentConfig(crop=16, flip=False, policies=("imagenet", "svhn")))
-    augment._policies = [lambda image: image, lambda image: 255 - image]
+    changes = [lambda image: image, lambda image: 255 - image]
+    monkeypatch.setattr(augment, "_policies", changes)
     images, copy = gradients(2), torch.tensor([1, 0])
     changed, _ = augment(images, torch.zeros(2), torch.Generator().manual_seed(0), copy)
     assert torch.equal(changed, torch.stack([255 - images[0], images[1]]))
