@@ -5,6 +5,7 @@ from __future__ import annotations
 from dlcv.cli.edge import new_app, run_app
 from dlcv.cli.train.data import data
 from dlcv.cli.train.evaluate import evaluate
+from dlcv.cli.train.figures import figures
 from dlcv.cli.train.fit import fit
 from dlcv.cli.train.recipes import recipes
 from dlcv.cli.train.summary import summary
@@ -14,7 +15,7 @@ app = new_app(
     "Train from recipes: networks, data and settings as YAML, checkpoints as safetensors.",
     epilog="Exit code 0: all done; 1: refused or failed, with one line that says why.",
 )
-for command in (fit, evaluate, data, recipes, summary):
+for command in (fit, evaluate, figures, data, recipes, summary):
     app.command()(command)
 
 

@@ -1,0 +1,1 @@
+"""Pictures of a run for a report; each file has one function from data to figure."""

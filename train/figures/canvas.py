@@ -1,0 +1,61 @@
+"""What all figures share: the canvas, the colours and the way they are written."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from dlcv.runtime.errors import InputError, OutputError
+from dlcv.runtime.system import is_importable
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+DOTS_PER_INCH = 150
+# Ten colours that stay apart for the colour-blind (Petroff 2021, https://arxiv.org/abs/2107.02270).
+TEN_COLORS = (
+    "#3f90da", "#ffa90e", "#bd1f01", "#94a4a2", "#832db6",
+    "#a96b59", "#e76300", "#b9ac70", "#717581", "#92dadd",
+)  # fmt: skip
+
+
+def require_figures() -> None:
+    """Check that figures can be drawn.
+
+    Raises:
+        InputError: matplotlib or scikit-learn is missing.
+    """
+    if not (is_importable("matplotlib") and is_importable("sklearn")):
+        raise InputError(
+            "figures need matplotlib and scikit-learn; run pip install 'dlcv[figures]'"
+        )
+
+
+def new_figure(width: float, height: float) -> Figure:
+    """Return an empty figure of this size in inches; it belongs to no window."""
+    from matplotlib.figure import Figure
+
+    return Figure(figsize=(width, height), layout="constrained")
+
+
+def class_colors(count: int) -> list[str]:
+    """Return a colour for each of `count` classes, as `#rrggbb`; beyond ten, evenly spaced hues."""
+    if count <= len(TEN_COLORS):
+        return list(TEN_COLORS[:count])
+    from matplotlib import colormaps
+    from matplotlib.colors import to_hex
+
+    return [to_hex(colormaps["turbo"](i / (count - 1))) for i in range(count)]
+
+
+def save_figure(figure: Figure, path: Path) -> None:
+    """Write a figure as PNG.
+
+    Raises:
+        OutputError: the file cannot be written.
+    """
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        figure.savefig(path, dpi=DOTS_PER_INCH)
+    except OSError as e:
+        raise OutputError(f"cannot write {path}: {e.strerror or e}") from e

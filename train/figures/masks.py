@@ -1,0 +1,86 @@
+"""What a segmenter sees at its snapshots and at the end, beside photo and truth."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING
+
+import numpy as np
+import torch
+
+from dlcv.runtime.draw import palette
+from dlcv.runtime.errors import InputError
+from dlcv.train.data.batches import IGNORE_LABEL
+from dlcv.train.figures.canvas import new_figure
+from dlcv.train.metrics import predictions_from_outputs
+from dlcv.train.modules import normalised
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+    from torch import Tensor
+
+    from dlcv.runtime.images import UInt8
+    from dlcv.runtime.manifest import ClassInfo
+    from dlcv.train.checkpoint import Checkpoint
+    from dlcv.train.data import Dataset
+
+_IGNORED = (0, 0, 0)
+
+
+def chosen_images(dataset: Dataset, names: Sequence[str], *, default: int) -> list[int]:
+    """Return the indices of named images; without names, of `default` images evenly apart.
+
+    A name is a file's name as `Dataset` has it, with or without its ending, or how its last part begins.
+
+    Raises:
+        InputError: no image, or more than one, has such a name.
+    """
+    if not names:
+        count = min(default, len(dataset))
+        return [i * len(dataset) // count for i in range(count)]
+    return [_index(dataset, name) for name in names]
+
+
+def predicted_masks(checkpoint: Checkpoint, images: Tensor) -> UInt8:
+    """Return masks uint8 (N, H, W) of images uint8 (N, H, W, 3)."""
+    with torch.inference_mode():
+        outputs = checkpoint.model(normalised(images, checkpoint.recipe.normalization))
+    return predictions_from_outputs(outputs).to(torch.uint8).numpy()
+
+
+def masks_figure(
+    photos: UInt8, masks: Mapping[str, UInt8], classes: Sequence[ClassInfo], *, title: str
+) -> Figure:
+    """Draw a row an image, uint8 (N, H, W, 3), and a column a set of masks, uint8 (N, H, W), by its name."""
+    from matplotlib.patches import Patch
+
+    height, width = photos.shape[1:3]
+    columns, aspect = 1 + len(masks), height / width
+    figure = new_figure(2.2 * columns, 2.2 * aspect * len(photos) + 1.2)
+    grid = figure.subplots(len(photos), columns, squeeze=False)
+    colors = palette(tuple(classes)).copy()
+    colors[IGNORE_LABEL] = _IGNORED
+    pictures = {"photo": photos, **{name: colors[mask] for name, mask in masks.items()}}
+    for column, (name, stack) in enumerate(pictures.items()):
+        grid[0, column].set_title(name, fontsize=10)
+        for row, picture in enumerate(stack):
+            grid[row, column].imshow(picture, interpolation="nearest")
+            grid[row, column].set(xticks=[], yticks=[])
+    shown = [(info.name, colors[i] / 255) for i, info in enumerate(classes)]
+    if any(np.any(mask == IGNORE_LABEL) for mask in masks.values()):
+        shown.append(("not scored", np.divide(_IGNORED, 255)))
+    patches = [Patch(facecolor=color, edgecolor="grey", label=name) for name, color in shown]
+    ncols = min(len(patches), 1 + 2 * columns // 3)
+    figure.legend(handles=patches, loc="outside lower center", ncols=ncols, frameon=False)
+    figure.suptitle(title)
+    return figure
+
+
+def _index(dataset: Dataset, name: str) -> int:
+    paths = [(i, path) for i, path in enumerate(dataset.names)]
+    found = [i for i, path in paths if path == name or path.rpartition(".")[0] == name]
+    found = found or [i for i, path in paths if path.rpartition("/")[2].startswith(name)]
+    if len(found) != 1:
+        some = f"such as {dataset.names[0]}" if dataset.names else "they have no names"
+        raise InputError(f"--images {name}: {len(found)} of {len(dataset)} images fit; {some}")
+    return found[0]
