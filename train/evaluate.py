@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from torch import Tensor
 
 from dlcv.train.checkpoint import Checkpoint
 from dlcv.train.data import load_dataset
@@ -17,9 +18,14 @@ from dlcv.train.metrics import (
 )
 from dlcv.train.modules import normalised
 
+_TOP = 5
+
 
 def evaluate(checkpoint: Checkpoint, root: Path) -> dict[str, Any]:
     """Return the metrics of a checkpoint, and `images`, how many they were measured on.
+
+    For classifiers of more than five classes also `top5`, the share of images with the right class among the
+    likeliest five. `dlcv-infer evaluate` gives the same figures of a bundle.
 
     root: the data root.
 
@@ -29,9 +35,20 @@ def evaluate(checkpoint: Checkpoint, root: Path) -> dict[str, Any]:
     recipe = checkpoint.recipe
     dataset = load_dataset(recipe, root, split="test")
     confusion = confusion_matrix_for(recipe)
+    has_top = recipe.task == "classify" and len(recipe.classes) > _TOP
+    in_top = 0
     with torch.inference_mode():
         for images, labels in PlainBatches(dataset=dataset, batch=recipe.batch):
             outputs = checkpoint.model(normalised(images, recipe.normalization))
             confusion.update(predictions_from_outputs(outputs), labels.long())
+            if has_top:
+                in_top += count_in_top(outputs, labels)
     metrics = metrics_from_confusion(confusion.compute(), recipe)
-    return {**metrics, "images": len(dataset)}
+    top5 = {"top5": in_top / len(dataset)} if has_top else {}
+    return {**metrics, **top5, "images": len(dataset)}
+
+
+def count_in_top(logits: Tensor, labels: Tensor) -> int:
+    """Return how many labels (B,) are among the five likeliest classes of logits (B, classes)."""
+    likeliest = logits.topk(_TOP, dim=1).indices
+    return int((likeliest == labels.long().unsqueeze(1)).any(dim=1).sum())
