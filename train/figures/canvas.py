@@ -23,12 +23,10 @@ def require_figures() -> None:
     """Check that figures can be drawn.
 
     Raises:
-        InputError: matplotlib or scikit-learn is missing.
+        InputError: matplotlib is missing.
     """
-    if not (is_importable("matplotlib") and is_importable("sklearn")):
-        raise InputError(
-            "figures need matplotlib and scikit-learn; run pip install 'dlcv[figures]'"
-        )
+    if not is_importable("matplotlib"):
+        raise InputError("figures need matplotlib; run pip install 'dlcv[figures]'")
 
 
 def new_figure(width: float, height: float) -> Figure:
@@ -36,16 +34,6 @@ def new_figure(width: float, height: float) -> Figure:
     from matplotlib.figure import Figure
 
     return Figure(figsize=(width, height), layout="constrained")
-
-
-def class_colors(count: int) -> list[str]:
-    """Return a colour for each of `count` classes, as `#rrggbb`; beyond ten, evenly spaced hues."""
-    if count <= len(TEN_COLORS):
-        return list(TEN_COLORS[:count])
-    from matplotlib import colormaps
-    from matplotlib.colors import to_hex
-
-    return [to_hex(colormaps["turbo"](i / (count - 1))) for i in range(count)]
 
 
 def save_figure(figure: Figure, path: Path) -> None:

@@ -59,7 +59,7 @@ def draw_figures(request: Request) -> Iterator[str]:
     """Write the figures and yield a line about each: its path, or why it is skipped.
 
     Raises:
-        InputError: matplotlib or scikit-learn is missing, or an image or layer is not there.
+        InputError: matplotlib is missing, or a named image is not there.
         RecipeError: the run is no checkpoint, or its data are missing.
         OutputError: a file cannot be written.
     """
