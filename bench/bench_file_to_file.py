@@ -25,7 +25,7 @@ from dlcv.runtime.pipeline import batches_by_shape
 from dlcv.runtime.sources import expand_inputs
 from dlcv.runtime.writers import FolderWriter, WriteOptions
 
-ROUNDS = 5
+ROUNDS = 3
 TASKS = {
     # task: built-in bundle, outputs, what is written
     "classify": ("cifar10-vit", ["probabilities"], WriteOptions()),
