@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 
@@ -18,6 +18,15 @@ if TYPE_CHECKING:
     from dlcv.runtime.predictor import Predictor
 
 _TOP = 5
+
+
+@dataclass(frozen=True, kw_only=True)
+class Score:
+    """A measured quality in 0..1, and on how many images."""
+
+    metric: Literal["top1", "mean_iou"]
+    value: float
+    images: int
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -105,6 +114,24 @@ def evaluate(
         seconds=time.perf_counter() - start,
         ran=predictor.description(),
     )
+
+
+def score(predictor: Predictor, items: Sequence[LabelledImage]) -> Score:
+    """Run a classifier or segmenter on labelled images and score its answers.
+
+    Masks are compared at the original image's size.
+
+    Raises:
+        InputError: there are no images, one cannot be read, or a mask has another size than its image.
+    """
+    if not items:
+        raise InputError("there are no labelled images to score on")
+    found = evaluate(predictor, items)
+    if found.refused:
+        raise InputError(found.refused[0])
+    if predictor.bundle.manifest.task == "segment":
+        return Score(metric="mean_iou", value=mean_iou(found.matrix), images=found.images)
+    return Score(metric="top1", value=top1(found.matrix), images=found.images)
 
 
 def _source(item: LabelledImage) -> Any:

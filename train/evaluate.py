@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -10,7 +11,7 @@ from torch import Tensor
 
 from dlcv.train.checkpoint import Checkpoint
 from dlcv.train.data import load_dataset
-from dlcv.train.data.batches import PlainBatches
+from dlcv.train.data.batches import Dataset, PlainBatches
 from dlcv.train.metrics import (
     confusion_matrix_for,
     metrics_from_confusion,
@@ -37,15 +38,21 @@ def evaluate(checkpoint: Checkpoint, root: Path) -> dict[str, Any]:
     confusion = confusion_matrix_for(recipe)
     has_top = recipe.task == "classify" and len(recipe.classes) > _TOP
     in_top = 0
-    with torch.inference_mode():
-        for images, labels in PlainBatches(dataset=dataset, batch=recipe.batch):
-            outputs = checkpoint.model(normalised(images, recipe.normalization))
-            confusion.update(predictions_from_outputs(outputs), labels.long())
-            if has_top:
-                in_top += count_in_top(outputs, labels)
+    for outputs, labels in answers(checkpoint, dataset):
+        confusion.update(predictions_from_outputs(outputs), labels.long())
+        if has_top:
+            in_top += count_in_top(outputs, labels)
     metrics = metrics_from_confusion(confusion.compute(), recipe)
     top5 = {"top5": in_top / len(dataset)} if has_top else {}
     return {**metrics, **top5, "images": len(dataset)}
+
+
+def answers(checkpoint: Checkpoint, dataset: Dataset) -> Iterator[tuple[Any, Tensor]]:
+    """Yield what the network gives for each batch of a data set, in order, and the batch's labels."""
+    recipe = checkpoint.recipe
+    for images, labels in PlainBatches(dataset=dataset, batch=recipe.batch):
+        with torch.inference_mode():
+            yield checkpoint.model(normalised(images, recipe.normalization)), labels
 
 
 def count_in_top(logits: Tensor, labels: Tensor) -> int:

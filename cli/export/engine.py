@@ -8,19 +8,16 @@ from typing import Annotated, Literal
 
 import typer
 
+from dlcv.cli.infer import options
+
 
 def engine(
-    bundle: Annotated[
-        str, typer.Argument(metavar="BUNDLE", help="Bundle folder, or a built-in's name.")
-    ],
+    bundle: options.BundlePath,
     target: Annotated[
         Literal["trt", "rtx"],
         typer.Option("--target", help="TensorRT or TensorRT-RTX.", show_default=False),
     ],
-    precision: Annotated[
-        Literal["fp32", "fp16", "bf16", "int8"] | None,
-        typer.Option("--precision", help="Of those in the bundle; its first by default."),
-    ] = None,
+    precision: options.PrecisionName = None,
     profile: Annotated[
         str | None,
         typer.Option(
@@ -35,15 +32,7 @@ def engine(
         int | None,
         typer.Option("--size", min=1, help="Longest side in pixels, for graphs of dynamic size."),
     ] = None,
-    engine_option: Annotated[
-        list[str] | None,
-        typer.Option(
-            "--engine-option",
-            "-E",
-            metavar="KEY=VALUE",
-            help="A setting of the engine's own (docs/engines.md); give it again for more.",
-        ),
-    ] = None,
+    engine_option: options.EngineSetting = None,
     into_bundle: Annotated[
         bool, typer.Option("--into-bundle", help="Write the engine into the bundle.")
     ] = False,
@@ -81,13 +70,13 @@ def engine(
         )
     opened = open_bundle(bundle)
     settings = [*(engine_option or ()), *([f"profile={profile}"] if profile else ())]
-    with loading(settings) as options:
+    with loading(settings) as engine_options:
         build = EngineBuild(
             target=target,
             precision=precision,
             outputs=[name.strip() for name in outputs.split(",")] if outputs else None,
             largest=largest_sides(opened, size),
-            options=options,
+            options=engine_options,
         )
         if out is not None:
             made = engine_into_file(opened, build, out=out)

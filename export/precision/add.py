@@ -15,11 +15,11 @@ from dlcv.export.precision.card import CARD_FILE, card_with_precisions
 from dlcv.export.precision.images import calibration_pixels, gate_batches_of
 from dlcv.export.precision.search import search
 from dlcv.export.precision.taps import Pixels
-from dlcv.runtime.accuracy import Score, score
 from dlcv.runtime.bundle import BUILTIN_FOLDER, Bundle, open_bundle, save_bundle
 from dlcv.runtime.engines.base import Arrays, EngineModel, EngineOptions, check_specs
 from dlcv.runtime.engines.ort import OrtEngine
 from dlcv.runtime.errors import InputError, OutputError, ParityError
+from dlcv.runtime.evaluation import Score, score
 from dlcv.runtime.images import load_pixels
 from dlcv.runtime.labelled import LabelledImage, labelled_images
 from dlcv.runtime.manifest import Accuracy, FileEntry, Manifest, ParityReport, Precision, Variant

@@ -7,8 +7,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from dlcv.runtime.accuracy import confusion, mean_iou, score, top1
+from dlcv.runtime.accuracy import confusion, mean_iou, top1
 from dlcv.runtime.errors import InputError
+from dlcv.runtime.evaluation import score
 from dlcv.runtime.labelled import LabelledImage, labelled_images
 from dlcv.runtime.predictor import load
 

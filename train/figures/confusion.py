@@ -8,13 +8,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
-import torch
 
 from dlcv.runtime.errors import OutputError
-from dlcv.train.data.batches import PlainBatches
+from dlcv.train.evaluate import answers
 from dlcv.train.figures.canvas import new_figure
 from dlcv.train.metrics import confusion_matrix_for, predictions_from_outputs
-from dlcv.train.modules import normalised
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -28,11 +26,9 @@ _MOST_NUMBERS = 15  # cells of more classes are too small for a number
 
 def confusion_on(checkpoint: Checkpoint, dataset: Dataset) -> Tensor:
     """Return the confusion matrix of a checkpoint, int64 (classes, classes), rows = labels."""
-    recipe, confusion = checkpoint.recipe, confusion_matrix_for(checkpoint.recipe)
-    with torch.inference_mode():
-        for images, labels in PlainBatches(dataset=dataset, batch=recipe.batch):
-            outputs = checkpoint.model(normalised(images, recipe.normalization))
-            confusion.update(predictions_from_outputs(outputs), labels.long())
+    confusion = confusion_matrix_for(checkpoint.recipe)
+    for outputs, labels in answers(checkpoint, dataset):
+        confusion.update(predictions_from_outputs(outputs), labels.long())
     matrix: Tensor = confusion.compute()
     return matrix
 
