@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any, Protocol, Self, TypeAlias, TypeVar
 
 import msgspec
 
+from dlcv.runtime.closing import Closing
 from dlcv.runtime.errors import BundleError, InputError
 from dlcv.runtime.manifest import Plan, Precision, TensorSpec
 
@@ -114,8 +115,8 @@ class EngineInfo:
 class Engine(Protocol):
     """A loaded graph that answers arrays with arrays.
 
-    A Protocol, not a base class: engines share no code but `Closing`, only this shape, and a program
-    may pass its own. Implementations are final and not thread-safe: one call at a time.
+    A Protocol, not a base class: engines share this shape, ours also `Described`, and a program may pass
+    its own. Implementations are final and not thread-safe: one call at a time.
     """
 
     @property
@@ -152,6 +153,29 @@ class Engine(Protocol):
     def __enter__(self) -> Self: ...
 
     def __exit__(self, *_: object) -> None: ...
+
+
+class Described(Closing):
+    """Base of our engines: what the three properties of `Engine` return, set once at the end of loading."""
+
+    _info: EngineInfo
+    _inputs: tuple[TensorSpec, ...]
+    _outputs: tuple[TensorSpec, ...]
+
+    @property
+    def info(self) -> EngineInfo:
+        """What runs."""
+        return self._info
+
+    @property
+    def inputs(self) -> tuple[TensorSpec, ...]:
+        """The inputs in the graph's order."""
+        return self._inputs
+
+    @property
+    def outputs(self) -> tuple[TensorSpec, ...]:
+        """The outputs in the graph's order."""
+        return self._outputs
 
 
 class DeviceTimer(Protocol):

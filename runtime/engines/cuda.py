@@ -11,9 +11,9 @@ from contextlib import contextmanager, redirect_stdout
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, final
 
-from dlcv.runtime.closing import Closing
 from dlcv.runtime.engines.base import (
     Arrays,
+    Described,
     EngineInfo,
     EngineModel,
     EngineOptions,
@@ -70,7 +70,7 @@ class CudaSettings(EngineSettings, frozen=True):
 
 
 @final
-class CudaEngine(Closing):
+class CudaEngine(Described):
     """Runs a graph with ONNX Runtime's CUDA provider, on page-locked buffers and a stream of its own.
 
     CUDA graphs belong to a thread: one that infers for the first time captures them anew.
@@ -114,21 +114,6 @@ class CudaEngine(Closing):
             device=f"{gpu.name} (cuda:{own.device})" + (", TF32" if own.tf32 else ""),
             precision=model.precision,
         )
-
-    @property
-    def info(self) -> EngineInfo:
-        """What runs."""
-        return self._info
-
-    @property
-    def inputs(self) -> tuple[TensorSpec, ...]:
-        """The inputs in the graph's order."""
-        return self._inputs
-
-    @property
-    def outputs(self) -> tuple[TensorSpec, ...]:
-        """The outputs in the graph's order."""
-        return self._outputs
 
     def infer(self, feeds: Mapping[str, np.ndarray[Any, Any]]) -> Arrays:
         """Run the graph once; see `Engine.infer`."""

@@ -13,10 +13,10 @@ from typing import Any, Literal, final
 import numpy as np
 
 from dlcv.runtime.cache import CacheKey, lookup, store
-from dlcv.runtime.closing import Closing
 from dlcv.runtime.engines.base import (
     UNKNOWN,
     Arrays,
+    Described,
     EngineInfo,
     EngineModel,
     EngineOptions,
@@ -57,7 +57,7 @@ class OpenVinoSettings(EngineSettings, frozen=True):
 
 
 @final
-class OpenVinoEngine(Closing):
+class OpenVinoEngine(Described):
     """Runs a graph with OpenVINO's CPU plugin."""
 
     def __init__(self, model: EngineModel, options: EngineOptions) -> None:
@@ -93,21 +93,6 @@ class OpenVinoEngine(Closing):
             device="cpu",
             precision=_realised_precision(compiled, model.precision, asked=own.precision),
         )
-
-    @property
-    def info(self) -> EngineInfo:
-        """What runs."""
-        return self._info
-
-    @property
-    def inputs(self) -> tuple[TensorSpec, ...]:
-        """The inputs in the graph's order."""
-        return self._inputs
-
-    @property
-    def outputs(self) -> tuple[TensorSpec, ...]:
-        """The outputs in the graph's order."""
-        return self._outputs
 
     def infer(self, feeds: Mapping[str, np.ndarray[Any, Any]]) -> Arrays:
         """Run the graph once; see `Engine.infer`."""

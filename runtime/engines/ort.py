@@ -9,10 +9,10 @@ from typing import Any, cast, final
 
 import numpy as np
 
-from dlcv.runtime.closing import Closing
 from dlcv.runtime.engines.base import (
     UNKNOWN,
     Arrays,
+    Described,
     EngineInfo,
     EngineModel,
     EngineOptions,
@@ -42,7 +42,7 @@ class OrtSettings(EngineSettings, frozen=True):
 
 
 @final
-class OrtEngine(Closing):
+class OrtEngine(Described):
     """Runs a graph with ONNX Runtime's CPU provider (`onnxruntime.InferenceSession`)."""
 
     def __init__(self, model: EngineModel, options: EngineOptions) -> None:
@@ -66,21 +66,6 @@ class OrtEngine(Closing):
         self._info = EngineInfo(
             name="ort", version=onnxruntime.__version__, device="cpu", precision=model.precision
         )
-
-    @property
-    def info(self) -> EngineInfo:
-        """What runs."""
-        return self._info
-
-    @property
-    def inputs(self) -> tuple[TensorSpec, ...]:
-        """The inputs in the graph's order."""
-        return self._inputs
-
-    @property
-    def outputs(self) -> tuple[TensorSpec, ...]:
-        """The outputs in the graph's order."""
-        return self._outputs
 
     def infer(self, feeds: Mapping[str, np.ndarray[Any, Any]]) -> Arrays:
         """Run the graph once; see `Engine.infer`."""

@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-from abc import ABC
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar, final
 
-from dlcv.runtime.closing import Closing
 from dlcv.runtime.engines.base import (
     UNKNOWN,
     Arrays,
+    Described,
     EngineInfo,
     EngineModel,
     EngineOptions,
@@ -79,8 +78,8 @@ class _Loaded:
     runner: Runner
 
 
-class _PlanEngine(Closing, ABC):
-    """What both engines are; `flavour` is the difference."""
+class _PlanEngine(Described):
+    """What both engines are; `flavour` is the difference. The precision is the one that the inspector reads back."""
 
     flavour: ClassVar[Flavour]
 
@@ -109,15 +108,16 @@ class _PlanEngine(Closing, ABC):
             build=lambda: plan_from_graph(request).data,
             deserialize=runtime.deserialize_cuda_engine,
         )
-        self._tensors = tensors_of_engine(trt, engine, request.model)
+        tensors = tensors_of_engine(trt, engine, request.model)
         contexts = Contexts(trt, engine, device, request=request, gpu=gpu, logger=logger)
         runner = Runner(
             contexts.new_context,
             device,
-            tensors=self._tensors,
+            tensors=tensors,
             graphs=request.settings.cuda_graphs and self.flavour.times_kernels,
             logger=logger,
         )
+        self._inputs, self._outputs = tensors.inputs, tensors.outputs
         self._loaded: _Loaded | None = _Loaded(device=device, contexts=contexts, runner=runner)
         inspector = engine.create_engine_inspector()
         text = inspector.get_engine_information(trt.LayerInformationFormat.JSON)
@@ -129,21 +129,6 @@ class _PlanEngine(Closing, ABC):
                 request.model.precision, shares_from_inspector(text), source=request.model.source
             ),
         )
-
-    @property
-    def info(self) -> EngineInfo:
-        """What runs. The precision is the one that the engine inspector reads back."""
-        return self._info
-
-    @property
-    def inputs(self) -> tuple[TensorSpec, ...]:
-        """The inputs in the graph's order."""
-        return self._tensors.inputs
-
-    @property
-    def outputs(self) -> tuple[TensorSpec, ...]:
-        """The outputs in the graph's order."""
-        return self._tensors.outputs
 
     def infer(self, feeds: Mapping[str, np.ndarray[Any, Any]]) -> Arrays:
         """Run the graph once; see `Engine.infer`. A batch larger than the profile is split.
