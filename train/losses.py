@@ -7,7 +7,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from dlcv.train.data.batches import IGNORE_LABEL, Dataset
-from dlcv.train.recipe import LossConfig
+from dlcv.train.settings import LossConfig
 
 
 def distillation_loss(student: Tensor, teacher: Tensor, *, temperature: float) -> Tensor:

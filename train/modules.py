@@ -22,7 +22,8 @@ from dlcv.train.metrics import (
 )
 from dlcv.train.models import ModelSpec
 from dlcv.train.optim import optimizer_for, schedule_for
-from dlcv.train.recipe import Normalization, Recipe
+from dlcv.train.recipe import Recipe
+from dlcv.train.settings import Normalization
 
 _EACH_STEP_AND_EPOCH = {"on_step": True, "on_epoch": True}
 

@@ -9,7 +9,8 @@ from torch import nn
 from torch.optim import SGD, Adam, AdamW, Optimizer
 from torch.optim.lr_scheduler import LambdaLR
 
-from dlcv.train.recipe import OptimizerConfig, Recipe
+from dlcv.train.recipe import Recipe
+from dlcv.train.settings import OptimizerConfig
 
 
 def optimizer_for(

@@ -11,7 +11,8 @@ from dlcv.runtime.errors import RecipeError
 from dlcv.train.data import load_dataset
 from dlcv.train.data.augment import Classify, CropFlip, ScaleCropFlip, jittered
 from dlcv.train.data.batches import Dataset, PlainBatches, TrainBatches
-from dlcv.train.recipe import AugmentConfig, load_recipe
+from dlcv.train.recipe import load_recipe
+from dlcv.train.settings import AugmentConfig
 
 CIFAR = {"name": "cifar10", "root": "classify"}
 

@@ -6,7 +6,7 @@ import torch
 
 from dlcv.train.data.augment import Classify, augment_for
 from dlcv.train.data.batches import Dataset, PlainBatches, TrainBatches, prefetched
-from dlcv.train.recipe import AugmentConfig
+from dlcv.train.settings import AugmentConfig
 
 
 def gradients(count: int, side: int = 16) -> torch.Tensor:

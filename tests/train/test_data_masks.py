@@ -11,7 +11,8 @@ from dlcv.runtime.errors import InputError, RecipeError
 from dlcv.runtime.masks import MaskCoding, decoded_mask
 from dlcv.train.data import load_dataset
 from dlcv.train.data.check import summary_lines
-from dlcv.train.recipe import DataConfig, load_recipe
+from dlcv.train.recipe import load_recipe
+from dlcv.train.settings import DataConfig
 
 RGB = {
     "name": "pairs", "root": ".", "train": "train", "test": "train", "images": "{}_sat.jpg",

@@ -10,7 +10,7 @@ from dlcv.train.evaluate import evaluate
 from dlcv.train.fit import Checkpoints, fit
 from dlcv.train.models import build_model
 from dlcv.train.optim import optimizer_for, schedule_for
-from dlcv.train.recipe import OptimizerConfig
+from dlcv.train.settings import OptimizerConfig
 
 
 def run(recipe, root, out, **options):

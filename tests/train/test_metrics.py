@@ -9,7 +9,7 @@ from dlcv.train.metrics import (
     metrics_from_confusion,
     predictions_from_outputs,
 )
-from dlcv.train.recipe import LossConfig
+from dlcv.train.settings import LossConfig
 
 
 def test_iou_matches_a_count_by_hand_with_ignored_pixels(new_recipe):

@@ -11,7 +11,8 @@ from dlcv.runtime.errors import RecipeError
 from dlcv.train.models import build_model
 from dlcv.train.models.spec import ModelSpec
 from dlcv.train.optim import optimizer_for
-from dlcv.train.recipe import OptimizerConfig, builtin_recipes, load_recipe
+from dlcv.train.recipe import builtin_recipes, load_recipe
+from dlcv.train.settings import OptimizerConfig
 from dlcv.train.weights import load_backbone, load_pretrained
 
 HEAD = {"hidden": [8, 4], "dropout": 0.2}

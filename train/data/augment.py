@@ -11,7 +11,8 @@ from torch import Generator, Tensor
 from torchvision.transforms import AutoAugmentPolicy, v2
 
 from dlcv.train.data.batches import IGNORE_LABEL, Augment, Batch
-from dlcv.train.recipe import AugmentConfig, Recipe
+from dlcv.train.recipe import Recipe
+from dlcv.train.settings import AugmentConfig
 
 
 def augment_for(recipe: Recipe) -> Augment:

@@ -1,17 +1,11 @@
-"""TensorRT's small parts: profiles, fields of a plan, precision read back, progress, errors of CUDA."""
+"""TensorRT's small parts: profiles, fields of a plan, precision read back, progress, the GPU."""
 
-import inspect
 import json
 from typing import Any
 
 import pytest
 
 from dlcv.runtime.engines.base import EngineModel, settings_from_text
-from dlcv.runtime.engines.device import (
-    CudaDevice,
-    OutOfDeviceMemoryError,
-    error_from_status,
-)
 from dlcv.runtime.engines.tensorrt.api import (
     TENSORRT,
     TENSORRT_RTX,
@@ -38,12 +32,10 @@ from dlcv.runtime.engines.tensorrt.profile import (
 from dlcv.runtime.engines.tensorrt.progress import PhaseShares
 from dlcv.runtime.errors import (
     BundleError,
-    DlcvError,
-    EngineError,
     EngineUnavailableError,
     InputError,
 )
-from dlcv.runtime.gpu import Driver, Gpu, driver
+from dlcv.runtime.gpu import Driver, Gpu
 from dlcv.runtime.manifest import TensorSpec
 
 IMAGE = TensorSpec(name="image", dtype="uint8", shape=("batch", "height", "width", 3))
@@ -299,7 +291,7 @@ def test_nested_phases_make_one_share_that_never_falls() -> None:
     assert seen == [0.0, 0.0, 0.125, 0.125, 0.25, 0.75, 0.75, 1.0]
 
 
-# Driver and CUDA
+# The GPU
 
 
 @pytest.mark.parametrize(
@@ -327,89 +319,6 @@ def test_a_gpu_that_cannot_be_used_is_refused(found: Driver, number: int, messag
 def test_a_gpu_that_can_be_used_is_returned() -> None:
     found = Driver(cuda=(13, 0), gpus=(H100,), fault=None)
     assert require_gpu(found, 0, flavour=TENSORRT) == H100
-
-
-@pytest.mark.parametrize(
-    ("name", "kind", "message"),
-    [
-        ("cudaErrorMemoryAllocation", OutOfDeviceMemoryError, "memory does not do .out of memory."),
-        ("cudaErrorInsufficientDriver", EngineUnavailableError, "driver too old: .*CUDA 13.0"),
-        ("cudaErrorNoDevice", EngineUnavailableError, "no GPU can be used .*; see nvidia-smi"),
-        ("cudaErrorIllegalAddress", EngineError, r"CUDA failed \(cudaErrorIllegalAddress\): an il"),
-    ],
-)
-def test_each_error_of_cuda_becomes_one_of_ours(
-    name: str, kind: type[DlcvError], message: str
-) -> None:
-    cuda = pytest.importorskip("cuda.bindings.runtime")
-    with pytest.raises(kind, match=message):
-        raise error_from_status(cuda, getattr(cuda.cudaError_t, name))
-
-
-CUDA_CALLS = {  # name: parameters, as device.py calls it
-    "cudaSetDevice": 1,
-    "cudaMalloc": 1,
-    "cudaFree": 1,
-    "cudaHostAlloc": 2,
-    "cudaFreeHost": 1,
-    "cudaStreamCreateWithFlags": 1,
-    "cudaStreamDestroy": 1,
-    "cudaStreamSynchronize": 1,
-    "cudaStreamWaitEvent": 3,
-    "cudaStreamBeginCapture": 2,
-    "cudaStreamEndCapture": 1,
-    "cudaEventCreate": 0,
-    "cudaEventDestroy": 1,
-    "cudaEventRecord": 2,
-    "cudaEventSynchronize": 1,
-    "cudaEventElapsedTime": 2,
-    "cudaMemcpyAsync": 5,
-    "cudaGraphInstantiate": 2,
-    "cudaGraphDestroy": 1,
-    "cudaGraphLaunch": 2,
-    "cudaGraphExecDestroy": 1,
-    "cudaGetErrorString": 1,
-    "cudaGetLastError": 0,
-}
-CUDA_VALUES = (
-    "cudaHostAllocDefault",
-    "cudaStreamNonBlocking",
-    "cudaError_t.cudaSuccess",
-    "cudaMemcpyKind.cudaMemcpyHostToDevice",
-    "cudaMemcpyKind.cudaMemcpyDeviceToHost",
-    "cudaStreamCaptureMode.cudaStreamCaptureModeThreadLocal",
-)
-
-
-def test_every_name_of_cuda_that_is_used_exists_with_its_parameters() -> None:
-    cuda = pytest.importorskip("cuda.bindings.runtime")
-    source = inspect.getsource(CudaDevice)
-    used = {word.split(".")[0] for word in _words_after(source, "_cuda.")}
-    listed = set(CUDA_CALLS) | {value.split(".")[0] for value in CUDA_VALUES}
-    assert used <= listed
-    for name, count in CUDA_CALLS.items():
-        signature = (getattr(cuda, name).__doc__ or "").splitlines()[0]
-        inside = signature.partition("(")[2].rpartition(")")[0]
-        assert len([p for p in inside.split(",") if p.strip()]) == count, signature
-    for value in CUDA_VALUES:
-        thing: Any = cuda
-        for part in value.split("."):
-            thing = getattr(thing, part)
-
-
-def _words_after(text: str, mark: str) -> list[str]:
-    parts = text.split(mark)[1:]
-    return [
-        "".join(c if c.isalnum() or c == "_" else " " for c in part).split()[0] for part in parts
-    ]
-
-
-def test_a_device_without_a_driver_says_so() -> None:
-    pytest.importorskip("cuda.bindings.runtime")
-    if driver().fault is None:
-        pytest.skip("there is a driver here")
-    with pytest.raises(EngineUnavailableError, match=r"driver too old|no GPU can be used"):
-        CudaDevice(0)
 
 
 def test_a_message_of_the_log_loses_codes_and_positions() -> None:
