@@ -76,7 +76,7 @@ class Turns(Callback):
 def bench_training(benchmark: Any, name: str, tmp_path: Path) -> None:
     """Print the seconds of a step and the ratio, fit / bare loop."""
     torch.set_num_threads(1)  # several wait for each other on a machine that is shared
-    recipe = changed(load_recipe(name), epochs=ROUNDS)
+    recipe = changed(load_recipe(name, Recipe), epochs=ROUNDS)
     data = RecipeData(recipe, ROOT)
     spec = build_model(recipe.model.name, recipe.model.options, num_classes=len(recipe.classes))
     network = copy.deepcopy(spec.network).to(memory_format=torch.channels_last).train()

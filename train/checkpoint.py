@@ -11,14 +11,14 @@ import tempfile
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Generic, overload
 
 import msgspec
 from safetensors.torch import save_file
 
 from dlcv.runtime.errors import OutputError, RecipeError
-from dlcv.train.models import build_model
-from dlcv.train.recipe import Recipe, load_recipe, yaml_from_recipe
+from dlcv.train.recipe import AnyRecipe, RunRecipe, load_recipe, yaml_from_recipe
+from dlcv.train.tasks import task_kind
 from dlcv.train.weights import load_weights, read_weights
 
 if TYPE_CHECKING:
@@ -31,22 +31,22 @@ _FILES = (WEIGHTS_FILE, RECIPE_FILE, METRICS_FILE)
 
 
 @dataclass(frozen=True, kw_only=True)
-class Checkpoint:
+class Checkpoint(Generic[AnyRecipe]):
     """A trained network, in evaluation mode, with what made it and how well it did.
 
-    model: takes normalised float32 images (B, 3, H, W); normalisation is `recipe.normalization`.
-        Classifiers give logits (B, classes), segmenters `{"out": logits (B, classes, H, W)}`.
+    model: takes normalised float32 images (B, 3, H, W); normalisation is `recipe.normalization`. What it gives
+        is said where the task is (`dlcv.train.tasks`): classifiers give logits (B, classes), segmenters `{"out": logits (B, classes, H, W)}`.
     metrics: as measured on the validation or test set; values are numbers or {class: number}.
     """
 
     path: Path
     model: nn.Module
-    recipe: Recipe
+    recipe: AnyRecipe
     metrics: dict[str, Any]
 
 
 def save_checkpoint(
-    folder: str | Path, model: nn.Module, *, recipe: Recipe, metrics: Mapping[str, Any]
+    folder: str | Path, model: nn.Module, *, recipe: RunRecipe, metrics: Mapping[str, Any]
 ) -> None:
     """Write a checkpoint's three files into a folder, each under a temporary name and then renamed.
 
@@ -76,11 +76,20 @@ def save_checkpoint(
         shutil.rmtree(temporary, ignore_errors=True)
 
 
-def load_checkpoint(folder: str | Path) -> Checkpoint:
+@overload
+def load_checkpoint(folder: str | Path) -> Checkpoint[RunRecipe]: ...
+@overload
+def load_checkpoint(folder: str | Path, kind: type[AnyRecipe]) -> Checkpoint[AnyRecipe]: ...
+def load_checkpoint(
+    folder: str | Path, kind: type[RunRecipe] = RunRecipe
+) -> Checkpoint[RunRecipe] | Checkpoint[AnyRecipe]:
     """Rebuild a network from a checkpoint folder, on the CPU, in evaluation mode.
 
+    kind: the class that its recipe must have, for a caller who can do with no other task.
+
     Raises:
-        RecipeError: a file is missing or damaged, or the weights do not fit the recipe's model.
+        RecipeError: a file is missing or damaged, the weights do not fit the recipe's model, or its task is of
+            another kind.
     """
     folder = Path(folder)
     for name in _FILES:
@@ -89,8 +98,8 @@ def load_checkpoint(folder: str | Path) -> Checkpoint:
                 f"{folder} is not a checkpoint: it has no {name} (a checkpoint is a folder of"
                 f" {', '.join(_FILES)})"
             )
-    recipe = load_recipe(folder / RECIPE_FILE)
-    spec = build_model(recipe.model.name, recipe.model.options, num_classes=len(recipe.classes))
+    recipe = load_recipe(folder / RECIPE_FILE, kind)
+    spec = task_kind(recipe.task).network(recipe)
     weights = folder / WEIGHTS_FILE
     load_weights(spec.network, read_weights(weights), source=str(weights))
     try:

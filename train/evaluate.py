@@ -18,11 +18,12 @@ from dlcv.train.metrics import (
     predictions_from_outputs,
 )
 from dlcv.train.modules import normalised
+from dlcv.train.recipe import Recipe
 
 _TOP = 5
 
 
-def evaluate(checkpoint: Checkpoint, root: Path) -> dict[str, Any]:
+def evaluate(checkpoint: Checkpoint[Recipe], root: Path) -> dict[str, Any]:
     """Return the metrics of a checkpoint, and `images`, how many they were measured on.
 
     For classifiers of more than five classes also `top5`, the share of images with the right class among the
@@ -47,7 +48,7 @@ def evaluate(checkpoint: Checkpoint, root: Path) -> dict[str, Any]:
     return {**metrics, **top5, "images": len(dataset)}
 
 
-def answers(checkpoint: Checkpoint, dataset: Dataset) -> Iterator[tuple[Any, Tensor]]:
+def answers(checkpoint: Checkpoint[Recipe], dataset: Dataset) -> Iterator[tuple[Any, Tensor]]:
     """Yield what the network gives for each batch of a data set, in order, and the batch's labels."""
     recipe = checkpoint.recipe
     for images, labels in PlainBatches(dataset=dataset, batch=recipe.batch):

@@ -21,17 +21,13 @@ from lightning.pytorch.loggers import CSVLogger, Logger, TensorBoardLogger
 
 from dlcv.runtime.errors import OutputError, RecipeError
 from dlcv.train.checkpoint import RECIPE_FILE, WEIGHTS_FILE, load_checkpoint, save_checkpoint
-from dlcv.train.data.check import summary_lines
-from dlcv.train.data.module import RecipeData
-from dlcv.train.evaluate import evaluate
 from dlcv.train.hardware import Hardware
-from dlcv.train.losses import class_weights
-from dlcv.train.metrics import MONITOR
-from dlcv.train.models import ModelSpec, build_model
-from dlcv.train.modules import RecipeModule
+from dlcv.train.models import ModelSpec
+from dlcv.train.modules import RunModule
 from dlcv.train.plan import plan_lines
-from dlcv.train.recipe import Recipe, load_recipe
-from dlcv.train.weights import load_backbone, load_pretrained, load_weights, read_weights
+from dlcv.train.recipe import RunRecipe, load_recipe
+from dlcv.train.tasks import task_kind
+from dlcv.train.weights import load_backbone, load_pretrained
 
 RESUME_FILE = "resume.ckpt"
 _PRECISION = {"fp32": "32-true", "fp16": "16-mixed", "bf16": "bf16-mixed"}
@@ -39,7 +35,7 @@ _FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
 
 def fit(
-    recipe: Recipe,
+    recipe: RunRecipe,
     root: Path,
     *,
     out: Path,
@@ -63,21 +59,16 @@ def fit(
     _check_output(recipe, out, resume=resume)
     torch.manual_seed(recipe.seed)
 
-    data = RecipeData(recipe, root)
-    spec = _model(recipe)
+    kind = task_kind(recipe.task)
+    data = kind.data(recipe, root)
+    spec = kind.network(recipe)
     left_out = [] if resume else _load_start(spec, recipe, root)
-    module = RecipeModule(
-        recipe,
-        spec,
-        class_weights=class_weights(data.train_set, recipe.loss, num_classes=len(recipe.classes)),
-        teacher=_teacher(recipe, root),
-    )
+    module = kind.module(recipe, spec, data)
     trainer = _trainer(recipe, out, hardware=hardware, tensorboard=tensorboard)
     if trainer.is_global_zero:
         batches = len(data.train_dataloader()) // trainer.world_size
         plan = plan_lines(recipe, spec.network, trainer=trainer, batches=batches, left_out=left_out)
-        known = summary_lines(recipe, train=data.train_set, validation=data.validation_set)
-        sys.stderr.write("\n".join((*known, *plan, "")))
+        sys.stderr.write("\n".join((*data.summary_lines(), *plan, "")))
     try:
         trainer.fit(module, data, ckpt_path=out / RESUME_FILE if resume else None)
     except (OSError, RuntimeError) as e:
@@ -90,15 +81,16 @@ def fit(
     if torch.distributed.is_available() and torch.distributed.is_initialized():
         torch.distributed.destroy_process_group()  # what follows, one process does alone
     if not trainer.is_global_zero:
-        return module.metrics
+        measured: dict[str, Any] = module.metrics
+        return measured
 
     best = load_checkpoint(out)
-    metrics = {**evaluate(best, root), "epoch": best.metrics["epoch"]}
+    metrics = {**kind.evaluate(best, root), "epoch": best.metrics["epoch"]}
     save_checkpoint(out, best.model, recipe=recipe, metrics=metrics)
     return metrics
 
 
-def _trainer(recipe: Recipe, out: Path, *, hardware: Hardware, tensorboard: bool) -> Trainer:
+def _trainer(recipe: RunRecipe, out: Path, *, hardware: Hardware, tensorboard: bool) -> Trainer:
     if recipe.precision == "fp16" and not torch.cuda.is_available():
         raise RecipeError("precision fp16 trains on a GPU only; set it to bf16 or fp32")
     return Trainer(
@@ -143,7 +135,7 @@ class Checkpoints(Callback):
     After every epoch it also writes the file to resume from, the recipe's snapshots, and a line to stderr.
     """
 
-    def __init__(self, recipe: Recipe, out: Path) -> None:
+    def __init__(self, recipe: RunRecipe, out: Path) -> None:
         self.recipe = recipe
         self.out = out
         self.best = float("-inf")
@@ -154,7 +146,7 @@ class Checkpoints(Callback):
         trainer.check_val_every_n_epoch = 1 if due else self.recipe.validate_every
 
     def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        if not isinstance(pl_module, RecipeModule) or not trainer.is_global_zero:
+        if not isinstance(pl_module, RunModule) or not trainer.is_global_zero:
             return
         name, direction = _monitor(self.recipe)
         value = direction * pl_module.metrics[name]
@@ -165,9 +157,10 @@ class Checkpoints(Callback):
     def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         epoch, scored = trainer.current_epoch + 1, trainer.check_val_every_n_epoch or 1
         snapped = epoch in self.recipe.snapshots and trainer.is_global_zero
-        if snapped and isinstance(pl_module, RecipeModule):
+        if snapped and isinstance(pl_module, RunModule):
             self._save(snapshot_folder(self.out, epoch), pl_module, epoch=epoch)
-        names = ["loss", *(["val_loss", *MONITOR.values()] if epoch % scored == 0 else ())]
+        monitor = task_kind(self.recipe.task).monitor
+        names = ["loss", *(["val_loss", monitor] if epoch % scored == 0 else ())]
         scores = {name: trainer.callback_metrics.get(name) for name in names}
         line = " ".join(f"{name} {float(s):.4f}" for name, s in scores.items() if s is not None)
         trainer.save_checkpoint(self.out / f".{RESUME_FILE}")
@@ -175,7 +168,7 @@ class Checkpoints(Callback):
             (self.out / f".{RESUME_FILE}").replace(self.out / RESUME_FILE)
             sys.stderr.write(f"epoch {epoch}/{self.recipe.epochs}: {line}\n")
 
-    def _save(self, folder: Path, module: RecipeModule, *, epoch: int) -> None:
+    def _save(self, folder: Path, module: RunModule[Any], *, epoch: int) -> None:
         metrics = {**module.metrics, "epoch": epoch}
         save_checkpoint(folder, module.network, recipe=self.recipe, metrics=metrics)
 
@@ -191,7 +184,7 @@ def snapshot_folder(out: Path, epoch: int) -> Path:
     return out / f"epoch-{epoch:03d}"
 
 
-def _callbacks(recipe: Recipe, out: Path) -> list[Callback]:
+def _callbacks(recipe: RunRecipe, out: Path) -> list[Callback]:
     callbacks: list[Callback] = [Checkpoints(recipe, out)]
     if sys.stderr.isatty():
         callbacks.insert(0, RichProgressBar(console_kwargs={"stderr": True}))
@@ -202,16 +195,12 @@ def _callbacks(recipe: Recipe, out: Path) -> list[Callback]:
     return callbacks
 
 
-def _monitor(recipe: Recipe) -> tuple[str, int]:
+def _monitor(recipe: RunRecipe) -> tuple[str, int]:
     """Return the score by which the best checkpoint is known, and 1 if more is better, -1 if less is."""
-    return ("val_loss", -1) if recipe.keep == "loss" else (MONITOR[recipe.task], 1)
+    return ("val_loss", -1) if recipe.keep == "loss" else (task_kind(recipe.task).monitor, 1)
 
 
-def _model(recipe: Recipe) -> ModelSpec:
-    return build_model(recipe.model.name, recipe.model.options, num_classes=len(recipe.classes))
-
-
-def _load_start(spec: ModelSpec, recipe: Recipe, root: Path) -> list[str]:
+def _load_start(spec: ModelSpec, recipe: RunRecipe, root: Path) -> list[str]:
     """Load pretrained weights as the recipe says; return the tensors that start at random all the same."""
     if recipe.weights is not None:
         return load_backbone(spec, root / recipe.weights, allow_missing=recipe.allow_missing)
@@ -220,17 +209,7 @@ def _load_start(spec: ModelSpec, recipe: Recipe, root: Path) -> list[str]:
     return []
 
 
-def _teacher(recipe: Recipe, root: Path) -> torch.nn.Module | None:
-    config = recipe.distill
-    if config is None:
-        return None
-    path = root / config.weights
-    spec = build_model(config.model.name, config.model.options, num_classes=len(recipe.classes))
-    load_weights(spec.network, read_weights(path), source=str(path))
-    return spec.network.requires_grad_(False)
-
-
-def _check_output(recipe: Recipe, out: Path, *, resume: bool) -> None:
+def _check_output(recipe: RunRecipe, out: Path, *, resume: bool) -> None:
     begun = (out / RESUME_FILE).exists()
     if resume and not begun:
         raise OutputError(f"nothing to resume: {out} has no {RESUME_FILE}")

@@ -11,8 +11,6 @@ from torchmetrics.classification import MulticlassConfusionMatrix
 from dlcv.train.data.batches import IGNORE_LABEL
 from dlcv.train.recipe import Recipe
 
-MONITOR = {"classify": "accuracy", "segment": "mean_iou"}  # higher is better
-
 
 def confusion_matrix_for(recipe: Recipe) -> MulticlassConfusionMatrix:
     """Return an empty confusion matrix: rows are labels, columns are predictions."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from typing import Any
+from typing import Any, Generic
 
 import torch
 import torch.nn.functional as F
@@ -22,10 +22,8 @@ from dlcv.train.metrics import (
 )
 from dlcv.train.models import ModelSpec
 from dlcv.train.optim import optimizer_for, schedule_for
-from dlcv.train.recipe import Recipe
+from dlcv.train.recipe import AnyRecipe, Recipe
 from dlcv.train.settings import Normalization
-
-_EACH_STEP_AND_EPOCH = {"on_step": True, "on_epoch": True}
 
 
 def normalised(images: Tensor, normalization: Normalization) -> Tensor:
@@ -36,8 +34,81 @@ def normalised(images: Tensor, normalization: Normalization) -> Tensor:
     return (pixels - mean) / std
 
 
-class RecipeModule(LightningModule):
-    """Trains a network as a recipe says; classification and segmentation differ only in the loss."""
+class RunModule(LightningModule, Generic[AnyRecipe]):
+    """What training has in common, whatever the task: freezing, seeds, the optimizer, a stop at NaN.
+
+    Abstract: a task adds `training_step`, `validation_step`, and fills `metrics` when a validation ends.
+    network: what a checkpoint holds. metrics: of the last validation; values are numbers or {class: number}.
+    """
+
+    def __init__(self, recipe: AnyRecipe, spec: ModelSpec) -> None:
+        super().__init__()
+        self.recipe = recipe
+        self.network = spec.network.to(memory_format=torch.channels_last)
+        self.metrics: dict[str, Any] = {}
+        self._backbone = (spec.backbone,)  # in a tuple, so that it is not a submodule of its own
+        self._head = spec.head
+        _freeze(self.network, recipe.freeze)
+
+    def on_train_epoch_start(self) -> None:
+        # Dropout and its like start every epoch from a known state, so a resumed run is exact.
+        torch.manual_seed(self.recipe.seed + 1_000 * (self.current_epoch + 1))
+        if self.recipe.freeze_batch_norm:
+            for module in self._backbone[0].modules():
+                if isinstance(module, nn.BatchNorm2d):
+                    module.eval()
+
+    def require_finite(self, loss: Tensor, step: int) -> None:
+        """Stop the run where the loss is no longer a number.
+
+        Raises:
+            RecipeError: it is not.
+        """
+        if not math.isfinite(float(loss.detach())):
+            raise RecipeError(
+                f"the loss became {float(loss.detach())} in epoch {self.current_epoch}, step {step};"
+                f" lower optimizer.lr ({self.recipe.optimizer.lr:g}) or set optimizer.clip_norm;"
+                " the checkpoints of earlier epochs stay"
+            )
+
+    def log_step(self, scores: dict[str, Tensor], *, batch_size: int) -> None:
+        """Log scores of a training step and their mean over the epoch; the loss is in the progress bar."""
+        shared = self.trainer.world_size > 1
+        for name, score in scores.items():
+            self.log(
+                name,
+                score,
+                prog_bar=name == "loss",
+                on_step=True,
+                on_epoch=True,
+                batch_size=batch_size,
+                sync_dist=shared,
+            )
+
+    def log_validation(self) -> None:
+        """Log every number of `metrics`; the same in every process, so torchmetrics must have gathered them."""
+        scores = {name: value for name, value in self.metrics.items() if isinstance(value, float)}
+        self.log_dict(scores, prog_bar=True, sync_dist=self.trainer.world_size > 1)
+
+    @property
+    def learner(self) -> nn.Module:
+        """What the optimizer changes: the network, and what only training needs (a projector, say)."""
+        return self.network
+
+    def configure_optimizers(self) -> Any:
+        optimizer = optimizer_for(
+            self.learner, self.recipe.optimizer, backbone=self._backbone[0], head=self._head
+        )
+        steps = int(self.trainer.estimated_stepping_batches)
+        schedule = schedule_for(optimizer, self.recipe, steps=steps)
+        return {
+            "optimizer": optimizer,
+            "lr_scheduler": {"scheduler": schedule, "interval": "step"},
+        }
+
+
+class RecipeModule(RunModule[Recipe]):
+    """Learns from labels as a recipe says; classification and segmentation differ only in the loss."""
 
     def __init__(
         self,
@@ -47,19 +118,13 @@ class RecipeModule(LightningModule):
         class_weights: Tensor | None = None,
         teacher: nn.Module | None = None,
     ) -> None:
-        super().__init__()
-        self.recipe = recipe
-        self.network = spec.network.to(memory_format=torch.channels_last)
+        super().__init__(recipe, spec)
         self.confusion = confusion_matrix_for(recipe)
         self.validation_loss = MeanMetric(nan_strategy="disable")
         self.register_buffer("class_weights", class_weights, persistent=False)
-        self.metrics: dict[str, Any] = {}
-        self._backbone = (spec.backbone,)  # in tuples, so that they are not submodules of their own
-        self._head = spec.head
-        self._teacher: tuple[nn.Module, ...] = (
+        self._teacher: tuple[nn.Module, ...] = (  # in a tuple as above
             (teacher.eval().to(memory_format=torch.channels_last),) if teacher else ()
         )
-        _freeze(self.network, recipe.freeze)
 
     def forward(self, images: Tensor) -> Any:
         """uint8 (B, H, W, 3) to what the network gives."""
@@ -70,27 +135,17 @@ class RecipeModule(LightningModule):
             teacher.to(self.device)
 
     def on_train_epoch_start(self) -> None:
-        # Dropout and its like start every epoch from a known state, so a resumed run is exact.
-        torch.manual_seed(self.recipe.seed + 1_000 * (self.current_epoch + 1))
+        super().on_train_epoch_start()
         self._set_patch_drop()
-        for module in self._frozen_batch_norms():
-            module.eval()
 
     def training_step(self, batch: Batch, batch_index: int) -> Tensor:
         images, labels = batch
         pixels = normalised(images, self.recipe.normalization)
         outputs = self.network(pixels)
         loss = self._loss(pixels, outputs, labels)
-        if not math.isfinite(float(loss.detach())):
-            raise RecipeError(
-                f"the loss became {float(loss.detach())} in epoch {self.current_epoch}, step {batch_index};"
-                f" lower optimizer.lr ({self.recipe.optimizer.lr:g}) or set optimizer.clip_norm;"
-                " the checkpoints of earlier epochs stay"
-            )
-        how: dict[str, Any] = {**_EACH_STEP_AND_EPOCH, "batch_size": len(images)}
-        how["sync_dist"] = self.trainer.world_size > 1
-        self.log("loss", loss.detach(), prog_bar=True, **how)
-        self.log("train_accuracy", _accuracy(outputs, labels), **how)
+        self.require_finite(loss, batch_index)
+        scores = {"loss": loss.detach(), "train_accuracy": _accuracy(outputs, labels)}
+        self.log_step(scores, batch_size=len(images))
         return loss
 
     def validation_step(self, batch: Batch, batch_index: int) -> None:
@@ -102,23 +157,10 @@ class RecipeModule(LightningModule):
 
     def on_validation_epoch_end(self) -> None:
         self.metrics = metrics_from_confusion(self.confusion.compute(), self.recipe)
-        scores = {name: value for name, value in self.metrics.items() if isinstance(value, float)}
-        scores["val_loss"] = self.metrics["val_loss"] = float(self.validation_loss.compute())
-        # The same in every process: torchmetrics has gathered their counts.
-        self.log_dict(scores, prog_bar=True, sync_dist=self.trainer.world_size > 1)
+        self.metrics["val_loss"] = float(self.validation_loss.compute())
+        self.log_validation()
         self.confusion.reset()
         self.validation_loss.reset()
-
-    def configure_optimizers(self) -> Any:
-        optimizer = optimizer_for(
-            self.network, self.recipe.optimizer, backbone=self._backbone[0], head=self._head
-        )
-        steps = int(self.trainer.estimated_stepping_batches)
-        schedule = schedule_for(optimizer, self.recipe, steps=steps)
-        return {
-            "optimizer": optimizer,
-            "lr_scheduler": {"scheduler": schedule, "interval": "step"},
-        }
 
     def _loss(self, pixels: Tensor, outputs: Any, labels: Tensor) -> Tensor:
         loss = self._label_loss(outputs, labels)
@@ -151,11 +193,6 @@ class RecipeModule(LightningModule):
         hiding = self.current_epoch < self.recipe.epochs - config.full_epochs
         drop = PatchDropout(config.rate, num_prefix_tokens=1) if hiding else nn.Identity()
         self.network.patch_drop = drop.train()
-
-    def _frozen_batch_norms(self) -> list[nn.Module]:
-        if not self.recipe.freeze_batch_norm:
-            return []
-        return [m for m in self._backbone[0].modules() if isinstance(m, nn.BatchNorm2d)]
 
 
 def _freeze(network: nn.Module, prefixes: tuple[str, ...]) -> None:

@@ -9,7 +9,7 @@ from torch import nn
 from torch.optim import SGD, Adam, AdamW, Optimizer
 from torch.optim.lr_scheduler import LambdaLR
 
-from dlcv.train.recipe import Recipe
+from dlcv.train.recipe import RunRecipe
 from dlcv.train.settings import OptimizerConfig
 
 
@@ -49,7 +49,7 @@ def optimizer_for(
     return (Adam if config.name == "adam" else AdamW)(settings, lr=config.lr)
 
 
-def schedule_for(optimizer: Optimizer, recipe: Recipe, *, steps: int) -> LambdaLR:
+def schedule_for(optimizer: Optimizer, recipe: RunRecipe, *, steps: int) -> LambdaLR:
     """Return the schedule: linear warm-up, then decay to 0 after `steps` steps, or none."""
     config = recipe.schedule
     warmup = round(steps * config.warmup_epochs / recipe.epochs)

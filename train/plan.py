@@ -9,11 +9,11 @@ if TYPE_CHECKING:
     from lightning.pytorch import Trainer
     from torch import nn
 
-    from dlcv.train.recipe import Recipe
+    from dlcv.train.recipe import RunRecipe
 
 
 def plan_lines(
-    recipe: Recipe,
+    recipe: RunRecipe,
     network: nn.Module,
     *,
     trainer: Trainer,
@@ -39,14 +39,14 @@ def plan_lines(
     return lines
 
 
-def _batch(recipe: Recipe, trainer: Trainer) -> str:
+def _batch(recipe: RunRecipe, trainer: Trainer) -> str:
     factors = {"accumulated": recipe.accumulate, "devices": trainer.world_size}
     more = [f"x {count} {name}" for name, count in factors.items() if count > 1]
     effective = recipe.batch * recipe.accumulate * trainer.world_size
     return " ".join([f"batch {recipe.batch}", *more, *([f"= {effective}"] if more else [])])
 
 
-def _schedule(recipe: Recipe) -> str:
+def _schedule(recipe: RunRecipe) -> str:
     schedule = recipe.schedule
     warmup = (
         f"{schedule.warmup_epochs:g} epochs of warm-up, then " if schedule.warmup_epochs else ""
@@ -55,7 +55,7 @@ def _schedule(recipe: Recipe) -> str:
     return f"{warmup}{schedule.name}{power}"
 
 
-def _start(recipe: Recipe, left_out: list[str]) -> str:
+def _start(recipe: RunRecipe, left_out: list[str]) -> str:
     source = recipe.weights or ("published weights" if recipe.pretrained else "random numbers")
     apart = f" but for {', '.join(left_out)}" if left_out else ""
     return f"start: {source}{apart}"

@@ -8,8 +8,9 @@ from __future__ import annotations
 
 import math
 import os
+from importlib import import_module
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal, TypeVar, overload
 
 import msgspec
 import yaml
@@ -37,26 +38,31 @@ RECIPE_FOLDER = Path(__file__).parent / "recipes"
 DATA_VARIABLE = "DLCV_DATA"
 
 
-class Recipe(Model, frozen=True, kw_only=True):
-    """One training run. `weights`, a file, go into the model's backbone; null trains from scratch.
+RECIPES = {  # by task; imported on use
+    "classify": "dlcv.train.recipe:Recipe",
+    "segment": "dlcv.train.recipe:Recipe",
+}
 
+
+class RunRecipe(Model, frozen=True, kw_only=True):
+    """What every training run decides, whatever its task: the settings of `fit` itself.
+
+    `weights`, a file, go into the model's backbone; null trains from scratch.
     pretrained: download the weights that timm or torchvision publish, instead of a file. allow_missing: prefixes
     of tensors that stay as they are, whatever is in the file; `head` is the layers that depend on the classes.
     freeze: prefixes of parameters of the network that stay as they are. freeze_batch_norm: keep the
     running statistics of the backbone's BatchNorm layers. validate_every: epochs between two scores;
     the last epoch and snapshots are always scored. keep: which checkpoint is kept: that of the least validation
-    `loss`, or of the best `metric` (accuracy, mean IoU). snapshots: epochs whose checkpoints are kept besides.
+    `loss`, or of the best `metric` (accuracy, mean IoU, ...). snapshots: epochs whose checkpoints are kept besides.
     accumulate: batches whose gradients are added up before a step; the effective batch is `batch` times this.
     """
 
     name: Annotated[str, Meta(pattern="^[a-z0-9][a-z0-9-]*$")]
-    task: Task
+    task: str
     description: str
     model: ModelConfig
-    classes: tuple[ClassInfo, ...]
     preprocessing: Preprocessing
     normalization: Normalization
-    data: DataConfig
     weights: str | None = None
     pretrained: bool = False
     allow_missing: tuple[str, ...] = ()
@@ -71,10 +77,6 @@ class Recipe(Model, frozen=True, kw_only=True):
     keep: Literal["loss", "metric"] = "metric"
     stop: StopConfig | None = None
     snapshots: tuple[Positive, ...] = ()
-    augment: AugmentConfig
-    patch_drop: PatchDropConfig | None = None
-    loss: LossConfig = LossConfig()
-    distill: DistillConfig | None = None
     precision: Literal["fp32", "fp16", "bf16"] = "fp32"
     seed: int = 0
     data_note: str = ""
@@ -83,8 +85,32 @@ class Recipe(Model, frozen=True, kw_only=True):
     def __post_init__(self) -> None:
         if self.weights is not None:
             require_relative("weights", self.weights)
-        for problem in _contradictions(self):
+        for problem in self.contradictions():
             raise ValueError(problem)
+
+    def contradictions(self) -> list[str]:
+        """Return every contradiction between settings, in words; a task adds its own."""
+        return [*_run_contradictions(self), *_start_contradictions(self)]
+
+
+class Recipe(RunRecipe, frozen=True, kw_only=True):
+    """A run on labelled images: classification or segmentation."""
+
+    task: Task
+    classes: tuple[ClassInfo, ...]
+    data: DataConfig
+    augment: AugmentConfig
+    patch_drop: PatchDropConfig | None = None
+    loss: LossConfig = LossConfig()
+    distill: DistillConfig | None = None
+
+    def contradictions(self) -> list[str]:
+        """Return every contradiction between settings, in words."""
+        return [
+            *super().contradictions(),
+            *_class_contradictions(self),
+            *_data_contradictions(self),
+        ]
 
     @property
     def class_names(self) -> tuple[str, ...]:
@@ -92,8 +118,11 @@ class Recipe(Model, frozen=True, kw_only=True):
         return tuple(c.name for c in self.classes)
 
 
-def recipe_from_yaml(text: str) -> Recipe:
-    """Parse and check a recipe.
+AnyRecipe = TypeVar("AnyRecipe", bound=RunRecipe)
+
+
+def recipe_from_yaml(text: str) -> RunRecipe:
+    """Parse and check a recipe; `task` decides its class.
 
     Raises:
         RecipeError: not YAML, an unknown or missing key, a wrong type or value, a contradiction.
@@ -104,13 +133,13 @@ def recipe_from_yaml(text: str) -> Recipe:
         raise RecipeError(f"not YAML: {' '.join(str(e).split())}") from e
     if not isinstance(data, dict):
         raise RecipeError(f"a recipe is a mapping of settings, not {type(data).__name__}")
-    try:
-        return msgspec.convert(data, Recipe)
-    except msgspec.ValidationError as e:
-        raise RecipeError(str(e)) from e
+    task = data.get("task")
+    if task not in RECIPES:
+        raise RecipeError(f"`task` must be one of {', '.join(RECIPES)}, not {task!r}")
+    return _converted(data, _recipe_class(task))
 
 
-def yaml_from_recipe(recipe: Recipe) -> str:
+def yaml_from_recipe(recipe: RunRecipe) -> str:
     """Return a recipe as YAML, every setting written out; `recipe_from_yaml` gives it back."""
     text: str = yaml.safe_dump(
         msgspec.to_builtins(recipe, builtin_types=()),
@@ -121,17 +150,27 @@ def yaml_from_recipe(recipe: Recipe) -> str:
     return text
 
 
-def load_recipe(source: str | Path) -> Recipe:
+@overload
+def load_recipe(source: str | Path) -> RunRecipe: ...
+@overload
+def load_recipe(source: str | Path, kind: type[AnyRecipe]) -> AnyRecipe: ...
+def load_recipe(source: str | Path, kind: type[RunRecipe] = RunRecipe) -> RunRecipe:
     """Read a recipe from a YAML file, or a built-in one by its name.
 
+    kind: the class that it must have, for a caller who can do with no other task.
+
     Raises:
-        RecipeError: neither a file nor a built-in recipe, or malformed; the sentence names the file.
+        RecipeError: neither a file nor a built-in recipe, malformed, or of another kind; the sentence names
+            the file.
     """
     path = Path(source)
     if not path.is_file() and str(source) in builtin_recipes():
         path = RECIPE_FOLDER / f"{source}.yaml"
     try:
-        return recipe_from_yaml(path.read_text(encoding="utf-8"))
+        recipe = recipe_from_yaml(path.read_text(encoding="utf-8"))
+        if not isinstance(recipe, kind):
+            raise RecipeError(f"this is for tasks {_tasks_of(kind)}, not {recipe.task}")
+        return recipe
     except RecipeError as e:
         raise RecipeError(f"{path}: {e}") from e.__cause__
     except (OSError, UnicodeDecodeError) as e:
@@ -142,12 +181,12 @@ def load_recipe(source: str | Path) -> Recipe:
 
 
 def changed(
-    recipe: Recipe,
+    recipe: AnyRecipe,
     *,
     epochs: int | None = None,
     seed: int | None = None,
     allow_missing: tuple[str, ...] | None = None,
-) -> Recipe:
+) -> AnyRecipe:
     """Return a recipe with another number of epochs, another seed or tensors that may be missing, checked again.
 
     Raises:
@@ -155,10 +194,13 @@ def changed(
     """
     changes = {"epochs": epochs, "seed": seed, "allow_missing": allow_missing}
     data = msgspec.to_builtins(recipe) | {k: v for k, v in changes.items() if v is not None}
-    try:
-        return msgspec.convert(data, Recipe)
-    except msgspec.ValidationError as e:
-        raise RecipeError(str(e)) from e
+    return _converted(data, type(recipe))
+
+
+def with_options(recipe: AnyRecipe, options: dict[str, Any]) -> AnyRecipe:
+    """Return a recipe whose network is built with other options, too."""
+    model = msgspec.structs.replace(recipe.model, options=recipe.model.options | options)
+    return msgspec.structs.replace(recipe, model=model)
 
 
 def builtin_recipes() -> tuple[str, ...]:
@@ -183,8 +225,45 @@ def data_root(folder: str | Path | None = None) -> Path:
     return root
 
 
-def _contradictions(recipe: Recipe) -> list[str]:
-    """Return every contradiction between settings, in words."""
+def _recipe_class(task: str) -> type[RunRecipe]:
+    module, _, name = RECIPES[task].partition(":")
+    found: type[RunRecipe] = getattr(import_module(module), name)
+    return found
+
+
+def _tasks_of(kind: type[RunRecipe]) -> str:
+    return " and ".join(task for task in RECIPES if issubclass(_recipe_class(task), kind))
+
+
+def _converted(data: dict[str, Any], kind: type[AnyRecipe]) -> AnyRecipe:
+    try:
+        return msgspec.convert(data, kind)
+    except msgspec.ValidationError as e:
+        raise RecipeError(str(e)) from e
+
+
+def _run_contradictions(recipe: RunRecipe) -> list[str]:
+    problems = []
+    if recipe.snapshots and max(recipe.snapshots) > recipe.epochs:
+        problems.append(f"snapshots {list(recipe.snapshots)} go beyond epochs {recipe.epochs}")
+    if recipe.schedule.warmup_epochs >= recipe.epochs:
+        problems.append(
+            f"schedule.warmup_epochs {recipe.schedule.warmup_epochs} leaves nothing of"
+            f" {recipe.epochs} epochs"
+        )
+    return problems
+
+
+def _start_contradictions(recipe: RunRecipe) -> list[str]:
+    problems = []
+    if recipe.pretrained and recipe.weights is not None:
+        problems.append("pretrained and weights exclude each other")
+    if recipe.allow_missing and recipe.weights is None:
+        problems.append("allow_missing is for a weights file, of which there is none")
+    return problems
+
+
+def _class_contradictions(recipe: Recipe) -> list[str]:
     problems = []
     names = recipe.class_names
     if len(names) < 2 or len(set(names)) != len(names):
@@ -196,36 +275,20 @@ def _contradictions(recipe: Recipe) -> list[str]:
             problems.append("distill and patch_drop are for task classify")
     elif recipe.augment.scale != (1.0, 1.0) or recipe.loss.class_weights != "none":
         problems.append("augment.scale and loss.class_weights are for task segment")
+    if recipe.loss.aux is not None and recipe.task != "segment":
+        problems.append("loss.aux is for task segment")
     if recipe.patch_drop and recipe.patch_drop.full_epochs > recipe.epochs:
         problems.append(
             f"patch_drop.full_epochs {recipe.patch_drop.full_epochs} exceeds epochs {recipe.epochs}"
         )
-    if recipe.snapshots and max(recipe.snapshots) > recipe.epochs:
-        problems.append(f"snapshots {list(recipe.snapshots)} go beyond epochs {recipe.epochs}")
-    if recipe.data.hold_out and recipe.data.hold_out >= (recipe.data.train_limit or math.inf):
-        problems.append("data.hold_out leaves nothing of data.train_limit to train on")
-    if recipe.schedule.warmup_epochs >= recipe.epochs:
-        problems.append(
-            f"schedule.warmup_epochs {recipe.schedule.warmup_epochs} leaves nothing of"
-            f" {recipe.epochs} epochs"
-        )
-    return problems + _start_contradictions(recipe) + _data_contradictions(recipe)
-
-
-def _start_contradictions(recipe: Recipe) -> list[str]:
-    problems = []
-    if recipe.pretrained and recipe.weights is not None:
-        problems.append("pretrained and weights exclude each other")
-    if recipe.allow_missing and recipe.weights is None:
-        problems.append("allow_missing is for a weights file, of which there is none")
-    if recipe.loss.aux is not None and recipe.task != "segment":
-        problems.append("loss.aux is for task segment")
     return problems
 
 
 def _data_contradictions(recipe: Recipe) -> list[str]:
     problems = []
     augment, labels = recipe.augment, recipe.data.labels
+    if recipe.data.hold_out and recipe.data.hold_out >= (recipe.data.train_limit or math.inf):
+        problems.append("data.hold_out leaves nothing of data.train_limit to train on")
     if labels and len(labels) != len(recipe.classes):
         problems.append(f"data.labels names {len(labels)} classes, not {len(recipe.classes)}")
     if recipe.task == "segment":

@@ -28,9 +28,9 @@ def data(
     from dlcv.runtime.report import table
     from dlcv.train.data import load_dataset
     from dlcv.train.data.check import balances, summary_lines
-    from dlcv.train.recipe import data_root, load_recipe
+    from dlcv.train.recipe import Recipe, data_root, load_recipe
 
-    chosen, root = load_recipe(recipe), data_root(folder)
+    chosen, root = load_recipe(recipe, Recipe), data_root(folder)
     train = load_dataset(chosen, root, split="train")
     validation = load_dataset(chosen, root, split="validation")
     columns = [balances(split, classes=len(chosen.classes)) for split in (train, validation)]

@@ -29,12 +29,13 @@ def evaluate(
     import torch
 
     from dlcv.train.checkpoint import load_checkpoint
-    from dlcv.train.evaluate import evaluate as score
     from dlcv.train.recipe import data_root
+    from dlcv.train.tasks import task_kind
 
     if threads is not None:
         torch.set_num_threads(threads)
-    metrics = score(load_checkpoint(run), data_root(data))
+    checkpoint = load_checkpoint(run)
+    metrics = task_kind(checkpoint.recipe.task).evaluate(checkpoint, data_root(data))
     if json:
         print(msgspec.json.encode(metrics).decode())
         return

@@ -60,8 +60,8 @@ def fit(
 
     from dlcv.train.fit import fit as train
     from dlcv.train.hardware import Hardware
-    from dlcv.train.metrics import MONITOR
     from dlcv.train.recipe import changed, data_root, load_recipe
+    from dlcv.train.tasks import task_kind
 
     logging.getLogger("lightning.pytorch").setLevel(logging.WARNING)  # it advises and advertises
     warnings.filterwarnings("ignore", module="lightning")  # about PyTorch, to its own developers
@@ -77,6 +77,6 @@ def fit(
         hardware=hardware,
         tensorboard=tensorboard,
     )
-    monitor = MONITOR[chosen.task]
+    monitor = task_kind(chosen.task).monitor
     if "images" in metrics:  # not in the other processes of a run on several devices
         print(f"{folder}: {monitor} {metrics[monitor]:.4f} on {metrics['images']} images")

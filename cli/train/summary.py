@@ -41,8 +41,9 @@ def summary(
     from dlcv.cli.text import key_values, size_from_text
     from dlcv.runtime.report import table
     from dlcv.train.models import MODELS, build_model
-    from dlcv.train.recipe import load_recipe
+    from dlcv.train.recipe import load_recipe, with_options
     from dlcv.train.summary import layer_rows
+    from dlcv.train.tasks import task_kind
 
     chosen = size_from_text(size)
     options = {key: yaml.safe_load(value) for key, value in key_values(option, "--option").items()}
@@ -50,11 +51,9 @@ def summary(
         network = build_model(model, options, num_classes=classes).network
         chosen = chosen or (224, 224)
     else:
-        recipe = load_recipe(model)
-        built = build_model(
-            recipe.model.name, recipe.model.options | options, num_classes=len(recipe.classes)
-        )
-        network, chosen = built.network, chosen or recipe.preprocessing.size
+        recipe = with_options(load_recipe(model), options)
+        network = task_kind(recipe.task).network(recipe).network
+        chosen = chosen or recipe.preprocessing.size
     rows = layer_rows(network, chosen)
     lines = table(
         [

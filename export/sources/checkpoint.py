@@ -11,11 +11,10 @@ from dlcv.export.sources.base import ExportSource, SourceOptions, read_classes, 
 from dlcv.runtime.errors import InputError
 from dlcv.runtime.manifest import Metric
 from dlcv.train.checkpoint import load_checkpoint
-from dlcv.train.recipe import builtin_recipes, load_recipe
+from dlcv.train.recipe import Recipe, builtin_recipes, load_recipe
 
 if TYPE_CHECKING:
     from dlcv.train.checkpoint import Checkpoint
-    from dlcv.train.recipe import Recipe
 
 _NOT_METRICS = ("images", "epoch")
 
@@ -31,7 +30,7 @@ def source_from_checkpoint(folder: Path, options: SourceOptions) -> ExportSource
         raise InputError(
             f"{folder} holds its weights; --weights and --random are for timm: and torchvision:"
         )
-    checkpoint = load_checkpoint(folder)
+    checkpoint = load_checkpoint(folder, Recipe)
     recipe = checkpoint.recipe
     classes = recipe.classes
     if options.classes is not None:
@@ -67,7 +66,7 @@ def _recipe_argument(recipe: Recipe) -> str:
     return recipe.name if built_in else "recipe.yaml"
 
 
-def _metrics(checkpoint: Checkpoint) -> tuple[Metric, ...]:
+def _metrics(checkpoint: Checkpoint[Recipe]) -> tuple[Metric, ...]:
     """Return the numbers of `metrics.json`; those by class as `name.class`."""
     images = checkpoint.metrics.get("images")
     count = f"{images:,} " if _is_number(images) else ""

@@ -20,7 +20,7 @@ from dlcv.runtime.images import load_pixels
 from dlcv.runtime.manifest import Preprocessing
 from dlcv.train.checkpoint import save_checkpoint
 from dlcv.train.models import build_model
-from dlcv.train.recipe import builtin_recipes, load_recipe
+from dlcv.train.recipe import Recipe, builtin_recipes, load_recipe
 
 RANDOM = SourceOptions(random=True)
 
@@ -28,7 +28,7 @@ RANDOM = SourceOptions(random=True)
 @pytest.fixture(params=builtin_recipes())
 def checkpoint(request, tmp_path):
     """An untrained checkpoint of a built-in recipe."""
-    recipe = load_recipe(request.param)
+    recipe = load_recipe(request.param, Recipe)
     torch.manual_seed(0)
     spec = build_model(recipe.model.name, recipe.model.options, num_classes=len(recipe.classes))
     metrics = {"accuracy": 0.9, "recall": {"a": 0.5}, "images": 1234, "epoch": 3}
@@ -37,7 +37,7 @@ def checkpoint(request, tmp_path):
 
 
 def test_a_checkpoint_brings_everything_from_its_recipe(checkpoint):
-    source, recipe = load_source(str(checkpoint)), load_recipe(checkpoint / "recipe.yaml")
+    source, recipe = load_source(str(checkpoint)), load_recipe(checkpoint / "recipe.yaml", Recipe)
     assert (source.task, source.classes) == (recipe.task, recipe.classes)
     assert source.preprocessing == recipe.preprocessing
     assert (source.mean, source.std) == (recipe.normalization.mean, recipe.normalization.std)

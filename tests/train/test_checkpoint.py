@@ -59,7 +59,7 @@ def test_a_missing_file_is_named(saved, name):
     ("name", "message"),
     [
         ("model.safetensors", "is not a weights file"),
-        ("recipe.yaml", "Expected `str`, got `null`"),
+        ("recipe.yaml", "`task` must be one of classify, segment"),
         ("metrics.json", "is not a JSON object"),
     ],
 )

@@ -11,7 +11,7 @@ from dlcv.runtime.errors import RecipeError
 from dlcv.train.data import load_dataset
 from dlcv.train.data.augment import Classify, CropFlip, ScaleCropFlip, jittered
 from dlcv.train.data.batches import Dataset, PlainBatches, TrainBatches
-from dlcv.train.recipe import load_recipe
+from dlcv.train.recipe import Recipe, load_recipe
 from dlcv.train.settings import AugmentConfig
 
 CIFAR = {"name": "cifar10", "root": "classify"}
@@ -117,7 +117,7 @@ def test_an_empty_or_missing_zip_is_refused(new_recipe, new_zip, tmp_path):
 
 
 def test_real_camvid_has_its_numbers_of_images(data_root):
-    dataset = load_dataset(load_recipe("camvid-lraspp"), data_root, split="test")
+    dataset = load_dataset(load_recipe("camvid-lraspp", Recipe), data_root, split="test")
     assert dataset.images.shape == (101, 360, 480, 3)
     assert dataset.labels.unique().tolist() == [*range(11), 255]
 

@@ -11,7 +11,7 @@ from dlcv.runtime.errors import InputError, RecipeError
 from dlcv.runtime.masks import MaskCoding, decoded_mask
 from dlcv.train.data import load_dataset
 from dlcv.train.data.check import summary_lines
-from dlcv.train.recipe import load_recipe
+from dlcv.train.recipe import Recipe, load_recipe
 from dlcv.train.settings import DataConfig
 
 RGB = {
@@ -107,7 +107,7 @@ def test_settings_of_data_that_contradict_each_other_are_refused(settings, messa
 
 
 def test_deepglobe_has_its_images_classes_and_stray_pixels(data_root):
-    recipe = load_recipe("deepglobe-fcn4s-mobilenet")
+    recipe = load_recipe("deepglobe-fcn4s-mobilenet", Recipe)
     dataset = load_dataset(recipe, data_root, split="train")
     assert len(dataset) == 140
     assert dataset.labels.unique().tolist() == [0, 1, 2, 3, 4, 5, 255]

@@ -10,6 +10,7 @@ from dlcv.train.evaluate import evaluate
 from dlcv.train.fit import Checkpoints, fit
 from dlcv.train.models import build_model
 from dlcv.train.optim import optimizer_for, schedule_for
+from dlcv.train.recipe import Recipe
 from dlcv.train.settings import OptimizerConfig
 
 
@@ -22,7 +23,7 @@ def run(recipe, root, out, **options):
 def test_a_fit_writes_a_checkpoint_that_scores_as_it_says(task, new_recipe, toy_data, tmp_path):
     recipe = new_recipe(task, epochs=1)
     metrics = run(recipe, toy_data, tmp_path / "run")
-    checkpoint = load_checkpoint(tmp_path / "run")
+    checkpoint = load_checkpoint(tmp_path / "run", Recipe)
     assert checkpoint.recipe == recipe
     assert checkpoint.metrics == metrics
     assert {k: v for k, v in metrics.items() if k != "epoch"} == evaluate(checkpoint, toy_data)

@@ -9,7 +9,7 @@ from dlcv.runtime.errors import RecipeError
 from dlcv.train.data import load_dataset
 from dlcv.train.models import build_model
 from dlcv.train.modules import normalised
-from dlcv.train.recipe import load_recipe
+from dlcv.train.recipe import Recipe, load_recipe
 from dlcv.train.weights import load_backbone, load_weights, read_weights
 
 
@@ -39,7 +39,7 @@ def test_the_transformer_is_timms_own_with_stock_blocks_and_16_by_16_tokens():
 
 @pytest.mark.parametrize("name", ["cifar10-vit", "camvid-lraspp"])
 def test_the_shipped_networks_stay_small(name):
-    recipe = load_recipe(name)
+    recipe = load_recipe(name, Recipe)
     spec = build_model(recipe.model.name, recipe.model.options, num_classes=len(recipe.classes))
     limit = {"cifar10-vit": 1.5e6, "camvid-lraspp": 2.3e6}[name]
     assert sum(p.numel() for p in spec.network.parameters()) <= limit
@@ -137,7 +137,7 @@ def test_unknown_models_and_options_are_refused():
 
 @pytest.mark.parametrize("depth", [20, 32])
 def test_published_resnet_weights_give_their_accuracy(data_root, depth):
-    recipe = load_recipe("cifar10-vit")
+    recipe = load_recipe("cifar10-vit", Recipe)
     network = build_model(f"cifar_resnet{depth}", num_classes=10).network.eval()
     path = data_root / "weights" / f"cifar10_resnet{depth}.pth"
     load_weights(network, read_weights(path), source=path.name)

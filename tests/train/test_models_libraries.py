@@ -11,7 +11,7 @@ from dlcv.runtime.errors import RecipeError
 from dlcv.train.models import build_model
 from dlcv.train.models.spec import ModelSpec
 from dlcv.train.optim import optimizer_for
-from dlcv.train.recipe import builtin_recipes, load_recipe
+from dlcv.train.recipe import Recipe, builtin_recipes, load_recipe
 from dlcv.train.settings import OptimizerConfig
 from dlcv.train.weights import load_backbone, load_pretrained
 
@@ -120,7 +120,7 @@ def test_deeplabv3_on_resnet50_takes_resnet50s_weights_and_has_an_auxiliary_outp
 
 @pytest.mark.parametrize("name", builtin_recipes())
 def test_every_recipes_network_can_be_built_and_frozen_as_it_says(name):
-    recipe = load_recipe(name)
+    recipe = load_recipe(name, Recipe)
     with torch.device("meta"):
         spec = build_model(recipe.model.name, recipe.model.options, num_classes=len(recipe.classes))
     names = [n for n, _ in spec.network.named_parameters()]

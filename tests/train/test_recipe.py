@@ -36,7 +36,7 @@ def test_a_round_trip_keeps_every_setting(new_recipe):
         ("- a", "a mapping of settings, not list"),
         ("a: [", "not YAML"),
         ("!!python/object/apply:os.system [true]", "not YAML"),
-        ("name: x", "missing required field `task`"),
+        ("name: x", "`task` must be one of classify, segment"),
     ],
 )
 def test_what_is_not_a_recipe_is_refused(text, message):

@@ -11,6 +11,7 @@ from lightning.pytorch import LightningDataModule
 from dlcv.train.data import load_dataset
 from dlcv.train.data.augment import augment_for
 from dlcv.train.data.batches import PlainBatches, TrainBatches, prefetched
+from dlcv.train.data.check import summary_lines
 from dlcv.train.recipe import Recipe
 
 
@@ -23,9 +24,14 @@ class RecipeData(LightningDataModule):
     def __init__(self, recipe: Recipe, root: Path, *, workers: int | None = None) -> None:
         super().__init__()
         self.recipe = recipe
+        self.root = root
         self.workers = _workers(recipe) if workers is None else workers
         self.train_set = load_dataset(recipe, root, split="train")
         self.validation_set = load_dataset(recipe, root, split="validation")
+
+    def summary_lines(self) -> list[str]:
+        """Return balance, sizes and what is suspicious: see `dlcv.train.data.check`."""
+        return summary_lines(self.recipe, train=self.train_set, validation=self.validation_set)
 
     def train_dataloader(self) -> Any:
         """Return this epoch's batches: the trainer asks again for every epoch."""

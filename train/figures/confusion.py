@@ -20,11 +20,12 @@ if TYPE_CHECKING:
 
     from dlcv.train.checkpoint import Checkpoint
     from dlcv.train.data import Dataset
+    from dlcv.train.recipe import Recipe
 
 _MOST_NUMBERS = 15  # cells of more classes are too small for a number
 
 
-def confusion_on(checkpoint: Checkpoint, dataset: Dataset) -> Tensor:
+def confusion_on(checkpoint: Checkpoint[Recipe], dataset: Dataset) -> Tensor:
     """Return the confusion matrix of a checkpoint, int64 (classes, classes), rows = labels."""
     confusion = confusion_matrix_for(checkpoint.recipe)
     for outputs, labels in answers(checkpoint, dataset):

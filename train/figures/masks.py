@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from dlcv.runtime.manifest import ClassInfo
     from dlcv.train.checkpoint import Checkpoint
     from dlcv.train.data import Dataset
+    from dlcv.train.recipe import Recipe
 
 _IGNORED = (0, 0, 0)
 
@@ -41,7 +42,7 @@ def chosen_images(dataset: Dataset, names: Sequence[str], *, default: int) -> li
     return [_index(dataset, name) for name in names]
 
 
-def predicted_masks(checkpoint: Checkpoint, images: Tensor) -> UInt8:
+def predicted_masks(checkpoint: Checkpoint[Recipe], images: Tensor) -> UInt8:
     """Return masks uint8 (N, H, W) of images uint8 (N, H, W, 3)."""
     with torch.inference_mode():
         outputs = checkpoint.model(normalised(images, checkpoint.recipe.normalization))

@@ -15,7 +15,9 @@ from dlcv.train.figures.canvas import require_figures, save_figure
 from dlcv.train.figures.confusion import confusion_figure, confusion_on, iou_figure, write_iou
 from dlcv.train.figures.curves import curves_figure, read_log
 from dlcv.train.figures.masks import chosen_images, masks_figure, predicted_masks
-from dlcv.train.metrics import MONITOR, metrics_from_confusion
+from dlcv.train.metrics import metrics_from_confusion
+from dlcv.train.recipe import Recipe
+from dlcv.train.tasks import task_kind
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -38,16 +40,16 @@ class Request:
     out: Path
     images: tuple[str, ...] = ()
 
-    def checkpoints(self) -> Iterator[Checkpoint]:
+    def checkpoints(self) -> Iterator[Checkpoint[Recipe]]:
         """Load the run's snapshots, in order, and the checkpoint that it kept."""
         for folder in sorted(self.run.glob("epoch-*")):
-            yield load_checkpoint(folder)
+            yield load_checkpoint(folder, Recipe)
         yield self.final
 
     @cached_property
-    def final(self) -> Checkpoint:
+    def final(self) -> Checkpoint[Recipe]:
         """The checkpoint that the run kept."""
-        return load_checkpoint(self.run)
+        return load_checkpoint(self.run, Recipe)
 
     @cached_property
     def test_set(self) -> Dataset:
@@ -92,7 +94,7 @@ def _confusion(request: Request) -> Drawn:
     final = request.final
     recipe, matrix = final.recipe, confusion_on(final, request.test_set)
     metrics = metrics_from_confusion(matrix, recipe)
-    name = MONITOR[recipe.task]
+    name = task_kind(recipe.task).monitor
     title = f"{recipe.name}: {_SCORES[name]} {metrics[name]:.3f}"
     yield "confusion", confusion_figure(matrix, recipe.class_names, title=title)
     if recipe.task == "segment":
