@@ -8,7 +8,8 @@ from typing import Any
 import yaml
 
 from dlcv.export.sources import ExportSource
-from dlcv.runtime.manifest import Manifest, Metric, OutputParity, Preprocessing
+from dlcv.runtime.manifest import Manifest, OutputParity, Preprocessing
+from dlcv.runtime.report import metrics_table
 
 _ROLLOUT = "attention rollout of the class token (Abnar and Zuidema 2020), largest value 1"
 _OUTPUTS = {
@@ -47,7 +48,7 @@ def card_from_manifest(manifest: Manifest, source: ExportSource) -> str:
         "Classes": _classes(manifest),
         "Data": source.data,
         "Licence": manifest.licence,
-        "Metrics": _metrics(manifest.metrics),
+        "Metrics": metrics_table(manifest),
         "Parity": f"{parity.engine} against {parity.reference}, on {parity.images}:\n\n"
         f"{_parity_table(parity.outputs)}\n\n{_PARITY_NOTE}",
         "Limits": "\n".join(f"- {limit}" for limit in (*source.limits, *_limits(manifest))),
@@ -84,13 +85,6 @@ def _classes(manifest: Manifest) -> str:
     shown = ", ".join(names[:_MOST_CLASSES_LISTED])
     more = len(names) - _MOST_CLASSES_LISTED
     return f"{len(names)}: {shown}" + (f", and {more} more in `manifest.json`" if more > 0 else "")
-
-
-def _metrics(metrics: tuple[Metric, ...]) -> str:
-    if not metrics:
-        return "None were measured on these weights."
-    rows = [f"| {m.name} | {m.value:.4g} | {m.data} |" for m in metrics]
-    return "\n".join(["| metric | value | measured on |", "|---|---|---|", *rows])
 
 
 def _limits(manifest: Manifest) -> list[str]:

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import msgspec
 
-from dlcv.runtime.bundle import BUILTIN_FOLDER, Bundle, save_bundle
+from dlcv.runtime.bundle import Bundle, save_bundle
 from dlcv.runtime.cache import store
 from dlcv.runtime.engines import EngineOptions, engine_model, why_unavailable
 from dlcv.runtime.engines.tensorrt.api import TENSORRT, TENSORRT_RTX, require_gpu
@@ -106,7 +106,7 @@ def engine_into_bundle(bundle: Bundle, build: EngineBuild) -> MadeEngine:
         InputError: the bundle ships with dlcv.
         OutputError: the bundle cannot be written.
     """
-    if bundle.path.is_relative_to(BUILTIN_FOLDER.resolve()):
+    if bundle.ships_with_dlcv:
         raise InputError(
             f"{bundle.manifest.name} ships with dlcv and stays as it is; copy {bundle.path} and name the copy"
         )

@@ -6,7 +6,7 @@ from typing import Any, TypeAlias
 
 import numpy as np
 
-from dlcv.runtime.masks import IGNORED
+from dlcv.runtime.masks import IGNORED, Mask
 
 Counts: TypeAlias = "np.ndarray[Any, np.dtype[np.int64]]"
 
@@ -27,8 +27,8 @@ def mean_iou(matrix: Counts) -> float:
     return float((hits[occurs] / union[occurs]).mean()) if occurs.any() else 0.0
 
 
-def confusion(labels: Any, predictions: Any, *, classes: int) -> Counts:
-    """Count pairs: int64 (classes, classes), rows = labels; labels of 255 are left out."""
+def confusion(labels: Mask, predictions: Mask, *, classes: int) -> Counts:
+    """Count pairs of pixels: int64 (classes, classes), rows = labels; labels of 255 are left out."""
     kept = labels != IGNORED
     pairs = labels[kept].astype(np.int64) * classes + predictions[kept]
     return np.bincount(pairs, minlength=classes**2).reshape(classes, classes)

@@ -63,8 +63,13 @@ class Bundle:
 
     @property
     def sha256(self) -> str:
-        """The SHA-256 of the manifest, which holds those of all other files."""
-        return hashlib.sha256(json_from_manifest(self.manifest)).hexdigest()
+        """The SHA-256 of the manifest, which holds those of all other files, without what was recorded of it later."""
+        return hashlib.sha256(json_from_manifest(_without_records(self.manifest))).hexdigest()
+
+    @property
+    def ships_with_dlcv(self) -> bool:
+        """Whether it is a built-in bundle, which stays as it is."""
+        return self.path.is_relative_to(BUILTIN_FOLDER.resolve())
 
     def graph(self, name: str = "model") -> Graph:
         """Return a graph's description.
@@ -181,6 +186,18 @@ def save_bundle(
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
     return Bundle(path=folder, manifest=manifest)
+
+
+def _without_records(manifest: Manifest) -> Manifest:
+    """Return the manifest as exported: what was scored since does not make it another bundle."""
+    replace = msgspec.structs.replace
+    graphs = {
+        name: replace(
+            graph, variants={p: replace(v, deployed=()) for p, v in graph.variants.items()}
+        )
+        for name, graph in manifest.graphs.items()
+    }
+    return replace(manifest, graphs=graphs)
 
 
 def _replace_folder(new: Path, target: Path) -> None:

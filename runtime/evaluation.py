@@ -3,18 +3,25 @@
 from __future__ import annotations
 
 import time
+from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, final
 
+import msgspec
 import numpy as np
 
 from dlcv.runtime.accuracy import Counts, confusion, mean_iou, top1
-from dlcv.runtime.errors import InputError
-from dlcv.runtime.labelled import LabelledImage, mask_from_bytes
+from dlcv.runtime.bundle import MANIFEST, Bundle, open_bundle
+from dlcv.runtime.errors import BundleError, InputError, OutputError
+from dlcv.runtime.files import write_atomically
+from dlcv.runtime.labelled import LabelledImage
+from dlcv.runtime.manifest import Deployed, ScoreName, json_from_manifest
+from dlcv.runtime.masks import Strays, decoded_mask, mask_coding_from_classes, stray_note
 from dlcv.runtime.results import Classification, Refused, Result, Segmentation
 
 if TYPE_CHECKING:
+    from dlcv.runtime.manifest import Manifest, Precision
     from dlcv.runtime.predictor import Predictor
 
 _TOP = 5
@@ -24,9 +31,14 @@ _TOP = 5
 class Score:
     """A measured quality in 0..1, and on how many images."""
 
-    metric: Literal["top1", "mean_iou"]
+    metric: ScoreName
     value: float
     images: int
+
+    def __str__(self) -> str:
+        """Return it for people, such as "mean IoU 0.671 on 101 images"."""
+        name = {"top1": "accuracy", "mean_iou": "mean IoU"}[self.metric]
+        return f"{name} {self.value:.3f} on {self.images:,} images"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -36,6 +48,7 @@ class Evaluation:
     matrix: int64 (classes, classes), rows = labels, of images (classify) or of pixels that are not ignored (segment).
     top5: share of images with the right class among the likeliest five; None for masks or up to five classes.
     images: how many were scored. refused: those that could not be, each with the reason.
+    notes: what else a reader of the figures should know, such as mask pixels that are of no class.
     seconds: from the first image's bytes to the last answer counted, loading of the engine left out.
     ran: what ran, as `Predictor.description`.
     """
@@ -45,8 +58,16 @@ class Evaluation:
     top5: float | None
     images: int
     refused: tuple[str, ...]
+    notes: tuple[str, ...] = ()
     seconds: float
     ran: dict[str, Any]
+
+    @property
+    def score(self) -> Score:
+        """The one figure that stands for all: mean IoU of masks, top-1 of classes."""
+        if self.ran["task"] == "segment":
+            return Score(metric="mean_iou", value=mean_iou(self.matrix), images=self.images)
+        return Score(metric="top1", value=top1(self.matrix), images=self.images)
 
     def record(self) -> dict[str, Any]:
         """Return the figures under the names that training uses, for JSON; None: the class does not occur."""
@@ -54,6 +75,7 @@ class Evaluation:
             **self._metrics(),
             "images": self.images,
             "refused": list(self.refused),
+            "notes": list(self.notes),
             "images_per_second": round(self.images / self.seconds, 2),
             "confusion": self.matrix.tolist(),
             "ran": self.ran,
@@ -87,30 +109,21 @@ def evaluate(
     Raises:
         InputError: no image could be scored, or a mask or label does not fit.
     """
-    names = tuple(info.name for info in predictor.bundle.manifest.classes)
-    matrix: Counts = np.zeros((len(names), len(names)), np.int64)
-    in_top, refused = 0, []
+    tally = _Tally(predictor.bundle.manifest)
     start = time.perf_counter()
     results = predictor.stream(_source(item) for item in items)
     for item, result in zip(items, results, strict=True):
-        if isinstance(result, Refused):
-            refused.append(f"{item.name}: {result.reason}")
-        else:
-            labels, predictions = _pair(item, result, classes=len(names))
-            matrix += confusion(labels, predictions, classes=len(names))
-            in_top += _is_in_top(item, result)
+        tally.add(item, result)
         if on_progress:
             on_progress()
-    images = len(items) - len(refused)
-    if not images:
-        raise InputError(f"no image could be scored; {refused[0] if refused else 'there are none'}")
-    has_top = predictor.bundle.manifest.task == "classify" and len(names) > _TOP
+    tally.require_some()
     return Evaluation(
-        class_names=names,
-        matrix=matrix,
-        top5=in_top / images if has_top else None,
-        images=images,
-        refused=tuple(refused),
+        class_names=tally.class_names,
+        matrix=tally.matrix,
+        top5=tally.in_top / tally.images if tally.has_top else None,
+        images=tally.images,
+        refused=tuple(tally.refused),
+        notes=(stray_note(tally.strays),) if tally.strays else (),
         seconds=time.perf_counter() - start,
         ran=predictor.description(),
     )
@@ -129,9 +142,58 @@ def score(predictor: Predictor, items: Sequence[LabelledImage]) -> Score:
     found = evaluate(predictor, items)
     if found.refused:
         raise InputError(found.refused[0])
-    if predictor.bundle.manifest.task == "segment":
-        return Score(metric="mean_iou", value=mean_iou(found.matrix), images=found.images)
-    return Score(metric="top1", value=top1(found.matrix), images=found.images)
+    return found.score
+
+
+def recorded(bundle: Bundle, evaluation: Evaluation, *, data: str) -> Bundle:
+    """Write a score into the bundle's manifest and return the bundle with it; no other file changes.
+
+    It replaces the one of the same precision, engine and data. data: what was scored on, in words.
+
+    Raises:
+        OutputError: the bundle ships with dlcv, or its manifest cannot be written.
+        BundleError: the bundle is not what was evaluated, or not any more.
+    """
+    require_recordable(bundle)
+    current, ran = open_bundle(bundle.path), evaluation.ran
+    if current.sha256 != ran["bundle_sha256"]:
+        raise BundleError(f"{bundle.path} is not the bundle that was evaluated; evaluate it again")
+    deployed = Deployed(
+        **vars(evaluation.score),
+        data=data,
+        engine=ran["engine"],
+        engine_version=ran["engine_version"],
+        device=ran["device"],
+        precision=ran["precision"],
+    )
+    manifest = _with_record(current, deployed, precision=ran["variant"])
+    write_atomically(bundle.path / MANIFEST, lambda f: f.write(json_from_manifest(manifest)))
+    return Bundle(path=bundle.path, manifest=manifest)
+
+
+def require_recordable(bundle: Bundle) -> None:
+    """Check before the work what `recorded` needs.
+
+    Raises:
+        OutputError: the bundle ships with dlcv.
+    """
+    if bundle.ships_with_dlcv:
+        raise OutputError(
+            f"{bundle.manifest.name} ships with dlcv and stays as it is; copy {bundle.path} and name the copy"
+        )
+
+
+def _with_record(bundle: Bundle, deployed: Deployed, *, precision: Precision) -> Manifest:
+    replace = msgspec.structs.replace
+    graph, variant = bundle.graph(), bundle.variant(precision)
+    kept = [
+        old
+        for old in variant.deployed
+        if (old.engine, old.data) != (deployed.engine, deployed.data)
+    ]
+    changed = replace(variant, deployed=(*kept, deployed))
+    graph = replace(graph, variants={**graph.variants, precision: changed})
+    return replace(bundle.manifest, graphs={**bundle.manifest.graphs, "model": graph})
 
 
 def _source(item: LabelledImage) -> Any:
@@ -142,20 +204,59 @@ def _source(item: LabelledImage) -> Any:
         return Refused(source=item.name, reason=str(e))
 
 
-def _pair(item: LabelledImage, result: Result, *, classes: int) -> tuple[Any, Any]:
-    """Return labels and predictions of one image: arrays of one shape."""
-    if isinstance(result, Classification) and item.label is not None:
-        return np.array([item.label]), np.array([result.label.index])
-    if not isinstance(result, Segmentation) or item.read_mask is None:
-        raise InputError(f"the label of {item.name} does not fit what the bundle answers")
-    labels = mask_from_bytes(item.read_mask(), name=item.mask or item.name, classes=classes)
-    if labels.shape != result.mask.shape:
-        raise InputError(
-            f"the mask of {item.name} is {labels.shape}, its image {result.mask.shape}; "
-            "they must have the same size"
-        )
-    return labels, result.mask
+@final
+class _Tally:
+    """Answers counted one by one."""
 
+    def __init__(self, manifest: Manifest) -> None:
+        self.class_names = tuple(info.name for info in manifest.classes)
+        self.has_top = manifest.task == "classify" and len(self.class_names) > _TOP
+        count = len(self.class_names)
+        self.matrix: Counts = np.zeros((count, count), np.int64)
+        self.images = self.in_top = 0
+        self.refused: list[str] = []
+        self.strays: Strays = Counter()
+        self._coding = mask_coding_from_classes(manifest.classes)
 
-def _is_in_top(item: LabelledImage, result: Result) -> bool:
-    return isinstance(result, Classification) and item.label in {x.index for x in result.top(_TOP)}
+    def add(self, item: LabelledImage, result: Result | Refused) -> None:
+        """Count one answer; raises as `evaluate`."""
+        if isinstance(result, Refused):
+            self.refused.append(f"{item.name}: {result.reason}")
+            return
+        if isinstance(result, Classification) and item.label is not None:
+            self._add_class(item.label, result, name=item.name)
+        elif isinstance(result, Segmentation) and item.read_mask is not None:
+            self._add_mask(item.read_mask(), result, item=item)
+        else:
+            raise InputError(f"the label of {item.name} does not fit what the bundle answers")
+        self.images += 1
+
+    def require_some(self) -> None:
+        """Check that anything was counted; raises as `evaluate`."""
+        if not self.images:
+            reason = self.refused[0] if self.refused else "there are none"
+            raise InputError(f"no image could be scored; {reason}")
+        if not self.matrix.any():
+            reason = f"; {stray_note(self.strays)}" if self.strays else ""
+            raise InputError(
+                f"no mask has a pixel of one of the {len(self.class_names)} classes{reason}"
+            )
+
+    def _add_class(self, label: int, result: Classification, *, name: str) -> None:
+        count = len(self.class_names)
+        if not 0 <= label < count:
+            raise InputError(
+                f"{name} has label {label}; the bundle has {count} classes, 0..{count - 1}"
+            )
+        self.matrix[label, result.label.index] += 1
+        self.in_top += label in {likely.index for likely in result.top(_TOP)}
+
+    def _add_mask(self, data: bytes, result: Segmentation, *, item: LabelledImage) -> None:
+        found = decoded_mask(data, self._coding, name=item.mask or item.name)
+        if found.labels.shape != result.mask.shape:
+            raise InputError(
+                f"the mask of {item.name} is {found.labels.shape}, its image {result.mask.shape}; "
+                "they must have the same size"
+            )
+        self.matrix += confusion(found.labels, result.mask, classes=len(self.class_names))
+        self.strays.update(found.strays)

@@ -12,14 +12,10 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 
-import numpy as np
-from PIL import Image
-
 from dlcv.runtime.archives import ARCHIVE_SUFFIXES, Readers, files_in
 from dlcv.runtime.errors import InputError
 from dlcv.runtime.images import SUFFIXES, Source
 from dlcv.runtime.manifest import Task
-from dlcv.runtime.masks import IGNORED, Mask
 from dlcv.runtime.sheets import has_sheets, tile_readers
 
 PAIRS = ("images/{}.*", "labels/{}.*")
@@ -136,24 +132,6 @@ def image_mask_pairs(path: Path, patterns: tuple[str, str] = PAIRS) -> list[Labe
         )
         for key in sorted(images)
     ]
-
-
-def mask_from_bytes(data: bytes, *, name: str, classes: int) -> Mask:
-    """Return class indices, uint8 (H, W); 255 where the file has no class: any index from `classes` on.
-
-    Raises:
-        InputError: it is not an image of one 8-bit channel.
-    """
-    try:
-        with Image.open(io.BytesIO(data), formats=("PNG", "TIFF", "BMP")) as file:
-            mask = np.array(file)
-    except (OSError, ValueError, SyntaxError) as e:
-        raise InputError(f"mask {name} is not a readable image: {e}") from e
-    if mask.dtype != np.uint8 or mask.ndim != 2:
-        raise InputError(
-            f"mask {name} is {mask.dtype} {mask.shape}; it must have one 8-bit channel of class indices"
-        )
-    return np.where(mask < classes, mask, np.uint8(IGNORED))
 
 
 def _files(path: Path) -> Readers:

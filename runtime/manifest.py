@@ -25,6 +25,7 @@ Positive: TypeAlias = Annotated[int, Meta(ge=1)]
 Channel: TypeAlias = Annotated[int, Meta(ge=0, le=255)]
 Dimension: TypeAlias = int | str
 Sha256: TypeAlias = Annotated[str, Meta(pattern="^[0-9a-f]{64}$")]
+ScoreName: TypeAlias = Literal["top1", "mean_iou"]
 
 
 class Model(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -104,12 +105,34 @@ class Accuracy(Model, frozen=True):
     Both are on the same `images` images; `value` may be less than `baseline` by `budget` at most.
     """
 
-    metric: Literal["top1", "mean_iou"]
+    metric: ScoreName
     value: float
     baseline: float
     budget: float
     data: str
     images: Positive
+
+
+class Deployed(Model, frozen=True):
+    """What a variant scored through the whole pipeline, on the engine that serves it.
+
+    `value` of `metric`, in 0..1, is on `images` images of `data`. Engine, version, device and the precision of the
+    arithmetic are those that ran.
+    """
+
+    metric: ScoreName
+    value: Annotated[float, Meta(ge=0, le=1)]
+    images: Positive
+    data: str
+    engine: str
+    engine_version: str
+    device: str
+    precision: Precision
+
+    def __str__(self) -> str:
+        """Return where it ran and on what, without the value."""
+        ran = f"{self.engine} {self.engine_version} {self.device} {self.precision}"
+        return f"{self.images:,} images of {self.data}, on {ran}"
 
 
 class Plan(Model, frozen=True):
@@ -129,7 +152,7 @@ class Variant(Model, frozen=True):
     """One precision of a graph: its ONNX file, opset, and the parity it was proved to have.
 
     `kept` names the nodes that stayed in fp32; of an int8 graph, only convolutions and matrix products.
-    `accuracy` is there where labelled images were given.
+    `accuracy` is there where labelled images were given; `deployed` holds what was recorded, one an engine and data.
     """
 
     file: str
@@ -138,6 +161,7 @@ class Variant(Model, frozen=True):
     kept: tuple[str, ...] = ()
     accuracy: Accuracy | None = None
     plans: tuple[Plan, ...] = ()
+    deployed: tuple[Deployed, ...] = ()
 
 
 class Graph(Model, frozen=True):

@@ -4,20 +4,27 @@ from __future__ import annotations
 
 import io
 from collections import Counter
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, TypeAlias
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 import numpy as np
 from PIL import Image
 
 from dlcv.runtime.errors import InputError
 
+if TYPE_CHECKING:
+    from dlcv.runtime.manifest import ClassInfo
+
 IGNORED = 255  # in masks: a pixel that does not count
 
 Mask: TypeAlias = "np.ndarray[Any, np.dtype[np.uint8]]"
 Color: TypeAlias = tuple[int, int, int]
+Strays: TypeAlias = "Counter[int | Color]"
 
 _FORMATS = ("PNG", "TIFF", "BMP")  # lossless: a JPEG's colours are no longer those of the classes
+_COLORED = {"RGB", "RGBA"}
+_STRAYS_SHOWN = 5
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -26,12 +33,15 @@ class MaskCoding:
 
     colors: of the classes in order, for masks coded by colour; None for masks of class indices.
     ignore_labels, ignore_colors: values of either coding that do not count. Label 255 never does.
+    by_file: nothing else is known of the masks, so RGB files are coded by colour and others by index, and
+        labels of no class do not count, as colours of none never do; otherwise they are errors.
     """
 
     classes: int
     colors: tuple[Color, ...] | None = None
     ignore_labels: tuple[int, ...] = ()
     ignore_colors: tuple[Color, ...] = ()
+    by_file: bool = False
 
     def __post_init__(self) -> None:
         colors = [*(self.colors or ()), *self.ignore_colors]
@@ -41,12 +51,19 @@ class MaskCoding:
             )
 
 
+def mask_coding_from_classes(classes: Sequence[ClassInfo]) -> MaskCoding:
+    """Return the coding of masks of which the classes are all that is known, as those beside a bundle."""
+    colors = tuple(info.color for info in classes if info.color is not None)
+    are_distinct = len(set(colors)) == len(classes)
+    return MaskCoding(classes=len(classes), colors=colors if are_distinct else None, by_file=True)
+
+
 @dataclass(frozen=True, kw_only=True)
 class DecodedMask:
-    """labels: uint8 (H, W), class indices, 255 = ignored. strays: pixels of each colour of no class."""
+    """labels: uint8 (H, W), class indices, 255 = ignored. strays: pixels of each value that is not in the coding."""
 
     labels: Mask
-    strays: Counter[Color]
+    strays: Strays
 
 
 def decoded_mask(data: bytes, coding: MaskCoding, *, name: str) -> DecodedMask:
@@ -57,27 +74,46 @@ def decoded_mask(data: bytes, coding: MaskCoding, *, name: str) -> DecodedMask:
     """
     try:
         with Image.open(io.BytesIO(data), formats=_FORMATS) as file:
-            if coding.colors is not None:
+            if coding.colors is not None and (not coding.by_file or file.mode in _COLORED):
                 return _from_colors(np.asarray(file.convert("RGB")), coding)
             if file.mode not in {"L", "P"}:
-                raise InputError(
-                    f"mask {name} has mode {file.mode}; it must have one 8-bit channel of class indices"
-                )
+                raise InputError(_wrong_mode(file.mode, coding, name=name))
             indices = np.array(file)
     except (OSError, ValueError, SyntaxError) as e:
         raise InputError(f"mask {name} is not a readable image: {e}") from e
-    return DecodedMask(labels=_from_indices(indices, coding, name=name), strays=Counter())
+    return _from_indices(indices, coding, name=name)
 
 
-def _from_indices(indices: Mask, coding: MaskCoding, *, name: str) -> Mask:
+def stray_note(strays: Strays) -> str:
+    """Return how many pixels of which values do not count, the most frequent first, as a sentence."""
+    most = strays.most_common(_STRAYS_SHOWN)
+    counts = [
+        f"{count:,} of {'label' if isinstance(value, int) else 'color'} {value}"
+        for value, count in most
+    ]
+    more = ["..."] if len(strays) > len(most) else []
+    return (
+        f"{strays.total():,} mask pixels are of no class and are ignored: "
+        f"{', '.join([*counts, *more])}"
+    )
+
+
+def _wrong_mode(mode: str, coding: MaskCoding, *, name: str) -> str:
+    why = ", for the classes have no color each" if coding.by_file and mode in _COLORED else ""
+    return f"mask {name} has mode {mode}; it must have one 8-bit channel of class indices{why}"
+
+
+def _from_indices(indices: Mask, coding: MaskCoding, *, name: str) -> DecodedMask:
     indices[np.isin(indices, coding.ignore_labels)] = IGNORED
-    wrong = (indices >= coding.classes) & (indices != IGNORED)
-    if wrong.any():
+    stray = (indices >= coding.classes) & (indices != IGNORED)
+    if stray.any() and not coding.by_file:
         raise InputError(
-            f"mask {name} holds label {indices[wrong].max()}; classes are 0..{coding.classes - 1},"
+            f"mask {name} holds label {indices[stray].max()}; classes are 0..{coding.classes - 1},"
             f" ignored {', '.join(map(str, coding.ignore_labels)) or 'none'}"
         )
-    return indices
+    strays: Strays = Counter(indices[stray].tolist())
+    indices[stray] = IGNORED
+    return DecodedMask(labels=indices, strays=strays)
 
 
 def _from_colors(pixels: Mask, coding: MaskCoding) -> DecodedMask:
@@ -93,7 +129,7 @@ def _from_colors(pixels: Mask, coding: MaskCoding) -> DecodedMask:
     labels = np.array([table[number] for number in sorted(table)], np.uint8)[places]
     labels[stray] = IGNORED
     found, counts = np.unique(numbers[stray], return_counts=True)
-    strays = {
+    strays: dict[int | Color, int] = {
         (number >> 16, number >> 8 & 255, number & 255): count
         for number, count in zip(found.tolist(), counts.tolist(), strict=True)
     }

@@ -57,7 +57,13 @@ def load(
         largest=preprocessing.size,
     )
     batch_size = choice.options.batch_size or DEFAULT_BATCH_SIZE
-    return Predictor(opened, loaded, batch_size=batch_size, preprocessing=preprocessing)
+    return Predictor(
+        opened,
+        loaded,
+        batch_size=batch_size,
+        preprocessing=preprocessing,
+        variant=choice.precision,
+    )
 
 
 @final
@@ -72,10 +78,12 @@ class Predictor(Closing):
         batch_size: int = DEFAULT_BATCH_SIZE,
         preprocessing: Preprocessing | None = None,
         workers: int | None = None,
+        variant: Precision | None = None,
     ) -> None:
         """Wrap a loaded engine.
 
         batch_size: images in one engine call at most. workers: decoding threads; None: one a core.
+        variant: whose graph the engine was given; None: the default one's.
         """
         if batch_size < 1:
             raise InputError(f"batch size must be 1 or more, not {batch_size}")
@@ -84,6 +92,7 @@ class Predictor(Closing):
         self.batch_size = batch_size
         self.preprocessing = preprocessing or bundle.manifest.preprocessing
         self.workers = workers or cpu_count()
+        self.variant: Precision = variant or bundle.graph().default_precision
 
     def __call__(self, images: Source | Iterable[Source]) -> list[Result]:
         """Return the result of every image, in order. One image may be given without a list.
@@ -148,6 +157,7 @@ class Predictor(Closing):
             "engine_version": info.version,
             "device": info.device,
             "precision": info.precision,
+            "variant": self.variant,
             "resize": self.preprocessing.resize,
             "input_size": list(self.preprocessing.size),
             "embedding_width": widths.get("embedding"),

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from dlcv.runtime.bundle import Bundle
-    from dlcv.runtime.manifest import OutputParity, Preprocessing, Variant
+    from dlcv.runtime.manifest import Manifest, OutputParity, Preprocessing, Variant
 
 _WIDTH = 100
 _KEPT_SHOWN = 6
@@ -47,8 +47,8 @@ def text_from_bundle(bundle: Bundle) -> str:
 
 
 def variant_lines(variant: Variant) -> list[str]:
-    """Return what a lower precision costs on labelled images, and which nodes stayed in fp32."""
-    lines = []
+    """Return what a variant scored where, what it costs against fp32, and which nodes stayed in fp32."""
+    lines = [f"{scored.metric} {scored.value:.4f} on {scored}" for scored in variant.deployed]
     if accuracy := variant.accuracy:
         change = (
             round(100 * (accuracy.value - accuracy.baseline), 2) + 0.0
@@ -62,6 +62,19 @@ def variant_lines(variant: Variant) -> list[str]:
         more = len(variant.kept) - _KEPT_SHOWN
         lines.append(f"in fp32: {names}" + (f" and {more} more" if more > 0 else ""))
     return lines
+
+
+def metrics_table(manifest: Manifest) -> str:
+    """Return the model's metrics and what its variants scored on engines as a table in Markdown."""
+    rows = [f"| {m.name} | {m.value:.4g} | {m.data} |" for m in manifest.metrics]
+    for precision, variant in manifest.graphs["model"].variants.items():
+        rows += [
+            f"| {scored.metric}, {precision} graph | {scored.value:.4g} | {scored} |"
+            for scored in variant.deployed
+        ]
+    if not rows:
+        return "None were measured on these weights."
+    return "\n".join(["| metric | value | measured on |", "|---|---|---|", *rows])
 
 
 def parity_table(outputs: dict[str, OutputParity]) -> list[str]:

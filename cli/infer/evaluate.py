@@ -30,7 +30,17 @@ def evaluate(
         Literal["text", "json"], typer.Option("--format", "-f", help="What to print.")
     ] = "text",
     confusion: Annotated[
-        Path | None, typer.Option("--confusion", help="CSV file for the confusion matrix.")
+        Path | None,
+        typer.Option(
+            "--confusion", metavar="FILE", help="Confusion matrix: .csv counts, .png a picture."
+        ),
+    ] = None,
+    record: Annotated[
+        bool, typer.Option("--record", help="Write the score into the bundle's manifest.")
+    ] = False,
+    data_name: Annotated[
+        str | None,
+        typer.Option(metavar="TEXT", help="With --record: what DATA is; its name by default."),
     ] = None,
     pairs: Annotated[
         tuple[str, str],
@@ -43,21 +53,28 @@ def evaluate(
     """Score a bundle on labelled images, on the engine that will serve it.
 
     Classes: accuracy (top-1), top-5 where there are more than five, recall of each class.
-    Masks: IoU of each class over the whole set, their mean, pixel accuracy; label 255 does not count.
+    Masks: IoU of each class over the whole set, their mean, pixel accuracy. Masks hold class indices, or in RGB files
+    the classes' colors; label 255 and what is of no class do not count.
 
     \b
     Examples:
       dlcv-infer evaluate camvid-lraspp ~/data/camvid/val --engine ort
-      dlcv-infer evaluate bundles/cnn ~/data/cifar10 --format json --confusion confusion.csv
+      dlcv-infer evaluate bundles/cnn ~/data/cifar10 --format json --confusion confusion.png
+      dlcv-infer evaluate bundles/fcn validation.zip --pairs "{}_sat.jpg" "{}_mask.png" --record
     """
-    import msgspec
-
     from dlcv.runtime.bundle import open_bundle
+    from dlcv.runtime.confusion import require_confusion_file, save_confusion
     from dlcv.runtime.evaluation import evaluate as score
+    from dlcv.runtime.evaluation import recorded, require_recordable
     from dlcv.runtime.labelled import labelled_images
     from dlcv.runtime.predictor import load
 
     opened = open_bundle(bundle)
+    _require_agreeing(record=record, data_name=data_name)
+    if confusion is not None:
+        require_confusion_file(confusion)
+    if record:
+        require_recordable(opened)
     manifest = opened.manifest
     names = [info.name for info in manifest.classes]
     items = labelled_images(data, task=manifest.task, classes=names, patterns=pairs)
@@ -69,17 +86,23 @@ def evaluate(
     with predictor, Progress(console=Console(stderr=True), disable=not _on_terminal()) as bar:
         row = bar.add_task("images", total=len(items))
         scored = score(predictor, items, on_progress=lambda: bar.advance(row))
-    record = scored.record()
-    if confusion is not None:
-        _save_confusion(scored, confusion)
-    if format == "json":
-        print(msgspec.json.encode(record).decode())
-    else:
-        _print_figures(record)
-    for line in scored.refused:
+    _print(scored, format)
+    for line in (*scored.notes, *scored.refused):
         say(line)
+    if confusion is not None:
+        title = f"{manifest.name}: {scored.score}"
+        save_confusion(confusion, scored.matrix, names=names, title=title)
+    if record:
+        recorded(opened, scored, data=data_name or data.resolve().name)
     if scored.refused:
         raise typer.Exit(EXIT_SOME_REFUSED)
+
+
+def _require_agreeing(*, record: bool, data_name: str | None) -> None:
+    from dlcv.runtime.errors import InputError
+
+    if data_name is not None and not record:
+        raise InputError("--data-name is for what --record writes; give both or neither")
 
 
 def _on_terminal() -> bool:
@@ -88,24 +111,15 @@ def _on_terminal() -> bool:
     return sys.stderr.isatty()
 
 
-def _save_confusion(scored: Evaluation, path: Path) -> None:
-    """Write rows of labels, columns of answers."""
-    import csv
-    import io
+def _print(scored: Evaluation, format: Literal["text", "json"]) -> None:
+    import msgspec
 
-    from dlcv.runtime.files import write_atomically
-
-    text = io.StringIO()
-    writer = csv.writer(text, lineterminator="\n")
-    writer.writerow(["label", *scored.class_names])
-    for name, row in zip(scored.class_names, scored.matrix.tolist(), strict=True):
-        writer.writerow([name, *row])
-    write_atomically(path, lambda file: file.write(text.getvalue().encode()))
-
-
-def _print_figures(record: dict[str, object]) -> None:
+    record = scored.record()
+    if format == "json":
+        print(msgspec.json.encode(record).decode())
+        return
     for name, value in record.items():
-        if name in {"confusion", "ran", "refused"}:
+        if name in {"confusion", "ran", "refused", "notes"}:
             continue
         for line in value.items() if isinstance(value, dict) else [(name, value)]:
             shown = round(line[1], 4) if isinstance(line[1], float) else line[1]

@@ -15,7 +15,7 @@ from dlcv.export.precision.card import CARD_FILE, card_with_precisions
 from dlcv.export.precision.images import calibration_pixels, gate_batches_of
 from dlcv.export.precision.search import search
 from dlcv.export.precision.taps import Pixels
-from dlcv.runtime.bundle import BUILTIN_FOLDER, Bundle, open_bundle, save_bundle
+from dlcv.runtime.bundle import Bundle, open_bundle, save_bundle
 from dlcv.runtime.engines.base import Arrays, EngineModel, EngineOptions, check_specs
 from dlcv.runtime.engines.ort import OrtEngine
 from dlcv.runtime.errors import InputError, OutputError, ParityError
@@ -187,7 +187,7 @@ def _target(bundle: Bundle, options: PrecisionOptions) -> Path:
         if options.out.exists():
             raise OutputError(f"{options.out} exists; choose another name")
         return options.out
-    if bundle.path.is_relative_to(BUILTIN_FOLDER.resolve()):
+    if bundle.ships_with_dlcv:
         raise OutputError(
             "a bundle that ships with dlcv is not changed; write a copy with -o FOLDER"
         )

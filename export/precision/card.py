@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 
 from dlcv.runtime.manifest import Manifest, OutputParity, Variant
+from dlcv.runtime.report import metrics_table
 
 CARD_FILE = "README.md"
 _TITLE = "## Precisions"
@@ -12,7 +13,7 @@ _NAMED = 5
 
 
 def card_with_precisions(card: str, manifest: Manifest) -> str:
-    """Return a model card with its section on precisions written anew, in front of the limits."""
+    """Return a model card with its metrics and, in front of the limits, its section on precisions written anew."""
     lines = [_TITLE, "", "| precision | file | size | accuracy | parity | kept in fp32 |"]
     lines.append("|---|---|---|---|---|---|")
     for precision, variant in manifest.graphs["model"].variants.items():
@@ -28,11 +29,18 @@ def card_with_precisions(card: str, manifest: Manifest) -> str:
         )
         lines.append(f"| {' | '.join(cells)} |")
     section = "\n".join(lines) + "\n\n"
-    without = re.sub(rf"^{_TITLE}\n.*?(?=^## |\Z)", "", card, flags=re.DOTALL | re.MULTILINE)
+    metrics = f"## Metrics\n\n{metrics_table(manifest)}\n\n"
+    without = _replaced(_replaced(card, "## Metrics", metrics), _TITLE, "")
     before, limits, after = without.partition("## Limits\n")
     if not limits:
         return f"{before.rstrip()}\n\n{section.rstrip()}\n".lstrip()
     return before + section + limits + after
+
+
+def _replaced(card: str, title: str, section: str) -> str:
+    """Put a section in the place of the one with this title, if there is one."""
+    pattern = rf"^{title}\n.*?(?=^## |\Z)"
+    return re.sub(pattern, lambda _: section, card, flags=re.DOTALL | re.MULTILINE)
 
 
 def _parity(parity: OutputParity) -> str:

@@ -8,7 +8,7 @@ import pytest
 from PIL import Image
 
 from dlcv.runtime.errors import InputError
-from dlcv.runtime.labelled import labelled_images, mask_from_bytes
+from dlcv.runtime.labelled import labelled_images
 
 CLASSES = ["red", "green", "blue"]
 
@@ -70,12 +70,7 @@ def test_images_have_masks(tmp_path):
         (item,) = labelled_images(path, task="segment", classes=CLASSES)
         assert item.name == "images/a.png"
         assert item.read_mask is not None
-        assert mask_from_bytes(item.read_mask(), name="a", classes=3).shape == (2, 2)
-
-
-def test_what_is_no_class_is_ignored_in_a_mask():
-    mask = mask_from_bytes(png(np.array([[0, 2], [3, 255]], np.uint8)), name="m", classes=3)
-    assert mask.tolist() == [[0, 2], [255, 255]]
+        assert item.read_mask() == (data / "labels/a.png").read_bytes()
 
 
 @pytest.mark.parametrize(
@@ -116,12 +111,3 @@ def test_what_is_not_there_or_no_zip_is_refused(tmp_path):
     (tmp_path / "bad.zip").unlink()
     with pytest.raises(InputError, match="not 'embed'"):
         labelled_images(tmp_path, task="embed", classes=CLASSES)
-
-
-@pytest.mark.parametrize(
-    ("data", "words"),
-    [(b"no png", "mask m is not a readable image"), (PIXEL, "it must have one 8-bit channel")],
-)
-def test_a_mask_that_is_none_is_refused(data, words):
-    with pytest.raises(InputError, match=words):
-        mask_from_bytes(data, name="m", classes=3)

@@ -45,7 +45,7 @@ def test_colors_become_classes_and_stray_ones_are_counted_and_ignored(new_recipe
     assert (dataset.labels[0, 20:30] == 255).all()
     assert (dataset.labels[0, 39, :6] == 255).tolist() == [True] * 5 + [False]
     assert dataset.notes == (
-        "5 mask pixels have the color of no class and are ignored ((255, 0, 0) 5)",
+        "5 mask pixels are of no class and are ignored: 5 of color (255, 0, 0)",
     )
     lines = summary_lines(recipe, train=dataset, validation=dataset)
     assert sum(dataset.notes[0] in line for line in lines) == 2  # once a split
@@ -111,4 +111,4 @@ def test_deepglobe_has_its_images_classes_and_stray_pixels(data_root):
     dataset = load_dataset(recipe, data_root, split="train")
     assert len(dataset) == 140
     assert dataset.labels.unique().tolist() == [0, 1, 2, 3, 4, 5, 255]
-    assert any("(255, 0, 0) 2" in note for note in dataset.notes)
+    assert any("2 of color (255, 0, 0)" in note for note in dataset.notes)

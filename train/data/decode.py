@@ -13,7 +13,7 @@ from PIL import Image
 from dlcv.runtime.errors import ImageError, InputError
 from dlcv.runtime.images import DecodedImage, Frame, load_pixels
 from dlcv.runtime.labelled import LabelledImage
-from dlcv.runtime.masks import Color, Mask, MaskCoding, decoded_mask
+from dlcv.runtime.masks import Mask, MaskCoding, Strays, decoded_mask, stray_note
 from dlcv.train.data.batches import Dataset
 
 if TYPE_CHECKING:
@@ -31,7 +31,7 @@ def decoded(
             size than its image or holds a label that is neither a class nor ignored.
     """
     masks = items[0].read_mask is not None
-    coding, strays, sizes = _coding(recipe), Counter[Color](), []
+    coding, strays, sizes = _coding(recipe), Counter[Any](), []
     images: Any = None
     labels: Any = None
     for number, item in enumerate(items):
@@ -50,7 +50,7 @@ def decoded(
         labels=torch.from_numpy(labels),
         names=tuple(item.name for item in items),
         sizes=tuple(sizes),
-        notes=(_stray_note(strays),) if strays else (),
+        notes=(stray_note(strays),) if strays else (),
     )
 
 
@@ -61,9 +61,7 @@ def _image(item: LabelledImage, preprocessing: Preprocessing) -> DecodedImage:
         raise InputError(f"{item.name}: {e}") from e
 
 
-def _mask(
-    item: LabelledImage, image: DecodedImage, coding: MaskCoding, *, strays: Counter[Color]
-) -> Mask:
+def _mask(item: LabelledImage, image: DecodedImage, coding: MaskCoding, *, strays: Strays) -> Mask:
     """Return an image's labels; pixels of unknown colours are counted into `strays`."""
     data = item.read_mask() if item.read_mask else b""
     found = decoded_mask(data, coding, name=item.mask)
@@ -102,12 +100,4 @@ def _sizes_differ(
     return (
         f"after preprocessing {item.name} is {image.pixels.shape[:2]}, {first.name} {shape}; one size is"
         " needed: set preprocessing.resize to stretch or center_crop"
-    )
-
-
-def _stray_note(strays: Counter[Color]) -> str:
-    most = ", ".join(f"{color} {count:,}" for color, count in strays.most_common(3))
-    return (
-        f"{strays.total():,} mask pixels have the color of no class and are ignored"
-        f" ({most}{', ...' if len(strays) > 3 else ''})"
     )

@@ -3,11 +3,9 @@
 from __future__ import annotations
 
 import csv
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING
-
-import numpy as np
 
 from dlcv.runtime.errors import OutputError
 from dlcv.train.evaluate import answers
@@ -22,8 +20,6 @@ if TYPE_CHECKING:
     from dlcv.train.data import Dataset
     from dlcv.train.recipe import Recipe
 
-_MOST_NUMBERS = 15  # cells of more classes are too small for a number
-
 
 def confusion_on(checkpoint: Checkpoint[Recipe], dataset: Dataset) -> Tensor:
     """Return the confusion matrix of a checkpoint, int64 (classes, classes), rows = labels."""
@@ -32,34 +28,6 @@ def confusion_on(checkpoint: Checkpoint[Recipe], dataset: Dataset) -> Tensor:
         confusion.update(predictions_from_outputs(outputs), labels.long())
     matrix: Tensor = confusion.compute()
     return matrix
-
-
-def confusion_figure(matrix: Tensor, names: Sequence[str], *, title: str) -> Figure:
-    """Draw a confusion matrix, int64 (classes, classes) with rows = labels, as shares of each row.
-
-    A row without any label is left empty.
-    """
-    counts = matrix.cpu().double().numpy()
-    totals = counts.sum(axis=1, keepdims=True)
-    shares = np.divide(counts, totals, out=np.full_like(counts, np.nan), where=totals > 0)
-    count = len(names)
-    side = max(5.0, 3.0 + count * (0.5 if count <= _MOST_NUMBERS else 0.19))
-    figure = new_figure(side + 1, side)
-    axes = figure.subplots()
-    image = axes.imshow(shares, cmap="cividis", vmin=0, vmax=1)
-    ticks, size = range(count), 10 if count <= _MOST_NUMBERS else 7
-    axes.set_xticks(ticks, names, rotation=90, fontsize=size)
-    axes.set_yticks(ticks, names, fontsize=size)
-    axes.set(title=title, xlabel="predicted class", ylabel="true class")
-    if count <= _MOST_NUMBERS:
-        for (row, column), share in np.ndenumerate(shares):
-            if not np.isnan(share):
-                ink = "black" if share > 0.5 else "white"
-                axes.text(
-                    column, row, f"{share:.0%}", ha="center", va="center", color=ink, fontsize=8
-                )
-    figure.colorbar(image, label="share of the true class, 0 to 1", shrink=0.8)
-    return figure
 
 
 def iou_figure(scores: Mapping[str, float | None], *, mean: float, title: str) -> Figure:

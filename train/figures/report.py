@@ -8,11 +8,12 @@ from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from dlcv.runtime.confusion import confusion_figure
 from dlcv.runtime.errors import InputError
 from dlcv.train.checkpoint import Checkpoint, load_checkpoint
 from dlcv.train.data import Dataset, load_dataset
 from dlcv.train.figures.canvas import require_figures, save_figure
-from dlcv.train.figures.confusion import confusion_figure, confusion_on, iou_figure, write_iou
+from dlcv.train.figures.confusion import confusion_on, iou_figure, write_iou
 from dlcv.train.figures.curves import curves_figure, read_log
 from dlcv.train.figures.masks import chosen_images, masks_figure, predicted_masks
 from dlcv.train.metrics import metrics_from_confusion
@@ -96,7 +97,7 @@ def _confusion(request: Request) -> Drawn:
     metrics = metrics_from_confusion(matrix, recipe)
     name = task_kind(recipe.task).monitor
     title = f"{recipe.name}: {_SCORES[name]} {metrics[name]:.3f}"
-    yield "confusion", confusion_figure(matrix, recipe.class_names, title=title)
+    yield "confusion", confusion_figure(matrix.cpu().numpy(), recipe.class_names, title=title)
     if recipe.task == "segment":
         scores, mean = metrics["iou"], metrics["mean_iou"]
         write_iou(request.out / "iou.csv", scores, mean=mean)
