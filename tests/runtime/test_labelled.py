@@ -111,3 +111,9 @@ def test_what_is_not_there_or_no_zip_is_refused(tmp_path):
     (tmp_path / "bad.zip").unlink()
     with pytest.raises(InputError, match="not 'embed'"):
         labelled_images(tmp_path, task="embed", classes=CLASSES)
+
+
+def test_sheets_of_more_classes_than_the_bundle_has_are_refused(tmp_path):
+    np.save(tmp_path / "test_labels.npy", np.array([0, 9], np.uint8))
+    with pytest.raises(InputError, match=r"holds labels of shape \(2,\) up to 9; expected .* 0..2"):
+        classified(tmp_path)
