@@ -1,0 +1,89 @@
+"""A recipe's network at its full size with random weights, to show that it exports and builds without training.
+
+Plain random weights would prove little: scoring layers that start at zero, and answers that hardly depend on
+the image. So one pass over the sample photos scales each convolution and linear layer to outputs of
+deviation 1, shifts class scores so that no class has more than another on average, and measures the statistics
+of BatchNorm. Scaling layer by layer on data is Mishkin and Matas 2016 (https://arxiv.org/abs/1511.06422, LSUV);
+here in a single pass and without their orthonormal start. The parity gate then has the same tolerances as for trained weights.
+"""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from dlcv.export.sources import ExportSource, SourceOptions, load_source
+from dlcv.export.sources.pretrained import LIMITS_OF_RANDOM, seeded
+from dlcv.runtime.images import load_pixels
+from dlcv.runtime.manifest import Preprocessing
+from dlcv.runtime.samples import sample_paths
+from dlcv.train.checkpoint import save_checkpoint
+from dlcv.train.models import build_model
+from dlcv.train.modules import normalised
+
+if TYPE_CHECKING:
+    from dlcv.train.recipe import Recipe
+
+START = "random weights (seed 0), scaled on the sample photos of dlcv; not trained"
+
+
+def untrained_source(recipe: Recipe, folder: Path) -> ExportSource:
+    """Save a checkpoint of random weights, always the same, into a folder and return it as a source.
+
+    Raises:
+        RecipeError: the recipe's network cannot be built.
+        OutputError: the folder cannot be written.
+    """
+    with seeded(), torch.no_grad():
+        spec = build_model(recipe.model.name, recipe.model.options, num_classes=len(recipe.classes))
+        network = spec.network.eval()
+        images = normalised(_photos(recipe.preprocessing), recipe.normalization)
+        scale_layers(network, images, classes=len(recipe.classes))
+    save_checkpoint(folder, network, recipe=recipe, metrics={})
+    source = load_source(str(folder), SourceOptions())
+    return replace(source, origin=f"recipe {recipe.name}, {START}", limits=LIMITS_OF_RANDOM)
+
+
+def scale_layers(network: nn.Module, images: Tensor, *, classes: int) -> None:
+    """Scale a network in evaluation mode on normalised images (B, 3, H, W), in place."""
+
+    def scale(layer: Any, inputs: tuple[Tensor, ...], output: Tensor) -> Tensor:
+        if not layer.weight.any():  # scores of finer maps, which start at zero
+            nn.init.kaiming_normal_(layer.weight)
+            output = layer.forward(*inputs)
+        deviation = output.std().clamp(min=1e-6)
+        for parameter in layer.parameters(recurse=False):
+            parameter /= deviation
+        output = output / deviation
+        if layer.bias is None or len(layer.weight) != classes:
+            return output
+        mean = output.transpose(0, 1).flatten(1).mean(1)  # of each class
+        layer.bias -= mean
+        return output - mean.reshape(1, -1, *[1] * (output.ndim - 2))
+
+    layers = [m for m in network.modules() if isinstance(m, (nn.Conv2d, nn.Linear))]
+    hooks = [layer.register_forward_hook(scale) for layer in layers]
+    norms = [m for m in network.modules() if isinstance(m, (nn.BatchNorm1d, nn.BatchNorm2d))]
+    momenta = [norm.momentum for norm in norms]
+    for norm in norms:
+        norm.reset_running_stats()
+        norm.momentum = None  # the plain mean over batches, here of one
+        norm.train()
+    network(images)
+    for norm, momentum in zip(norms, momenta, strict=True):
+        norm.momentum = momentum
+        norm.eval()
+    for hook in hooks:
+        hook.remove()
+
+
+def _photos(preprocessing: Preprocessing) -> Tensor:
+    """Return sample photos of the graph's usual size, uint8 (B, H, W, 3)."""
+    stretched = Preprocessing(resize="stretch", size=preprocessing.size)
+    pixels = [load_pixels(path, stretched).pixels for path in sample_paths()]
+    return torch.from_numpy(np.stack(pixels))
