@@ -55,7 +55,11 @@ def _schedule(recipe: RunRecipe) -> str:
     return f"{warmup}{schedule.name}{power}"
 
 
+def start_words(recipe: RunRecipe) -> str:
+    """Return which weights a run starts from."""
+    return recipe.weights or ("published weights" if recipe.pretrained else "random numbers")
+
+
 def _start(recipe: RunRecipe, left_out: list[str]) -> str:
-    source = recipe.weights or ("published weights" if recipe.pretrained else "random numbers")
     apart = f" but for {', '.join(left_out)}" if left_out else ""
-    return f"start: {source}{apart}"
+    return f"start: {start_words(recipe)}{apart}"

@@ -6,6 +6,7 @@ from dlcv.cli.edge import new_app, run_app
 from dlcv.cli.export.bundle import bundle
 from dlcv.cli.export.engine import engine
 from dlcv.cli.export.precision import precision
+from dlcv.cli.export.record import record
 from dlcv.cli.export.verify import verify
 
 app = new_app(
@@ -13,7 +14,7 @@ app = new_app(
     "Turn checkpoints into bundles, and prove that they give the checkpoint's answers.",
     epilog="Exit code 0: done; 1: not done, and why.",
 )
-for command in (bundle, precision, verify, engine):
+for command in (bundle, precision, verify, engine, record):
     app.command()(command)
 
 

@@ -66,9 +66,13 @@ def scale_layers(network: nn.Module, images: Tensor, *, classes: int) -> None:
         layer.bias -= mean
         return output - mean.reshape(1, -1, *[1] * (output.ndim - 2))
 
-    layers = [m for m in network.modules() if isinstance(m, (nn.Conv2d, nn.Linear))]
-    hooks = [layer.register_forward_hook(scale) for layer in layers]
     norms = [m for m in network.modules() if isinstance(m, (nn.BatchNorm1d, nn.BatchNorm2d))]
+    layers = [m for m in network.modules() if isinstance(m, (nn.Conv2d, nn.Linear))]
+    hooks = [
+        layer.register_forward_hook(scale)
+        for layer in layers
+        if not norms or len(layer.weight) == classes  # the others' scale BatchNorm takes out
+    ]
     momenta = [norm.momentum for norm in norms]
     for norm in norms:
         norm.reset_running_stats()

@@ -1,0 +1,202 @@
+"""Record a run: export its bundle, score checkpoint and bundle on the same images, build what cannot run here."""
+
+from __future__ import annotations
+
+import resource
+import tempfile
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+
+from dlcv.export.bundle import BundleOptions, export_bundle, require_writable
+from dlcv.export.engine import EngineBuild, engine_into_file
+from dlcv.export.sources import ExportSource, SourceOptions, load_source
+from dlcv.export.systems.history import training_from_run
+from dlcv.export.systems.records import (
+    Built,
+    Exported,
+    Ran,
+    Record,
+    Scores,
+    Training,
+    scores_from_metrics,
+)
+from dlcv.export.systems.untrained import START, untrained_source
+from dlcv.runtime.bundle import MANIFEST, Bundle
+from dlcv.runtime.engines import ENGINES, EngineOptions, engine_versions, why_unavailable
+from dlcv.runtime.evaluation import evaluate as evaluate_bundle
+from dlcv.runtime.evaluation import recorded
+from dlcv.runtime.predictor import load
+from dlcv.runtime.system import installed_version, is_importable, machine_name
+from dlcv.train.checkpoint import load_checkpoint
+from dlcv.train.data import listed
+from dlcv.train.evaluate import evaluate as evaluate_checkpoint
+from dlcv.train.plan import start_words
+from dlcv.train.recipe import Recipe, load_recipe
+
+
+def _silent(_: str) -> None: ...
+
+
+@dataclass(frozen=True, kw_only=True)
+class RecordOptions:
+    """How a run is recorded.
+
+    bundle: where the bundle goes; None: RUN/bundle, and nowhere that stays for an untrained recipe.
+    overwrite: replace a bundle that is there. minutes: of training, instead of what the run's files say.
+    note: a sentence on the training. threads: of the engines. progress: told what happens.
+    """
+
+    bundle: Path | None = None
+    overwrite: bool = False
+    minutes: float | None = None
+    note: str = ""
+    threads: int | None = None
+    progress: Callable[[str], None] = _silent
+
+
+def record_run(run: Path, root: Path, options: RecordOptions | None = None) -> Record:
+    """Return the record of a finished run; its bundle, with the scores in its manifest, stays.
+
+    root: the data root.
+
+    Raises:
+        RecipeError: no checkpoint, or its data are missing.
+        ParityError: the bundle does not give what the checkpoint gives.
+        OutputError: a bundle is there and may not be replaced.
+    """
+    options = options or RecordOptions()
+    out = options.bundle or run / "bundle"
+    require_writable(out, overwrite=options.overwrite)
+    checkpoint = load_checkpoint(run, Recipe)
+    training = training_from_run(checkpoint, minutes=options.minutes, note=options.note)
+    source = load_source(str(run), SourceOptions())
+    bundle, exported = _exported(source, out, options)
+    built = _built(bundle, options)
+    options.progress("scoring the checkpoint")
+    scores = scores_from_metrics(evaluate_checkpoint(checkpoint, root))
+    ran = _ran(bundle, checkpoint.recipe, root, options=options)
+    return _record(
+        checkpoint.recipe,
+        source,
+        start=start_words(checkpoint.recipe),
+        training=training,
+        checkpoint=scores,
+        exported=exported,
+        ran=ran,
+        built=built,
+    )
+
+
+def record_untrained(name: str, options: RecordOptions | None = None) -> Record:
+    """Return the record of a recipe whose network is exported and built at full size with random weights.
+
+    name: of a built-in recipe, or a file.
+
+    Raises:
+        RecipeError: no such recipe.
+        ParityError: the bundle does not give what PyTorch gives.
+    """
+    options = options or RecordOptions()
+    recipe = load_recipe(name, Recipe)
+    with tempfile.TemporaryDirectory(prefix="dlcv-record-") as folder:
+        options.progress("making random weights")
+        source = untrained_source(recipe, Path(folder) / "checkpoint")
+        out = options.bundle or Path(folder) / "bundle"
+        bundle, exported = _exported(source, out, options)
+        built = _built(bundle, options)
+    return _record(recipe, source, start=START, exported=exported, built=built)
+
+
+def _exported(source: ExportSource, out: Path, options: RecordOptions) -> tuple[Bundle, Exported]:
+    start = time.perf_counter()
+    settings = BundleOptions(overwrite=options.overwrite, progress=options.progress)
+    bundle = export_bundle(source, out, settings)
+    sizes = [entry.size_bytes for entry in bundle.manifest.files.values()]
+    return bundle, Exported(
+        size_bytes=sum(sizes) + (bundle.path / MANIFEST).stat().st_size,
+        seconds=round(time.perf_counter() - start, 1),
+        peak_bytes=resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024,  # Linux: in KiB
+        parity=bundle.variant().parity,
+    )
+
+
+def _built(bundle: Bundle, options: RecordOptions) -> tuple[Built, ...]:
+    """Build the engine that needs no GPU to be built, where it is installed."""
+    if not is_importable("tensorrt_rtx"):
+        options.progress("TensorRT-RTX is not installed: no engine is built")
+        return ()
+    options.progress("building an engine with TensorRT-RTX")
+    with tempfile.TemporaryDirectory(prefix="dlcv-record-") as folder:
+        made = engine_into_file(bundle, EngineBuild(target="rtx"), out=Path(folder) / "engine")
+    return (
+        Built(
+            engine=made.request.flavour.name,
+            version=made.request.fields["version"],
+            precision=made.plan.precision,
+            profile=made.request.fields["profile"],
+            seconds=round(made.plan.seconds, 1),
+            size_bytes=len(made.plan.data),
+        ),
+    )
+
+
+def _ran(bundle: Bundle, recipe: Recipe, root: Path, *, options: RecordOptions) -> tuple[Ran, ...]:
+    """Score a bundle on every engine that runs here, and write that into its manifest."""
+    items = listed(recipe, root, split="test")
+    output = bundle.graph().outputs[0].name
+    ran = []
+    for name in (name for name in ENGINES if why_unavailable(name) is None):
+        options.progress(f"scoring the bundle on {name}")
+        settings = EngineOptions(threads=options.threads)
+        with load(bundle, engine=name, outputs=(output,), options=settings) as predictor:
+            found = evaluate_bundle(predictor, items)
+        info = predictor.engine.info
+        ran.append(
+            Ran(
+                engine=name,
+                version=info.version,
+                device=info.device,
+                precision=info.precision,
+                images_per_second=round(found.images / found.seconds, 1),
+                scores=scores_from_metrics(found.record()),
+            )
+        )
+        bundle = recorded(bundle, found, data=recipe.data.root)
+    return tuple(ran)
+
+
+def _record(
+    recipe: Recipe,
+    source: ExportSource,
+    *,
+    start: str,
+    exported: Exported,
+    training: Training | None = None,
+    checkpoint: Scores | None = None,
+    ran: tuple[Ran, ...] = (),
+    built: tuple[Built, ...] = (),
+) -> Record:
+    libraries = {name: installed_version(name) for name in ("dlcv", "torch")}
+    versions = {name: version for name, version in libraries.items() if version}
+    return Record(
+        recipe=recipe.name,
+        description=recipe.description,
+        task=recipe.task,
+        network=recipe.model.name,
+        parameters=sum(p.numel() for p in source.model.parameters()),
+        data=recipe.data_note,
+        start=start,
+        created=datetime.now(UTC).isoformat(timespec="seconds"),
+        machine=machine_name(),
+        versions=versions | engine_versions(),
+        commands=source.remake,
+        training=training,
+        checkpoint=checkpoint,
+        exported=exported,
+        ran=ran,
+        built=built,
+    )
