@@ -193,7 +193,7 @@ def _record(
         created=datetime.now(UTC).isoformat(timespec="seconds"),
         machine=machine_name(),
         versions=versions | engine_versions(),
-        commands=source.remake,
+        commands=(*source.remake[:-1], f"{source.remake[-1]} -o bundles/{recipe.name}"),
         training=training,
         checkpoint=checkpoint,
         exported=exported,

@@ -15,7 +15,7 @@ from dlcv.runtime.manifest import Model, OutputParity, ParityReport, Positive, P
 Share = Annotated[float, Meta(ge=0, le=1)]
 
 
-class Scores(Model, frozen=True):
+class Scores(Model, frozen=True, kw_only=True):
     """What answers scored on `images` images, under the names that training uses; shares in 0..1.
 
     by_class: IoU of masks, recall of classes; None where a class does not occur.
@@ -38,7 +38,7 @@ class Scores(Model, frozen=True):
         return self.accuracy if self.mean_iou is None else self.mean_iou
 
 
-class Training(Model, frozen=True):
+class Training(Model, frozen=True, kw_only=True):
     """How the checkpoint came about.
 
     epochs: of the recipe; ran: of them, until it stopped; kept: whose checkpoint it is. minutes: of training.
@@ -55,7 +55,7 @@ class Training(Model, frozen=True):
     note: str = ""
 
 
-class Exported(Model, frozen=True):
+class Exported(Model, frozen=True, kw_only=True):
     """The bundle. seconds: of export and gate. size_bytes: all its files. peak_bytes: of the process, PyTorch included."""
 
     size_bytes: Positive
@@ -70,7 +70,7 @@ class Exported(Model, frozen=True):
         return outputs.get("probabilities") or outputs["mask"]
 
 
-class Ran(Model, frozen=True):
+class Ran(Model, frozen=True, kw_only=True):
     """The bundle on an engine, over the whole test set, from files to answers."""
 
     engine: str
@@ -81,7 +81,7 @@ class Ran(Model, frozen=True):
     scores: Scores
 
 
-class Built(Model, frozen=True):
+class Built(Model, frozen=True, kw_only=True):
     """An engine that was built, not run. profile: the batches and sizes that it takes."""
 
     engine: str
@@ -92,7 +92,7 @@ class Built(Model, frozen=True):
     size_bytes: Positive
 
 
-class Record(Model, frozen=True):
+class Record(Model, frozen=True, kw_only=True):
     """All of it. start: what the weights were before training. created: ISO 8601, UTC. machine: in words.
 
     training, checkpoint: None where the network was exported with random weights, to show that it can be.

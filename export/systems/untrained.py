@@ -29,7 +29,7 @@ from dlcv.train.modules import normalised
 if TYPE_CHECKING:
     from dlcv.train.recipe import Recipe
 
-START = "random weights (seed 0), scaled on the sample photos of dlcv; not trained"
+START = "random weights (seed 0), scaled on the sample photos of dlcv"
 
 
 def untrained_source(recipe: Recipe, folder: Path) -> ExportSource:
