@@ -10,7 +10,7 @@ BENCH_ARGS ?=
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 PROJECT := pyproject.toml setup.py
 
-.PHONY: help demo test check format bench benchmarks docs clean
+.PHONY: help demo test check format bench benchmarks docs systems clean
 .DELETE_ON_ERROR:
 
 help: ## this list
@@ -44,6 +44,9 @@ benchmarks: .venv-dev/installed ## measure docs/benchmarks.md anew (minutes; lea
 docs: .venv-dev/installed ## write the generated pages anew: command reference, JSON Schema
 	$(DEV)/python -m dlcv.cli.reference > docs/cli.md.new && mv docs/cli.md.new docs/cli.md
 	$(DEV)/python -m dlcv.export.schema > docs/bundle.schema.json.new && mv docs/bundle.schema.json.new docs/bundle.schema.json
+
+systems: .venv-dev/installed ## write docs/systems.md anew from its rows and the recorded runs
+	$(DEV)/python -m dlcv.export.systems docs > docs/systems.md.new && mv docs/systems.md.new docs/systems.md
 
 clean: ## remove environments, caches, builds and the demo's pictures
 	rm -rf .venv .venv-dev .mypy_cache .ruff_cache .pytest_cache .benchmarks build dist src/*.egg-info $(PICTURES)

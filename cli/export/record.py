@@ -58,10 +58,14 @@ def record(
       dlcv-export record deepglobe-fcn4s --untrained
     """
     options.require_extra()
+    import torch
+
     from dlcv.export.systems.measure import RecordOptions, record_run, record_untrained
     from dlcv.export.systems.records import save_record
     from dlcv.train.recipe import data_root
 
+    if threads is not None:
+        torch.set_num_threads(threads)
     settings = RecordOptions(
         bundle=bundle,
         overwrite=overwrite,
@@ -79,11 +83,13 @@ def record(
 
 
 def _report(made: Record) -> list[str]:
-    decision = made.exported.decision
+    exported, agreement = made.exported, made.exported.decision.agreement
     lines = [
-        f"bundle: {made.exported.size_bytes / 1e6:.1f} MB, largest difference "
-        f"{decision.max_difference:.1e}, agreement {decision.agreement:.5f}",
-        *(f"{b.engine}: built in {b.seconds:.1f} s, {b.size_bytes / 1e6:.1f} MB" for b in made.built),
+        f"bundle: {exported.size_bytes / 1e6:.1f} MB, agreement with PyTorch {agreement:.5f}",
+        *(
+            f"{b.engine}: built in {b.seconds:.1f} s, {b.size_bytes / 1e6:.1f} MB"
+            for b in made.built
+        ),
     ]
     if made.checkpoint:
         lines.append(f"checkpoint: {made.checkpoint.metric} {made.checkpoint.value:.4f}")

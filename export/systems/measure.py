@@ -5,11 +5,11 @@ from __future__ import annotations
 import resource
 import tempfile
 import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
+from typing import Any
 
 from dlcv.export.bundle import BundleOptions, export_bundle, require_writable
 from dlcv.export.engine import EngineBuild, engine_into_file
@@ -20,8 +20,6 @@ from dlcv.export.systems.records import (
     Exported,
     Ran,
     Record,
-    Scores,
-    Training,
     scores_from_metrics,
 )
 from dlcv.export.systems.untrained import START, untrained_source
@@ -79,9 +77,8 @@ def record_run(run: Path, root: Path, options: RecordOptions | None = None) -> R
     options.progress("scoring the checkpoint")
     scores = scores_from_metrics(evaluate_checkpoint(checkpoint, root))
     ran = _ran(bundle, checkpoint.recipe, root, options=options)
-    return _record(
-        checkpoint.recipe,
-        source,
+    return Record(
+        **_facts(checkpoint.recipe, source),
         start=start_words(checkpoint.recipe),
         training=training,
         checkpoint=scores,
@@ -108,7 +105,15 @@ def record_untrained(name: str, options: RecordOptions | None = None) -> Record:
         out = options.bundle or Path(folder) / "bundle"
         bundle, exported = _exported(source, out, options)
         built = _built(bundle, options)
-    return _record(recipe, source, start=START, exported=exported, built=built)
+    return Record(
+        **_facts(recipe, source),
+        start=START,
+        training=None,
+        checkpoint=None,
+        exported=exported,
+        ran=(),
+        built=built,
+    )
 
 
 def _exported(source: ExportSource, out: Path, options: RecordOptions) -> tuple[Bundle, Exported]:
@@ -169,34 +174,19 @@ def _ran(bundle: Bundle, recipe: Recipe, root: Path, *, options: RecordOptions) 
     return tuple(ran)
 
 
-def _record(
-    recipe: Recipe,
-    source: ExportSource,
-    *,
-    start: str,
-    exported: Exported,
-    training: Training | None = None,
-    checkpoint: Scores | None = None,
-    ran: tuple[Ran, ...] = (),
-    built: tuple[Built, ...] = (),
-) -> Record:
+def _facts(recipe: Recipe, source: ExportSource) -> dict[str, Any]:
+    """Return the fields of a record that need no measurement."""
     libraries = {name: installed_version(name) for name in ("dlcv", "torch")}
     versions = {name: version for name, version in libraries.items() if version}
-    return Record(
-        recipe=recipe.name,
-        description=recipe.description,
-        task=recipe.task,
-        network=recipe.model.name,
-        parameters=sum(p.numel() for p in source.model.parameters()),
-        data=recipe.data_note,
-        start=start,
-        created=datetime.now(UTC).isoformat(timespec="seconds"),
-        machine=machine_name(),
-        versions=versions | engine_versions(),
-        commands=(*source.remake[:-1], f"{source.remake[-1]} -o bundles/{recipe.name}"),
-        training=training,
-        checkpoint=checkpoint,
-        exported=exported,
-        ran=ran,
-        built=built,
-    )
+    return {
+        "recipe": recipe.name,
+        "description": recipe.description,
+        "task": recipe.task,
+        "network": recipe.model.name,
+        "parameters": sum(p.numel() for p in source.model.parameters()),
+        "data": recipe.data_note,
+        "created": datetime.now(UTC).isoformat(timespec="seconds"),
+        "machine": machine_name(),
+        "versions": versions | engine_versions(),
+        "commands": (*source.remake[:-1], f"{source.remake[-1]} -o bundles/{recipe.name}"),
+    }

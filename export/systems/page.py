@@ -114,9 +114,7 @@ def _cells(line: _Line) -> tuple[str, ...]:
         return (line.row.id, system, name, "not recorded yet", reported, *[""] * 5)
     exported, ran = record.exported, {found.engine: found for found in record.ran}
     built = [f"{b.seconds:.1f} s, {_megabytes(b.size_bytes)}" for b in record.built]
-    reached = (
-        f"**{_share(record.checkpoint.value)}**" if record.checkpoint else "not trained here"
-    )
+    reached = f"**{_share(record.checkpoint.value)}**" if record.checkpoint else "not trained here"
     return (
         line.row.id,
         system,

@@ -51,7 +51,7 @@ class Training(Model, frozen=True, kw_only=True):
     kept: Positive
     minutes: Annotated[float, Meta(ge=0)] | None = None
     train_accuracy: Share | None = None
-    validation: dict[Positive, Share] = {}
+    validation: dict[Positive, Share] = msgspec.field(default_factory=dict)
     note: str = ""
 
 

@@ -21,7 +21,7 @@ class Row(Model, frozen=True, kw_only=True):
     id: str
     system: str
     reported: str
-    iou: dict[str, float] = {}
+    iou: dict[str, float] = msgspec.field(default_factory=dict)
     recipes: tuple[str, ...] = ()
     reduced: tuple[str, ...] = ()
     here: str = ""

@@ -58,7 +58,7 @@ def scale_layers(network: nn.Module, images: Tensor, *, classes: int) -> None:
             output = layer.forward(*inputs)
         deviation = output.std().clamp(min=1e-6)
         for parameter in layer.parameters(recurse=False):
-            parameter /= deviation
+            parameter.div_(deviation)
         output = output / deviation
         if layer.bias is None or len(layer.weight) != classes:
             return output

@@ -1,0 +1,67 @@
+"""A run's record says what its checkpoint and its bundle score, and what was built of it."""
+
+import os
+
+import pytest
+
+from dlcv.export.systems.measure import RecordOptions, record_run
+from dlcv.export.systems.records import load_records, save_record
+from dlcv.runtime.bundle import open_bundle
+from dlcv.runtime.errors import OutputError
+from dlcv.runtime.system import is_importable
+
+
+@pytest.fixture(scope="session")
+def record(toy_run, toy_root):
+    start = (toy_run / "log").stat().st_mtime
+    os.utime(toy_run / "resume.ckpt", (start + 150, start + 150))
+    return record_run(toy_run, toy_root, RecordOptions(note="One thread.", threads=1))
+
+
+def test_the_bundle_scores_on_every_engine_what_the_checkpoint_scores(record):
+    assert record.checkpoint.images == 12
+    assert {"ort"} <= {ran.engine for ran in record.ran}
+    for ran in record.ran:
+        assert ran.scores.images == 12
+        assert ran.scores.value == pytest.approx(record.checkpoint.value, abs=2e-3)
+        assert ran.scores.by_class == pytest.approx(record.checkpoint.by_class, abs=5e-3)
+
+
+def test_the_training_is_what_log_and_files_say(record):
+    training = record.training
+    assert (training.epochs, training.ran, training.kept) == (5, 2, 2)
+    assert training.validation == (
+        {1: 0.5, 2: 0.75} if record.task == "classify" else {1: 0.25, 2: 0.5}
+    )
+    assert training.train_accuracy == 0.625
+    assert training.minutes == 2.5
+    assert training.note == "One thread."
+
+
+def test_the_bundle_stays_in_the_run_and_has_the_scores(record, toy_run):
+    bundle = open_bundle(toy_run / "bundle")
+    deployed = {found.engine: found for found in bundle.variant().deployed}
+    assert {name: found.value for name, found in deployed.items()} == {
+        ran.engine: ran.scores.value for ran in record.ran
+    }
+    assert {found.data for found in deployed.values()} == {record.task}
+    assert record.exported.size_bytes > bundle.manifest.files["model.onnx"].size_bytes
+    assert record.exported.parity == bundle.variant().parity
+
+
+@pytest.mark.skipif(not is_importable("tensorrt_rtx"), reason="TensorRT-RTX is not installed")
+def test_the_engine_that_needs_no_gpu_is_built(record):
+    (built,) = record.built
+    assert (built.engine, built.precision) == ("trt-rtx", "fp32")
+    assert built.size_bytes > 0
+
+
+def test_a_record_is_read_back_as_it_was_and_names_no_path(record, tmp_path, toy_run):
+    path = save_record(tmp_path, record)
+    assert load_records(tmp_path) == {record.recipe: record}
+    assert str(toy_run.parent) not in path.read_text()
+
+
+def test_a_bundle_that_is_there_is_not_replaced_unasked(record, toy_run, toy_root):
+    with pytest.raises(OutputError, match="exists; choose another name or give --overwrite"):
+        record_run(toy_run, toy_root)
