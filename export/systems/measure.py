@@ -166,7 +166,6 @@ def _ran(bundle: Bundle, recipe: Recipe, root: Path, *, options: RecordOptions) 
                 version=info.version,
                 device=info.device,
                 precision=info.precision,
-                images_per_second=round(found.images / found.seconds, 1),
                 scores=scores_from_metrics(found.record()),
             )
         )

@@ -18,7 +18,8 @@ Four course reports describe the systems below. Each is a recipe (`dlcv-train re
 exported from it and passes the parity gate, and engines that run the bundle. **A report's figures were reached on its own
 data and hardware; ours on what was at hand, which is often less, and then a reduced run stands beside the full one.** Where
 the two differ is said below each table. A record is made by `dlcv-export record RUN`, of a network that was not trained here
-by `dlcv-export record RECIPE --untrained`: full size, random weights, the same gate.
+by `dlcv-export record RECIPE --untrained`: full size, random weights, the same gate. Times are of a machine that did other
+work meanwhile; [benchmarks.md](benchmarks.md) is about speed.
 
 | column | what it says |
 |---|---|
@@ -67,7 +68,7 @@ def page(folder: Path) -> str:
             f"runs/{strangers[0]}.json is of no row; name its recipe in a row of systems.yaml"
         )
     sections = [_report_section(report, records) for report in reports]
-    return "\n".join((_HEAD, _summary(rows, records), *sections))
+    return "\n".join((_HEAD, _summary(rows, records), *sections, *_runs(rows, records)))
 
 
 def _summary(rows: Sequence[Row], records: Mapping[str, Record]) -> str:
@@ -101,16 +102,17 @@ def _report_section(report: Report, records: Mapping[str, Record]) -> str:
         *_table([_TABLE, *map(_cells, lines)]),
         *_iou_table(lines),
         *_shown_table(report.rows),
-        *_notes(report.rows, records),
+        *_differences(report.rows),
     ]
     return "\n".join([*parts, ""])
 
 
 def _cells(line: _Line) -> tuple[str, ...]:
     system, reported = (line.row.system, line.row.reported) if line.first else ("", "")
-    name = f"`{line.recipe}`" + (" (reduced)" if line.recipe in line.row.reduced else "")
+    reduced = " (reduced)" if line.recipe in line.row.reduced else ""
     record = line.record
     if record is None:
+        name = f"`{line.recipe}`{reduced}"
         return (line.row.id, system, name, "not recorded yet", reported, *[""] * 5)
     exported, ran = record.exported, {found.engine: found for found in record.ran}
     built = [f"{b.seconds:.1f} s, {_megabytes(b.size_bytes)}" for b in record.built]
@@ -118,7 +120,7 @@ def _cells(line: _Line) -> tuple[str, ...]:
     return (
         line.row.id,
         system,
-        name,
+        f"[`{line.recipe}`](#{line.recipe}){reduced}",
         reached,
         reported,
         _megabytes(exported.size_bytes),
@@ -169,16 +171,19 @@ def _shown_table(rows: Sequence[Row]) -> list[str]:
     return ["", *_table([("row", "what", "reported", "how it is made here"), *shown])]
 
 
-def _notes(rows: Sequence[Row], records: Mapping[str, Record]) -> Iterator[str]:
-    """Give what differs in each row, and then each run once."""
-    systems = [row for row in rows if row.recipes]
+def _differences(rows: Sequence[Row]) -> Iterator[str]:
+    """Say what differs from the report, once for all rows of which it is true."""
     yield ""
-    for here in dict.fromkeys(row.here for row in systems if row.here):
-        yield f"- {', '.join(row.id for row in systems if row.here == here)}: {here}"
-    for recipe in dict.fromkeys(r for row in systems for r in (*row.recipes, *row.reduced)):
+    for here in dict.fromkeys(row.here for row in rows if row.here):
+        yield f"- {_ids([row for row in rows if row.here == here])}: {here}"
+
+
+def _runs(rows: Sequence[Row], records: Mapping[str, Record]) -> Iterator[str]:
+    """Give each run once, in the order of the rows."""
+    yield "## Runs\n"
+    for recipe in dict.fromkeys(name for row in rows for name in (*row.recipes, *row.reduced)):
         if record := records.get(recipe):
-            used = [row.id for row in systems if recipe in (*row.recipes, *row.reduced)]
-            yield f"\n### {', '.join(used)}: {recipe}\n"
+            yield f"### {recipe}\n"
             yield from _run_lines(record)
 
 
@@ -198,7 +203,7 @@ def _run_lines(record: Record) -> Iterator[str]:
         yield f"{_deployed_words(record)}\n"
     yield f"Data: {record.data}\n"
     versions = ", ".join(f"{name} {version}" for name, version in record.versions.items())
-    yield f"Recorded {record.created[:10]} on {record.machine}; {versions}."
+    yield f"Recorded {record.created[:10]} on {record.machine}; {versions}.\n"
 
 
 def _training_words(record: Record, training: Training) -> str:
@@ -221,7 +226,7 @@ def _training_words(record: Record, training: Training) -> str:
 
 def _deployed_words(record: Record) -> str:
     ran = [
-        f"{r.scores.value:.4f} on {r.engine} {r.version} {r.device} {r.precision} ({r.images_per_second:.0f} images/s)"
+        f"{r.scores.value:.4f} on {r.engine} {r.version} {r.device} {r.precision}"
         for r in record.ran
     ]
     return f"The bundle: {record.ran[0].scores.metric} {', '.join(ran)}, files to answers."

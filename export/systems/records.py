@@ -77,7 +77,6 @@ class Ran(Model, frozen=True, kw_only=True):
     version: str
     device: str
     precision: Precision
-    images_per_second: float
     scores: Scores
 
 

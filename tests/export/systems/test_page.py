@@ -40,7 +40,7 @@ def new_record(recipe: str, *, trained: bool = True) -> Record:
         outputs={"mask": difference, "confidence": difference},
     )
     scores = Scores(images=10, accuracy=0.7, mean_iou=0.55, by_class={"sky": 0.65, "road": 0.45})
-    ran = Ran(engine="ort", version="1", device="cpu", precision="fp32", images_per_second=9.4, scores=scores)  # fmt: skip
+    ran = Ran(engine="ort", version="1", device="cpu", precision="fp32", scores=scores)  # fmt: skip
     return Record(
         recipe=recipe,
         description="A toy",
@@ -93,9 +93,9 @@ def test_the_figure_reached_stands_beside_the_one_reported(docs):
     lines = page(docs).splitlines()
     (big,) = [line for line in lines if line.startswith("| Z1 | A segmenter")]
     assert big.startswith(
-        "| Z1 | A segmenter | `big` | not trained here | mIoU .5 | 12.3 MB | 99.9990 % | parity only | not run |"
+        "| Z1 | A segmenter | [`big`](#big) | not trained here | mIoU .5 | 12.3 MB | 99.9990 % | parity only | not run |"
     )
-    (small,) = [line for line in lines if "`small` (reduced)" in line]
+    (small,) = [line for line in lines if "[`small`](#small) (reduced)" in line]
     assert "| **.550** |" in small
     assert "| Z2 | A picture | picture | by hand |" in lines
 

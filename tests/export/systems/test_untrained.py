@@ -3,7 +3,6 @@
 import pytest
 import torch
 
-from dlcv.export.systems.measure import record_untrained
 from dlcv.export.systems.untrained import scale_layers, untrained_source
 from dlcv.train.models import build_model
 from dlcv.train.recipe import Recipe, load_recipe
@@ -61,11 +60,3 @@ def test_the_weights_are_the_same_each_time(tmp_path):
         assert torch.equal(tensor, second.model.state_dict()[name]), name
     assert "random weights (seed 0)" in first.origin
     assert "the answers mean nothing" in first.limits[0]
-
-
-def test_an_untrained_record_says_that_nothing_was_trained():
-    record = record_untrained("cifar10-net2")
-    assert (record.training, record.checkpoint, record.ran) == (None, None, ())
-    assert record.start.startswith("random weights")
-    assert record.parameters == 390_410
-    assert record.exported.parity.outputs["probabilities"].agreement == 1
