@@ -27,6 +27,7 @@ from dlcv.runtime.bundle import MANIFEST, Bundle
 from dlcv.runtime.engines import ENGINES, EngineOptions, engine_versions, why_unavailable
 from dlcv.runtime.evaluation import evaluate as evaluate_bundle
 from dlcv.runtime.evaluation import recorded
+from dlcv.runtime.labelled import LabelledImage
 from dlcv.runtime.predictor import load
 from dlcv.runtime.system import installed_version, is_importable, machine_name
 from dlcv.train.checkpoint import load_checkpoint
@@ -70,13 +71,14 @@ def record_run(run: Path, root: Path, options: RecordOptions | None = None) -> R
     out = options.bundle or run / "bundle"
     require_writable(out, overwrite=options.overwrite)
     checkpoint = load_checkpoint(run, Recipe)
+    items = listed(checkpoint.recipe, root, split="test")  # what is missing is said before the work
     training = training_from_run(checkpoint, minutes=options.minutes, note=options.note)
     source = load_source(str(run), SourceOptions())
     bundle, exported = _exported(source, out, options)
     built = _built(bundle, options)
     options.progress("scoring the checkpoint")
     scores = scores_from_metrics(evaluate_checkpoint(checkpoint, root))
-    ran = _ran(bundle, checkpoint.recipe, root, options=options)
+    ran = _ran(bundle, items, data=checkpoint.recipe.data.root, options=options)
     return Record(
         **_facts(checkpoint.recipe, source),
         start=start_words(checkpoint.recipe),
@@ -149,9 +151,10 @@ def _built(bundle: Bundle, options: RecordOptions) -> tuple[Built, ...]:
     )
 
 
-def _ran(bundle: Bundle, recipe: Recipe, root: Path, *, options: RecordOptions) -> tuple[Ran, ...]:
+def _ran(
+    bundle: Bundle, items: list[LabelledImage], *, data: str, options: RecordOptions
+) -> tuple[Ran, ...]:
     """Score a bundle on every engine that runs here, and write that into its manifest."""
-    items = listed(recipe, root, split="test")
     output = bundle.graph().outputs[0].name
     ran = []
     for name in (name for name in ENGINES if why_unavailable(name) is None):
@@ -169,7 +172,7 @@ def _ran(bundle: Bundle, recipe: Recipe, root: Path, *, options: RecordOptions) 
                 scores=scores_from_metrics(found.record()),
             )
         )
-        bundle = recorded(bundle, found, data=recipe.data.root)
+        bundle = recorded(bundle, found, data=data)
     return tuple(ran)
 
 

@@ -7,7 +7,7 @@ import pytest
 from dlcv.export.systems.measure import RecordOptions, record_run
 from dlcv.export.systems.records import load_records, save_record
 from dlcv.runtime.bundle import open_bundle
-from dlcv.runtime.errors import OutputError
+from dlcv.runtime.errors import OutputError, RecipeError
 from dlcv.runtime.system import is_importable
 
 
@@ -60,6 +60,12 @@ def test_a_record_is_read_back_as_it_was_and_names_no_path(record, tmp_path, toy
     path = save_record(tmp_path, record)
     assert load_records(tmp_path) == {record.recipe: record}
     assert str(toy_run.parent) not in path.read_text()
+
+
+def test_missing_data_is_said_before_anything_is_written(toy_run, tmp_path):
+    with pytest.raises(RecipeError, match=r"no folder \w+ under the data root"):
+        record_run(toy_run, tmp_path, RecordOptions(bundle=tmp_path / "bundle"))
+    assert not (tmp_path / "bundle").exists()
 
 
 def test_a_bundle_that_is_there_is_not_replaced_unasked(record, toy_run, toy_root):
