@@ -10,7 +10,8 @@ from torch import Tensor, fx, nn
 from torch.nn import functional as F
 
 from dlcv.export.wrappers.base import Normalize, Unwrappable, Wrapper
-from dlcv.export.wrappers.maps import class_activation_map, relative_to_maximum
+from dlcv.export.wrappers.maps import class_activation_map
+from dlcv.train.attention.walk import relative_to_maximum
 
 _PASSING_MODULES = (nn.Flatten, nn.Dropout, nn.Identity)
 _PASSING_FUNCTIONS = (torch.flatten, torch.squeeze, F.dropout)

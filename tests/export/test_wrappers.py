@@ -10,7 +10,7 @@ from torch import nn
 from torchvision.transforms.functional import normalize
 
 from dlcv.export.wrappers import Normalize, wrap
-from dlcv.export.wrappers.maps import class_activation_map, class_token_rollout
+from dlcv.export.wrappers.maps import class_activation_map
 from dlcv.runtime.errors import InputError
 from dlcv.runtime.manifest import Task
 
@@ -110,12 +110,6 @@ def test_rollout_is_the_class_tokens_row_of_the_full_product(build):
     row = product[:, 0, 3:]
     torch.testing.assert_close(got.flatten(1), row / row.amax(1, keepdim=True))
     assert got.amax(dim=(1, 2)).tolist() == [1, 1, 1]
-
-
-def test_rollout_of_uniform_attention_is_even():
-    uniform = torch.full((2, 5, 5), 0.2)
-    rollout = class_token_rollout([uniform] * 3, prefix_tokens=1, grid=(2, 2))
-    torch.testing.assert_close(rollout, torch.ones(2, 2, 2))
 
 
 def test_torchvisions_vit_gives_its_own_attention():
