@@ -109,16 +109,16 @@ def draw_classification(photo: Image.Image, result: Classification) -> Image.Ima
             "this network has no explanation to draw: it does not end in pooling + linear"
         )
     frame = result.frame
-    photo = _enlarged(photo, shortest=320)
+    photo = enlarged(photo, shortest=320)
     panels = [
         (photo, "photo"),
         (
-            draw_heat(photo, _readable(result.explanation), box=frame.box, size=frame.size),
+            draw_heat(photo, readable(result.explanation), box=frame.box, size=frame.size),
             "explanation" if result.attention is None else "attention rollout",
         ),
     ]
     if result.attention is not None:
-        last = _readable(result.attention.mean(axis=0))
+        last = readable(result.attention.mean(axis=0))
         panels.append(
             (draw_heat(photo, last, box=frame.box, size=frame.size), "last layer, class token")
         )
@@ -128,7 +128,7 @@ def draw_classification(photo: Image.Image, result: Classification) -> Image.Ima
     return _titled_row(panels, title=label)
 
 
-def _readable(values: Float32) -> Float32:
+def readable(values: Float32) -> Float32:
     """Stretch a map to 0..1 for the eye: a few patches often outshine all others by far.
 
     The brightest 3 % are clipped, and the rest is lifted by a square root.
@@ -172,7 +172,7 @@ def _beside(left: Image.Image, right: Image.Image) -> Image.Image:
     return sheet
 
 
-def _enlarged(photo: Image.Image, *, shortest: int) -> Image.Image:
+def enlarged(photo: Image.Image, *, shortest: int) -> Image.Image:
     """Enlarge a small photo so that captions are legible; very long ones stay within 1024."""
     scale = min(max(1.0, shortest / min(photo.size)), max(1.0, 1024 / max(photo.size)))
     if scale == 1:

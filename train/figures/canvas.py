@@ -12,6 +12,7 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 DOTS_PER_INCH = 150
+_NEEDED = {"matplotlib": "matplotlib", "scikit-learn": "sklearn"}
 # Ten colours that stay apart for the colour-blind (Petroff 2021, https://arxiv.org/abs/2107.02270).
 TEN_COLORS = (
     "#3f90da", "#ffa90e", "#bd1f01", "#94a4a2", "#832db6",
@@ -23,10 +24,11 @@ def require_figures() -> None:
     """Check that figures can be drawn.
 
     Raises:
-        InputError: matplotlib is missing.
+        InputError: matplotlib or scikit-learn is missing.
     """
-    if not is_importable("matplotlib"):
-        raise InputError("figures need matplotlib; run pip install 'dlcv[figures]'")
+    missing = [name for name, module in _NEEDED.items() if not is_importable(module)]
+    if missing:
+        raise InputError(f"figures need {' and '.join(missing)}; run pip install 'dlcv[figures]'")
 
 
 def new_figure(width: float, height: float) -> Figure:

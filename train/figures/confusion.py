@@ -7,10 +7,17 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from dlcv.runtime.confusion import confusion_figure
 from dlcv.runtime.errors import OutputError
 from dlcv.train.evaluate import answers
 from dlcv.train.figures.canvas import new_figure
-from dlcv.train.metrics import confusion_matrix_for, predictions_from_outputs
+from dlcv.train.figures.request import Drawn, Request
+from dlcv.train.metrics import (
+    confusion_matrix_for,
+    metrics_from_confusion,
+    predictions_from_outputs,
+)
+from dlcv.train.tasks import task_kind
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -19,6 +26,22 @@ if TYPE_CHECKING:
     from dlcv.train.checkpoint import Checkpoint
     from dlcv.train.data import Dataset
     from dlcv.train.recipe import Recipe
+
+_SCORES = {"accuracy": "accuracy", "mean_iou": "mean IoU"}
+
+
+def draw_confusion(request: Request) -> Drawn:
+    """Yield the confusion matrix of the kept checkpoint and, of a segmenter, its IoU by class."""
+    final = request.final
+    recipe, matrix = final.recipe, confusion_on(final, request.test_set)
+    metrics = metrics_from_confusion(matrix, recipe)
+    name = task_kind(recipe.task).monitor
+    title = f"{recipe.name}: {_SCORES[name]} {metrics[name]:.3f}"
+    yield "confusion", confusion_figure(matrix.cpu().numpy(), recipe.class_names, title=title)
+    if recipe.task == "segment":
+        scores, mean = metrics["iou"], metrics["mean_iou"]
+        write_iou(request.out / "iou.csv", scores, mean=mean)
+        yield "iou", iou_figure(scores, mean=mean, title=recipe.name)
 
 
 def confusion_on(checkpoint: Checkpoint[Recipe], dataset: Dataset) -> Tensor:

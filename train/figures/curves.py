@@ -11,6 +11,7 @@ import numpy as np
 
 from dlcv.runtime.errors import InputError
 from dlcv.train.figures.canvas import TEN_COLORS, new_figure
+from dlcv.train.figures.request import Drawn, Request, Skipped
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -27,6 +28,17 @@ class Entry:
     epoch: int
     step: int
     value: float
+
+
+def draw_curves(request: Request) -> Drawn:
+    """Yield the curves of a run, by epoch and by step."""
+    title = request.final.recipe.name
+    try:
+        entries = read_log(request.run)
+    except InputError as e:
+        raise Skipped(f"curves: {e}") from e
+    for by in ("epoch", "step"):
+        yield f"curves-{by}", curves_figure(entries, title=title, by=by)
 
 
 def read_log(run: Path) -> list[Entry]:

@@ -9,9 +9,11 @@ import numpy as np
 import torch
 
 from dlcv.runtime.draw import palette
-from dlcv.runtime.errors import InputError
 from dlcv.train.data.batches import IGNORE_LABEL
+from dlcv.train.data.decode import decoded
 from dlcv.train.figures.canvas import new_figure
+from dlcv.train.figures.photos import chosen_images, short_name
+from dlcv.train.figures.request import Drawn, Request, Skipped
 from dlcv.train.metrics import predictions_from_outputs
 from dlcv.train.modules import normalised
 
@@ -22,24 +24,23 @@ if TYPE_CHECKING:
     from dlcv.runtime.images import UInt8
     from dlcv.runtime.manifest import ClassInfo
     from dlcv.train.checkpoint import Checkpoint
-    from dlcv.train.data import Dataset
     from dlcv.train.recipe import Recipe
 
 _IGNORED = (0, 0, 0)
 
 
-def chosen_images(dataset: Dataset, names: Sequence[str], *, default: int) -> list[int]:
-    """Return the indices of named images; without names, of `default` images evenly apart.
-
-    A name is a file's name as `Dataset` has it, with or without its ending, or how its last part begins.
-
-    Raises:
-        InputError: no image, or more than one, has such a name.
-    """
-    if not names:
-        count = min(default, len(dataset))
-        return [i * len(dataset) // count for i in range(count)]
-    return [_index(dataset, name) for name in names]
+def draw_masks(request: Request) -> Drawn:
+    """Yield what a segmenter saw of a few test images in the course of the run."""
+    recipe = request.final.recipe
+    if recipe.task != "segment":
+        raise Skipped("masks: the run classifies")
+    dataset = decoded(chosen_images(request), recipe, preprocessing=recipe.preprocessing)
+    masks = {"truth": dataset.labels.numpy()}
+    for title, checkpoint in request.checkpoints():
+        masks[title] = predicted_masks(checkpoint, dataset.images)
+    names, photos = [short_name(name) for name in dataset.names], dataset.images.numpy()
+    figure = masks_figure(photos, masks, recipe.classes, names=names, title=recipe.name)
+    yield "masks", figure
 
 
 def predicted_masks(checkpoint: Checkpoint[Recipe], images: Tensor) -> UInt8:
@@ -50,9 +51,14 @@ def predicted_masks(checkpoint: Checkpoint[Recipe], images: Tensor) -> UInt8:
 
 
 def masks_figure(
-    photos: UInt8, masks: Mapping[str, UInt8], classes: Sequence[ClassInfo], *, title: str
+    photos: UInt8,
+    masks: Mapping[str, UInt8],
+    classes: Sequence[ClassInfo],
+    *,
+    names: Sequence[str],
+    title: str,
 ) -> Figure:
-    """Draw a row an image, uint8 (N, H, W, 3), and a column a set of masks, uint8 (N, H, W), by its name."""
+    """Draw a named row a photo, uint8 (N, H, W, 3), and a column a set of masks, uint8 (N, H, W), by its name."""
     from matplotlib.patches import Patch
 
     height, width = photos.shape[1:3]
@@ -67,6 +73,8 @@ def masks_figure(
         for row, picture in enumerate(stack):
             grid[row, column].imshow(picture, interpolation="nearest")
             grid[row, column].set(xticks=[], yticks=[])
+    for axes, name in zip(grid[:, 0], names, strict=True):
+        axes.set_ylabel(name, fontsize=8)
     shown = [(info.name, colors[i] / 255) for i, info in enumerate(classes)]
     if any(np.any(mask == IGNORE_LABEL) for mask in masks.values()):
         shown.append(("not scored", np.divide(_IGNORED, 255)))
@@ -75,13 +83,3 @@ def masks_figure(
     figure.legend(handles=patches, loc="outside lower center", ncols=ncols, frameon=False)
     figure.suptitle(title)
     return figure
-
-
-def _index(dataset: Dataset, name: str) -> int:
-    paths = [(i, path) for i, path in enumerate(dataset.names)]
-    found = [i for i, path in paths if path == name or path.rpartition(".")[0] == name]
-    found = found or [i for i, path in paths if path.rpartition("/")[2].startswith(name)]
-    if len(found) != 1:
-        some = f"such as {dataset.names[0]}" if dataset.names else "they have no names"
-        raise InputError(f"--images {name}: {len(found)} of {len(dataset)} images fit; {some}")
-    return found[0]
