@@ -7,7 +7,7 @@ from typing import Any
 
 import yaml
 
-from dlcv.export.sources import ExportSource
+from dlcv.export.sources.base import ModelFacts
 from dlcv.runtime.manifest import Manifest, OutputParity, Preprocessing
 from dlcv.runtime.report import metrics_table
 
@@ -30,7 +30,7 @@ _PARITY_NOTE = (
 )
 
 
-def card_from_manifest(manifest: Manifest, source: ExportSource) -> str:
+def card_from_manifest(manifest: Manifest, source: ModelFacts) -> str:
     """Return the model card as Markdown."""
     graph = manifest.graphs["model"]
     parity = next(iter(graph.variants.values())).parity
@@ -129,7 +129,7 @@ def _settings(recipe: dict[str, Any] | None) -> str:
     return f"All of the recipe is in `manifest.json`.\n\n```yaml\n{text}```"
 
 
-def _made_by(manifest: Manifest, source: ExportSource) -> str:
+def _made_by(manifest: Manifest, source: ModelFacts) -> str:
     libraries = ", ".join(f"{k} {v}" for k, v in manifest.provenance.libraries.items())
     commands = [*source.remake[:-1], f"{source.remake[-1]} -o {manifest.name}"]
     made = f"{manifest.provenance.source}; {manifest.provenance.created}; {libraries}."

@@ -6,28 +6,19 @@ import logging
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
 from typing import Any
 
 import onnx
 import torch
 
+from dlcv.export.notes import strip_notes
 from dlcv.export.wrappers import Wrapper
+from dlcv.export.writing import OPSET, ExportedGraph
 from dlcv.runtime.manifest import Dimension, DType, TensorSpec
 
-OPSET = 18  # what torch's exporter writes by itself; every engine of dlcv reads it
 _EXAMPLE_BATCH = 2  # of one, torch would make a constant
 _DTYPES: dict[torch.dtype, DType] = {torch.uint8: "uint8", torch.float32: "float32"}
 _ONNX_TYPES = {"uint8": onnx.TensorProto.UINT8, "float32": onnx.TensorProto.FLOAT}
-
-
-@dataclass(frozen=True, kw_only=True)
-class ExportedGraph:
-    """An ONNX model as bytes, and its tensors as the manifest lists them."""
-
-    model: bytes
-    inputs: tuple[TensorSpec, ...]
-    outputs: tuple[TensorSpec, ...]
 
 
 def graph_from_wrapper(
@@ -92,25 +83,10 @@ def _cleaned(
             for spec in specs
         )
     del graph.value_info[:]  # engines infer these; the exporter's hold symbols of its own
-    _strip_notes(model)
+    strip_notes(model)
     graph.name = "dlcv"
     onnx.checker.check_model(model, full_check=True)
     return model
-
-
-def _strip_notes(message: Any) -> None:
-    """Clear metadata and documentation of a message and all inside it: they hold paths and sources."""
-    for field in ("metadata_props", "doc_string"):
-        if field in message.DESCRIPTOR.fields_by_name:
-            message.ClearField(field)
-    for _, value in message.ListFields():
-        for inner in value if _is_repeated(value) else (value,):
-            if hasattr(inner, "ListFields"):
-                _strip_notes(inner)
-
-
-def _is_repeated(value: Any) -> bool:
-    return hasattr(value, "__len__") and not isinstance(value, (str, bytes))
 
 
 def _seeded() -> torch.Generator:

@@ -27,6 +27,11 @@ class Reference:
         self._source = source
         self._wrapper = wrapper
 
+    @property
+    def words(self) -> str:
+        """What answers."""
+        return f"PyTorch {torch.__version__.partition('+')[0]} fp32 cpu"
+
     def __call__(self, image: np.ndarray[Any, np.dtype[np.uint8]]) -> Arrays:
         """Return the outputs by name. image: uint8 (B, H, W, 3) RGB."""
         names = self._wrapper.output_names

@@ -46,8 +46,8 @@ def bundle(
       dlcv-export bundle timm:vit_tiny_patch16_224 --random -o bundles/any-vit
     """
     options.require_extra()
-    from dlcv.export.bundle import BundleOptions, export_bundle, require_writable
-    from dlcv.runtime.report import parity_table
+    from dlcv.export.bundle import export_bundle
+    from dlcv.export.writing import BundleOptions, require_writable
 
     require_writable(out, overwrite=overwrite)
     loaded = options.loaded_source(
@@ -61,10 +61,5 @@ def bundle(
         progress=options.tell,
     )
     made = export_bundle(loaded, out, settings)
-    parity = made.variant().parity
-    lines = [f"{parity.engine} against {parity.reference}, on {parity.images}"]
-    lines += parity_table(parity.outputs)
-    files = made.manifest.files
-    lines += [f"{file}: {entry.size_bytes / 1000:,.0f} kB" for file, entry in files.items()]
-    print("\n".join(lines), file=sys.stderr)
+    print("\n".join(options.report(made)), file=sys.stderr)
     print(out)

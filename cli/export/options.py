@@ -12,6 +12,7 @@ from dlcv.cli.text import size_from_text
 
 if TYPE_CHECKING:
     from dlcv.export.sources import ExportSource
+    from dlcv.runtime.bundle import Bundle
 
 _NEEDED = (
     "torch",
@@ -89,6 +90,18 @@ def loaded_source(
     )
     tell("loading the model")
     return load_source(source, options)
+
+
+def report(bundle: Bundle) -> list[str]:
+    """Return what to say about a new bundle: its parity, and its files."""
+    from dlcv.runtime.report import parity_table
+
+    parity, files = bundle.variant().parity, bundle.manifest.files
+    return [
+        f"{parity.engine} against {parity.reference}, on {parity.images}",
+        *parity_table(parity.outputs),
+        *(f"{file}: {entry.size_bytes / 1000:,.0f} kB" for file, entry in files.items()),
+    ]
 
 
 def tell(words: str) -> None:

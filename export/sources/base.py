@@ -43,22 +43,17 @@ class SourceOptions:
 
 
 @dataclass(frozen=True, kw_only=True)
-class ExportSource:
-    """A model to export. The texts are for the manifest and the model card, in plain English.
+class ModelFacts:
+    """What a bundle says about its model. The texts are for the manifest and the model card, in plain English.
 
-    model: takes normalised float32 (B, 3, H, W). A classifier gives logits (B, classes), a segmenter
-    `{"out": logits}` or logits (B, classes, H, W). mean, std: by channel, in units of 0..1.
     origin: where the weights come from. data: what they were trained on. remake: the commands that
     make the bundle again, less `-o OUT`.
     """
 
-    model: nn.Module
     name: str
     task: Task
     classes: tuple[ClassInfo, ...]
     preprocessing: Preprocessing
-    mean: tuple[float, ...]
-    std: tuple[float, ...]
     description: str
     licence: str
     origin: str
@@ -67,6 +62,19 @@ class ExportSource:
     limits: tuple[str, ...] = ()
     metrics: tuple[Metric, ...] = ()
     recipe: dict[str, Any] | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class ExportSource(ModelFacts):
+    """A model to export.
+
+    model: takes normalised float32 (B, 3, H, W). A classifier gives logits (B, classes), a segmenter
+    `{"out": logits}` or logits (B, classes, H, W). mean, std: by channel, in units of 0..1.
+    """
+
+    model: nn.Module
+    mean: tuple[float, ...]
+    std: tuple[float, ...]
 
 
 def with_size(preprocessing: Preprocessing, size: tuple[int, int] | None) -> Preprocessing:

@@ -9,8 +9,9 @@ import numpy as np
 import pytest
 import torch
 
-from dlcv.export.bundle import BundleOptions, export_bundle, verify_bundle
+from dlcv.export.bundle import export_bundle, verify_bundle
 from dlcv.export.schema import schema_text
+from dlcv.export.writing import BundleOptions
 from dlcv.runtime.bundle import open_bundle
 from dlcv.runtime.engines import load_engine
 from dlcv.runtime.engines.fake import FakeEngine

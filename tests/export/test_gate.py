@@ -9,9 +9,10 @@ import torch
 from onnx import numpy_helper
 from torch import nn
 
-from dlcv.export.bundle import export_bundle, exported_graph, prove, wrapper_from_source
+from dlcv.export.bundle import export_bundle, exported_graph, wrapper_from_source
 from dlcv.export.gate import gate_batches, golden_batches, images_from, runs_from
 from dlcv.export.reference import Reference
+from dlcv.export.writing import prove
 from dlcv.runtime.errors import InputError, ParityError
 from dlcv.runtime.manifest import Preprocessing
 from dlcv.runtime.samples import sample_paths
@@ -58,7 +59,8 @@ def nudge_largest_weight(graph):
 @pytest.mark.parametrize("name", ["vit", "cnn", "cifar_resnet", "segmenter"])
 def test_a_right_graph_passes(parts, name):
     source, wrapper, graph = parts(name)
-    report = prove(graph, runs_of(source, wrapper), images="samples")
+    words = Reference(source, wrapper).words
+    report = prove(graph, runs_of(source, wrapper), reference=words, images="samples")
     assert set(report.outputs) == {spec.name for spec in graph.outputs}
     assert {shape[0] for shape in report.input_shapes} == {1, 2}
     sizes = {shape[1:3] for shape in report.input_shapes}
@@ -72,7 +74,7 @@ def test_a_changed_weight_is_caught(parts, name):
     source, wrapper, graph = parts(name)
     wrong = changed(graph, nudge_largest_weight)
     with pytest.raises(ParityError, match=r"'\w+' has a largest difference of .*, allowed is"):
-        prove(wrong, runs_of(source, wrapper), images="samples")
+        prove(wrong, runs_of(source, wrapper), reference="PyTorch", images="samples")
 
 
 @pytest.mark.parametrize(
@@ -82,7 +84,7 @@ def test_wrong_normalisation_is_caught(parts, name, output):
     source, wrapper, graph = parts(name)
     trained_otherwise = replace(source, mean=(0.5, 0.5, 0.5), std=(0.5, 0.5, 0.5))
     with pytest.raises(ParityError, match=f"'{output}' has a largest difference"):
-        prove(graph, runs_of(trained_otherwise, wrapper), images="samples")
+        prove(graph, runs_of(trained_otherwise, wrapper), reference="PyTorch", images="samples")
 
 
 def swap_first_two_outputs(graph):
@@ -99,7 +101,7 @@ def test_swapped_outputs_of_equal_shape_are_caught(parts, build):
     assert [s.shape for s in graph.outputs[:2]] == [("batch", 5), ("batch", 5)]
     wrong = changed(graph, swap_first_two_outputs)
     with pytest.raises(ParityError) as caught:
-        prove(wrong, runs_of(source, wrapper), images="samples")
+        prove(wrong, runs_of(source, wrapper), reference="PyTorch", images="samples")
     assert caught.match("'probabilities' has a largest difference")
     assert caught.match("'embedding' has a least cosine similarity")
 
@@ -107,7 +109,12 @@ def test_swapped_outputs_of_equal_shape_are_caught(parts, build):
 def test_all_failures_are_listed_and_then_counted(parts):
     source, wrapper, graph = parts("vit")
     with pytest.raises(ParityError) as caught:
-        prove(changed(graph, nudge_largest_weight), runs_of(source, wrapper), images="samples")
+        prove(
+            changed(graph, nudge_largest_weight),
+            runs_of(source, wrapper),
+            reference="PyTorch",
+            images="samples",
+        )
     lines = str(caught.value).splitlines()
     assert "nothing was written" in lines[0]
     assert any("batch 1x32x32x3" in line for line in lines)

@@ -7,7 +7,7 @@ import torch
 from torch import nn
 
 from dlcv.export.bundle import exported_graph, wrapper_from_source
-from dlcv.export.graph import OPSET
+from dlcv.export.writing import OPSET
 from dlcv.runtime.engines.base import EngineModel, EngineOptions
 from dlcv.runtime.engines.ort import OrtEngine
 from dlcv.runtime.errors import InputError

@@ -1,0 +1,237 @@
+"""What every export ends with: prove the graph, record golden cases, write the bundle. Without PyTorch."""
+
+from __future__ import annotations
+
+import io
+import re
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any, Protocol
+
+import msgspec
+import numpy as np
+
+from dlcv.export.card import card_from_manifest
+from dlcv.export.gate import (
+    Pixels,
+    Run,
+    gate_batches,
+    golden_batches,
+    images_from,
+    pass_gate,
+    runs_from,
+)
+from dlcv.export.sources.base import ModelFacts
+from dlcv.runtime.bundle import Bundle, save_bundle
+from dlcv.runtime.engines.base import Arrays, EngineModel, EngineOptions, check_specs
+from dlcv.runtime.engines.ort import OrtEngine
+from dlcv.runtime.errors import InputError, OutputError
+from dlcv.runtime.manifest import (
+    FileEntry,
+    Graph,
+    Manifest,
+    ParityReport,
+    Precision,
+    Preprocessing,
+    Provenance,
+    TensorSpec,
+    Variant,
+)
+from dlcv.runtime.samples import sample_paths
+from dlcv.runtime.system import installed_version
+
+OPSET = 18  # what torch's exporter writes by itself; every engine of dlcv reads it
+NAME_PATTERN = r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}"
+CARD_FILE = "README.md"
+_LIBRARIES = ("dlcv", "torch", "torchvision", "timm", "onnx", "onnxscript", "onnxruntime")
+
+
+def _silent(_: str) -> None: ...
+
+
+@dataclass(frozen=True, kw_only=True)
+class BundleOptions:
+    """How a bundle is written.
+
+    name: in the manifest, instead of the source's. licence: instead of the source's text.
+    images: files and folders for the parity gate; empty means the sample photos of dlcv.
+    overwrite: replace a bundle that is there. progress: told what happens, a few words at a time.
+    """
+
+    name: str | None = None
+    licence: str | None = None
+    images: tuple[Path, ...] = ()
+    overwrite: bool = False
+    progress: Callable[[str], None] = _silent
+
+    def __post_init__(self) -> None:
+        if self.name is not None and not re.fullmatch(NAME_PATTERN, self.name):
+            raise InputError(
+                f"a bundle's name has letters, digits, '.', '_' and '-' and at most 100 of them, "
+                f"not {self.name!r}"
+            )
+
+
+@dataclass(frozen=True, kw_only=True)
+class ExportedGraph:
+    """An ONNX model as bytes, its tensors as the manifest lists them, and what its arithmetic is."""
+
+    model: bytes
+    inputs: tuple[TensorSpec, ...]
+    outputs: tuple[TensorSpec, ...]
+    opset: int = OPSET
+    precision: Precision = "fp32"
+
+    @property
+    def is_dynamic(self) -> bool:
+        """Whether it takes images of any height and width."""
+        return isinstance(self.inputs[0].shape[1], str)
+
+    @property
+    def file(self) -> str:
+        """The graph's file in a bundle."""
+        return "model.onnx" if self.precision == "fp32" else f"model.{self.precision}.onnx"
+
+
+class Answerer(Protocol):
+    """What a graph is compared with: the model itself, run without the graph. words: what it is."""
+
+    @property
+    def words(self) -> str: ...
+
+    def __call__(self, image: Pixels) -> Arrays:
+        """Answer pixels, uint8 (B, H, W, 3) RGB, with an array for each output of the graph."""
+        ...
+
+
+def require_writable(out: Path, *, overwrite: bool) -> None:
+    """Check before the work what `save_bundle` checks after it.
+
+    Raises:
+        OutputError: `out` exists and may not be replaced.
+    """
+    if out.exists() and not overwrite:
+        raise OutputError(f"{out} exists; choose another name or give --overwrite")
+
+
+def prove(
+    graph: ExportedGraph, runs: Sequence[Run], *, reference: str, images: str
+) -> ParityReport:
+    """Load a graph on ONNX Runtime, check its tensors, and pass the gate.
+
+    reference, images: for the report, in words.
+
+    Raises:
+        BundleError: the graph does not load, or has other tensors than it says.
+        ParityError: it does not give what the reference gives.
+    """
+    described = Graph(inputs=graph.inputs, outputs=graph.outputs, variants={})
+    model = EngineModel(onnx=graph.model, precision=graph.precision)
+    with OrtEngine(model, EngineOptions()) as engine:
+        check_specs(described, engine, source="the exported graph")
+        return pass_gate(runs, engine, reference=reference, images=images)
+
+
+def proved_bundle(
+    facts: ModelFacts,
+    graph: ExportedGraph,
+    reference: Answerer,
+    *,
+    out: Path,
+    options: BundleOptions,
+) -> Bundle:
+    """Compare a graph with its reference and write the bundle, if the parity gate passes.
+
+    Golden cases are always made of the sample photos of dlcv, which anybody may pass on.
+
+    Raises:
+        InputError: the images do not do.
+        OutputError: `out` exists, or cannot be written.
+        ParityError: the graph does not give what the reference gives.
+    """
+    options.progress(f"asking {reference.words} for the answers")
+    batches = golden_batches(sample_paths(), facts.preprocessing, dynamic=graph.is_dynamic)
+    golden = runs_from(reference, batches)
+    runs = gate_runs(
+        reference, facts.preprocessing, images=options.images, dynamic=graph.is_dynamic
+    )
+    options.progress("comparing them with the bundle's on ONNX Runtime")
+    words = words_for(options.images)
+    parity = prove(graph, [*runs, *golden], reference=reference.words, images=words)
+    files = {graph.file: graph.model, **_golden_files(golden)}
+    manifest = _manifest(facts, graph, options=options, parity=parity, files=files)
+    files[CARD_FILE] = card_from_manifest(manifest, facts).encode()
+    options.progress("writing the bundle")
+    return save_bundle(out, manifest, files=files, overwrite=options.overwrite)
+
+
+def gate_runs(
+    reference: Answerer,
+    preprocessing: Preprocessing,
+    *,
+    images: Sequence[Path],
+    dynamic: bool,
+) -> list[Run]:
+    """Ask the reference for its answers to images, or to the sample photos where none are given.
+
+    Raises:
+        InputError: an image cannot be read, or there are too few.
+    """
+    paths = images_from(images) if images else sample_paths()
+    return runs_from(reference, gate_batches(paths, preprocessing, dynamic=dynamic))
+
+
+def words_for(images: Sequence[Path]) -> str:
+    """Return what a parity report says about the images that were given, or were not."""
+    return f"{len(images_from(images))} images given" if images else "the sample photos of dlcv"
+
+
+def _golden_files(runs: Sequence[Run]) -> dict[str, bytes]:
+    """Return NPZ files with arrays `input.NAME` and `output.NAME`, compressed, by path."""
+    files = {}
+    for number, run in enumerate(runs, start=1):
+        buffer = io.BytesIO()
+        arrays: dict[str, Any] = {"input.image": run.batch.image}
+        arrays |= {f"output.{name}": array for name, array in run.expected.items()}
+        np.savez_compressed(buffer, **arrays)
+        files[f"golden/case{number}.npz"] = buffer.getvalue()
+    return files
+
+
+def _manifest(
+    facts: ModelFacts,
+    graph: ExportedGraph,
+    *,
+    options: BundleOptions,
+    parity: ParityReport,
+    files: dict[str, bytes],
+) -> Manifest:
+    variant = Variant(file=graph.file, opset=graph.opset, parity=parity)
+    variants = {graph.precision: variant}
+    fields = {
+        "schema_version": 1,
+        "name": options.name or facts.name,
+        "task": facts.task,
+        "description": facts.description,
+        "licence": options.licence or facts.licence,
+        "classes": facts.classes,
+        "preprocessing": facts.preprocessing,
+        "graphs": {"model": Graph(inputs=graph.inputs, outputs=graph.outputs, variants=variants)},
+        "golden": [name for name in files if name != graph.file],
+        "metrics": facts.metrics,
+        "provenance": _provenance(facts),
+        "files": {name: FileEntry(sha256="0" * 64, size_bytes=len(files[name])) for name in files},
+    }
+    return msgspec.convert(msgspec.to_builtins(fields), Manifest)  # converting validates
+
+
+def _provenance(facts: ModelFacts) -> Provenance:
+    versions = {name: installed_version(name) for name in _LIBRARIES}
+    return Provenance(
+        source=facts.origin,
+        created=datetime.now(UTC).isoformat(timespec="seconds"),
+        libraries={name: version for name, version in versions.items() if version},
+        recipe=facts.recipe,
+    )
