@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 
 def size_from_text(text: str | None) -> tuple[int, int] | None:
-    """Return (height, width) from text such as "224x224".
+    """Return (height, width) from text such as "224x224" or "224,224".
 
     Raises:
         InputError: the text is something else.
@@ -15,7 +15,7 @@ def size_from_text(text: str | None) -> tuple[int, int] | None:
 
     if text is None:
         return None
-    height, _, width = text.lower().partition("x")
+    height, _, width = text.lower().replace(",", "x").partition("x")
     if not (height.isdecimal() and width.isdecimal() and int(height) and int(width)):
         raise InputError(f"--size must be height x width in pixels, such as 360x480, not {text!r}")
     return int(height), int(width)
@@ -52,6 +52,22 @@ def numbers_from_text(text: str | None, *, option: str) -> tuple[int, ...] | Non
     if not words or not all(word.isdecimal() and int(word) for word in words):
         raise InputError(f"{option} takes numbers of 1 or more, such as 1,8,32, not {text!r}")
     return tuple(map(int, words))
+
+
+def fractions_from_text(text: str, *, option: str) -> tuple[float, ...]:
+    """Return numbers from a comma-separated list such as "0.485,0.456,0.406" or "1/255".
+
+    Raises:
+        InputError: the text is something else.
+    """
+    from fractions import Fraction
+
+    from dlcv.runtime.errors import InputError
+
+    try:
+        return tuple(float(Fraction(word.strip())) for word in text.split(","))
+    except (ValueError, ZeroDivisionError) as e:
+        raise InputError(f"{option} takes numbers such as 0.5 or 1/255, not {text!r}") from e
 
 
 def words_from_text(text: str | None) -> tuple[str, ...] | None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import csv
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -90,16 +91,27 @@ def with_size(preprocessing: Preprocessing, size: tuple[int, int] | None) -> Pre
 
 
 def read_classes(path: Path) -> tuple[ClassInfo, ...]:
-    """Read class names, one a line; empty lines are left out.
+    """Read class names, one a line, or a CSV file's column `name`; empty lines are left out.
 
     Raises:
         InputError: the file cannot be read, or holds no name.
     """
     try:
-        lines = path.read_text(encoding="utf-8").splitlines()
+        lines = path.read_text(encoding="utf-8-sig").splitlines()
     except (OSError, UnicodeDecodeError) as e:
         raise InputError(f"cannot read class names from {path}: {e}") from e
+    if path.suffix.lower() == ".csv":
+        lines = _column_of_names(lines, path)
     names = [line.strip() for line in lines if line.strip()]
     if not names:
         raise InputError(f"{path} holds no class names; write one a line")
     return tuple(ClassInfo(name=name) for name in names)
+
+
+def _column_of_names(lines: list[str], path: Path) -> list[str]:
+    rows = list(csv.DictReader(lines))
+    if not rows or "name" not in rows[0]:
+        raise InputError(
+            f"{path} has no column 'name' in its first line; name the column of the classes so"
+        )
+    return [row["name"] or "" for row in rows]
