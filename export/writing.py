@@ -209,7 +209,7 @@ def _manifest(
     files: dict[str, bytes],
 ) -> Manifest:
     variant = Variant(file=graph.file, opset=graph.opset, parity=parity)
-    variants = {graph.precision: variant}
+    variants: dict[Precision, Variant] = {graph.precision: variant}
     fields = {
         "schema_version": 1,
         "name": options.name or facts.name,

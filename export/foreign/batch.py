@@ -71,13 +71,13 @@ def _add_sizes(graph: onnx.GraphProto, image: str, sizes: str) -> str:
 
 
 def _reshaped(shape: Array, before: list[int] | None) -> Array | None:
-    """Let the first axis follow that of the input, or the others where the batch is folded into it."""
+    """Let the first axis follow from the others, or from that of the input."""
     if shape.size == 1 and before and before[0] == 1:
         return np.array([0, -1], np.int64)
+    if shape.size and shape[0] >= 1 and -1 not in shape:
+        return np.array([-1, *shape[1:]], np.int64)
     if shape.size and shape[0] == 1:
         return np.array([0, *shape[1:]], np.int64)
-    if shape.size and shape[0] > 1 and -1 not in shape:
-        return np.array([-1, *shape[1:]], np.int64)
     return None
 
 

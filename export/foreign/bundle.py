@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import re
+import shlex
 from pathlib import Path
 
 import numpy as np
@@ -98,7 +99,7 @@ def _facts(
         licence="not stated",
         origin=f"{path.name}, opset {opset_of(model)}, SHA-256 {sha256}",
         data="Not stated by the file.",
-        remake=(f"dlcv-export import {path.name} {options.command_line}",),
+        remake=(f"dlcv-export import {shlex.quote(path.name)} {options.command_line}",),
         limits=("Classes and scaling of pixels are what was said at the import.",),
     )
 

@@ -58,7 +58,7 @@ def shapes_of(core: onnx.ModelProto, entry: Entry, taps: Sequence[Tap]) -> list[
     shape = entry.shape(_PROBE_BATCH, height=height, width=width)
     zeros: np.ndarray[Any, Any] = np.zeros([int(n) for n in shape], DTYPES[entry.kind])
     try:
-        answers = Session(core).run(entry.name, zeros)
+        answers = Session(core).run(entry.name, zeros, outputs=[tap.name for tap in taps])
     except EngineError as e:
         raise InputError(
             f"the graph does not work on several images at once ({e}); "

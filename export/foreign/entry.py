@@ -118,7 +118,8 @@ def _shape(value: onnx.ValueInfoProto) -> list[int | None]:
 
 
 def _layout(shape: list[int | None], name: str, options: ImportOptions) -> Layout:
-    fits = [layout for layout, axis in _CHANNEL_AXIS.items() if shape[axis] in (1, 3)]
+    layouts: tuple[Layout, ...] = ("nchw", "nhwc")
+    fits = [layout for layout in layouts if shape[_CHANNEL_AXIS[layout]] in (1, 3)]
     words = ", ".join("?" if d is None else str(d) for d in shape)
     if options.layout is not None:
         if shape[_CHANNEL_AXIS[options.layout]] not in (1, 3, None):

@@ -106,7 +106,7 @@ class ImportOptions:
             "crop-fraction": None if self.crop_fraction == 1 else f"{self.crop_fraction:g}",
             "resample": None if self.resample == "bilinear" else self.resample,
             "multiple": None if self.multiple == 1 else self.multiple,
-            "classes": self.classes.name if self.classes else None,
+            "classes": shlex.quote(self.classes.name) if self.classes else None,
             "softmax": None if self.softmax == "auto" else self.softmax,
             "output": shlex.quote(self.output) if self.output else None,
             "embedding": shlex.quote(self.embedding) if self.embedding else None,

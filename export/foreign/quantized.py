@@ -55,7 +55,7 @@ class _Rewriter:
             self._graph.node.append(node)
             return
         operator, operands, result = _parts(node)
-        inputs = [self._dequantized(node, triple) for triple in operands]
+        inputs = [self._dequantized(node, operand, i) for i, operand in enumerate(operands)]
         if node.op_type == "QLinearConv" and len(node.input) > _BIAS:
             inputs.append(self._bias(node))
         exact = f"{node.output[0]}.exact"
@@ -64,14 +64,14 @@ class _Rewriter:
         self._graph.node.append(made)
         self._node("QuantizeLinear", [exact, *result], node.output[0])
 
-    def _dequantized(self, node: onnx.NodeProto, triple: list[str]) -> str:
+    def _dequantized(self, node: onnx.NodeProto, operand: list[str], position: int) -> str:
         """Dequantise a tensor with its scale and zero point; weights by their channels."""
-        made = f"{node.output[0]}.{triple[0]}"
-        scale = self._constants.get(triple[1])
+        made = f"{node.output[0]}.operand_{position}"
+        scale = self._constants.get(operand[1])
         axis = {}
         if scale is not None and len(scale.dims) == 1 and scale.dims[0] > 1:
             axis = {"axis": 0 if node.op_type == "QLinearConv" else -1}
-        return self._node("DequantizeLinear", triple, made, **axis)
+        return self._node("DequantizeLinear", operand, made, **axis)
 
     def _bias(self, node: onnx.NodeProto) -> str:
         scales = [self._constants.get(node.input[position]) for position in (1, 4)]

@@ -25,15 +25,16 @@ class Original:
     def __init__(self, model: onnx.ModelProto, entry: Entry, taps: Sequence[Tap]) -> None:
         self._session = Session(with_taps(model, taps))
         self._entry = entry
+        self._names = [tap.name for tap in taps]
 
     def scores(self, image: Array, shapes: Sequence[tuple[int, ...]] | None = None) -> list[Array]:
         """Return the tapped tensors, a row an image. image: uint8 (B, H, W, 3) RGB.
 
         shapes: of one image's tensors, for a file that gives them without a batch axis.
         """
-        rows = [
-            self._session.run(self._entry.name, self._entry.from_pixels(one[None])) for one in image
-        ]
+        name, outputs = self._entry.name, self._names
+        taken = [self._entry.from_pixels(one[None]) for one in image]
+        rows = [self._session.run(name, one, outputs=outputs) for one in taken]
         stacked = [np.stack(arrays) for arrays in zip(*rows, strict=True)]
         if shapes is None:
             return stacked

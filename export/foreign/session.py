@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any, TypeAlias, cast, final
 
 import numpy as np
@@ -35,13 +36,16 @@ class Session:
         except Exception as e:  # ONNX Runtime's own classes share no base below Exception
             raise InputError(f"ONNX Runtime cannot load the graph: {reason_from_error(e)}") from e
 
-    def run(self, name: str, array: Array) -> list[Array]:
-        """Return the outputs in the graph's order.
+    def run(self, name: str, array: Array, *, outputs: Sequence[str]) -> list[Array]:
+        """Return outputs by name, one perhaps twice.
 
         Raises:
             EngineError: ONNX Runtime failed.
         """
         try:
-            return cast("list[Array]", self._session.run(None, {name: array}))
-        except Exception as e:
+            names = list(dict.fromkeys(outputs))
+            arrays = cast("list[Array]", self._session.run(names, {name: array}))
+        except Exception as e:  # the same
             raise EngineError(f"ONNX Runtime failed: {reason_from_error(e)}") from e
+        found = dict(zip(names, arrays, strict=True))
+        return [found[name] for name in outputs]

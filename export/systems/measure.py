@@ -11,7 +11,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from dlcv.export.bundle import BundleOptions, export_bundle, require_writable
+from dlcv.export.bundle import export_bundle
 from dlcv.export.engine import EngineBuild, engine_into_file
 from dlcv.export.sources import ExportSource, SourceOptions, load_source
 from dlcv.export.systems.history import training_from_run
@@ -23,6 +23,7 @@ from dlcv.export.systems.records import (
     scores_from_metrics,
 )
 from dlcv.export.systems.untrained import START, untrained_source
+from dlcv.export.writing import BundleOptions, require_writable
 from dlcv.runtime.bundle import MANIFEST, Bundle
 from dlcv.runtime.engines import ENGINES, EngineOptions, engine_versions, why_unavailable
 from dlcv.runtime.evaluation import evaluate as evaluate_bundle
