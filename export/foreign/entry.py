@@ -118,8 +118,7 @@ def _shape(value: onnx.ValueInfoProto) -> list[int | None]:
 
 
 def _layout(shape: list[int | None], name: str, options: ImportOptions) -> Layout:
-    layouts: tuple[Layout, ...] = ("nchw", "nhwc")
-    fits = [layout for layout in layouts if shape[_CHANNEL_AXIS[layout]] in (1, 3)]
+    fits: list[Layout] = [x for x in _CHANNEL_AXIS if shape[_CHANNEL_AXIS[x]] in (1, 3)]
     words = ", ".join("?" if d is None else str(d) for d in shape)
     if options.layout is not None:
         if shape[_CHANNEL_AXIS[options.layout]] not in (1, 3, None):

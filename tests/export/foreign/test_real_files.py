@@ -25,6 +25,7 @@ IMAGENET = Scaling(mean=(0.485, 0.456, 0.406), std=(0.229, 0.224, 0.225))
 CAFFE = Scaling(scale=1, mean=(104, 117, 123))
 HALF = Scaling(mean=(0.5,), std=(0.5,))
 CIFAR10 = Scaling(mean=(0.4914, 0.4822, 0.4465), std=(0.247, 0.2435, 0.2616))
+SINET = Scaling(mean=(0.4035, 0.4363, 0.4953), std=(62.93, 62.82, 66.36))
 CROP: dict[str, Any] = {"resize": "center_crop", "crop_fraction": 0.875}
 
 FILES: dict[str, dict[str, Any]] = {
@@ -34,7 +35,7 @@ FILES: dict[str, dict[str, Any]] = {
     "ImageClassifier": {"task": "classify", "scaling": HALF},
     "mnist": {"task": "classify", "scaling": Scaling(scale=1)},
     "selfie_segmentation": {"task": "segment"},
-    "SINet_Softmax_simple": {"task": "segment"},
+    "SINet_Softmax_simple": {"task": "segment", "scaling": SINET, "channels": "bgr"},
     "deeplabv3_mnv2_voc": {"task": "segment", "scaling": HALF},
     "light_squeezenet": {"task": "classify", "scaling": CAFFE, "channels": "bgr"},
     "light_shufflenet": {"task": "classify", "scaling": CAFFE, "channels": "bgr"},
