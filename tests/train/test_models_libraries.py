@@ -118,6 +118,16 @@ def test_deeplabv3_on_resnet50_takes_resnet50s_weights_and_has_an_auxiliary_outp
     assert {n: y.shape for n, y in outputs.items()} == dict.fromkeys(("out", "aux"), (1, 3, 40, 48))
 
 
+def test_deeplabv3_on_mobilenet_has_an_auxiliary_output_if_asked_for():
+    with_aux = build_model("deeplabv3_mobilenet_v2", {"aux": True}, num_classes=3).network.eval()
+    outputs = with_aux(torch.zeros(1, 3, 64, 96))
+    assert {n: y.shape for n, y in outputs.items()} == dict.fromkeys(("out", "aux"), (1, 3, 64, 96))
+    without = build_model("deeplabv3_mobilenet_v2", num_classes=3).network.state_dict()
+    assert set(with_aux.state_dict()) - set(without) == {
+        name for name in with_aux.state_dict() if name.startswith("aux_classifier.")
+    }
+
+
 @pytest.mark.parametrize("name", builtin_recipes())
 def test_every_recipes_network_can_be_built_and_frozen_as_it_says(name):
     recipe = load_recipe(name, Recipe)

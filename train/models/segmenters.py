@@ -16,6 +16,7 @@ from torchvision.models import mobilenet_v2, segmentation
 from torchvision.models._utils import IntermediateLayerGetter
 from torchvision.models.segmentation import LRASPP, DeepLabV3
 from torchvision.models.segmentation.deeplabv3 import DeepLabHead
+from torchvision.models.segmentation.fcn import FCNHead
 
 from dlcv.train.models.published import torchvision_state
 from dlcv.train.models.spec import ModelSpec
@@ -24,6 +25,7 @@ _LAST_LAYER = 17  # index in `features`; 18 would be the 1x1 convolution to 1,28
 _HIGH_CHANNELS = 320
 _LOW_LAYERS = {4: (3, 24), 8: (6, 32)}  # stride: (index in `features`, channels)
 _FIRST_STRIDE_32_LAYER = 14
+_AUX_LAYER, _AUX_CHANNELS = 13, 96
 # Without the prefix "features.", which the sliced backbone does not have.
 _UNUSED_WEIGHTS = ("features.18.", "classifier.")
 
@@ -46,11 +48,16 @@ def lraspp_mobilenet_v2(
     return _spec(network, backbone)
 
 
-def deeplabv3_mobilenet_v2(num_classes: int) -> ModelSpec:
-    """DeepLabV3 at output stride 16, without a skip."""
-    backbone = _dilated_backbone({str(_LAST_LAYER): "out"})
+def deeplabv3_mobilenet_v2(num_classes: int, *, aux: bool = False) -> ModelSpec:
+    """DeepLabV3 at output stride 16, without a skip.
+
+    aux: an auxiliary classifier on the last layer before the dilated ones, whose loss a recipe weighs by `loss.aux`.
+    """
+    layers = {str(_AUX_LAYER): "aux"} if aux else {}
+    backbone = _dilated_backbone({**layers, str(_LAST_LAYER): "out"})
     head = DeepLabHead(_HIGH_CHANNELS, num_classes, atrous_rates=(6, 12, 18))
-    return _spec(DeepLabV3(backbone, head), backbone)
+    auxiliary = FCNHead(_AUX_CHANNELS, num_classes) if aux else None
+    return _spec(DeepLabV3(backbone, head, auxiliary), backbone)
 
 
 def deeplabv3_resnet50(num_classes: int, *, aux: bool = True, coco: bool = False) -> ModelSpec:
