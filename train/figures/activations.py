@@ -25,6 +25,7 @@ if TYPE_CHECKING:
 
 _CHANNELS = 10
 _SIDE = 1.15  # inches of a picture
+_MOST_LETTERS = 18  # of a layer's name under it
 
 
 def draw_activations(request: Request) -> Drawn:
@@ -126,7 +127,7 @@ def activations_figure(
     for line, (number, layer) in zip(grid, rows, strict=True):
         line[0].imshow(photos[number].seen())
         line[0].set_title(photos[number].title(17), fontsize=7, pad=2)
-        line[0].set_xlabel(layer, fontsize=7, labelpad=2)
+        line[0].set_xlabel(_end_of(layer), fontsize=7, labelpad=2)
         for axes, channel in zip(line[1:], channels[layer], strict=False):
             shown = maps[layer][number, channel]
             aspect = photos[number].cell_aspect(shown.shape)
@@ -134,6 +135,11 @@ def activations_figure(
             axes.set_title(f"channel {channel}", fontsize=7, pad=2)
     figure.suptitle(f"{title}: activations")
     return figure
+
+
+def _end_of(layer: str) -> str:
+    """Return a layer's name, long ones without their beginning."""
+    return layer if len(layer) <= _MOST_LETTERS else f"…{layer[1 - _MOST_LETTERS :]}"
 
 
 def _has_convolution(module: nn.Module) -> bool:

@@ -1,9 +1,18 @@
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 
 from dlcv.runtime.errors import InputError
-from dlcv.train.figures.activations import last_block, layer_outputs, liveliest, maps_of
+from dlcv.runtime.images import Frame
+from dlcv.train.figures.activations import (
+    activations_figure,
+    last_block,
+    layer_outputs,
+    liveliest,
+    maps_of,
+)
+from dlcv.train.figures.photos import Photo
 from dlcv.train.models import build_model
 
 
@@ -51,6 +60,19 @@ def test_a_layer_that_gives_no_maps_is_refused_with_its_shape():
     _, outputs = outputs_of("small_cnn")
     with pytest.raises(InputError, match=r"layers\.linear1: expected maps .* gives \(1, 64\)"):
         maps_of(outputs, "layers.linear1")
+
+
+def test_a_long_name_of_a_layer_keeps_its_end():
+    photo = Photo(
+        name="black", pixels=np.zeros((8, 8, 3), np.uint8), view=Image.new("RGB", (8, 8)),
+        frame=Frame(size=(8, 8), box=(0, 0, 8, 8)),
+    )  # fmt: skip
+    maps = {"patch_embed.backbone.conv1": np.zeros((1, 2, 4, 4), np.float32), "conv": np.ones((1, 1, 4, 4), np.float32)}  # fmt: skip
+    figure = activations_figure([photo], maps, title="toy")
+    named = [axes.get_xlabel() for axes in figure.axes if axes.get_xlabel()]
+    assert named == ["…ed.backbone.conv1", "conv"]
+    channels = [axes.get_title() for axes in figure.axes if axes.get_title().startswith("channel")]
+    assert channels == ["channel 0", "channel 1", "channel 0"]
 
 
 def test_channels_that_vary_are_drawn():
