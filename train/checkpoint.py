@@ -80,9 +80,7 @@ def save_checkpoint(
 def load_checkpoint(folder: str | Path) -> Checkpoint[RunRecipe]: ...
 @overload
 def load_checkpoint(folder: str | Path, kind: type[AnyRecipe]) -> Checkpoint[AnyRecipe]: ...
-def load_checkpoint(
-    folder: str | Path, kind: type[RunRecipe] = RunRecipe
-) -> Checkpoint[RunRecipe] | Checkpoint[AnyRecipe]:
+def load_checkpoint(folder: str | Path, kind: type[RunRecipe] = RunRecipe) -> Checkpoint[Any]:
     """Rebuild a network from a checkpoint folder, on the CPU, in evaluation mode.
 
     kind: the class that its recipe must have, for a caller who can do with no other task.
