@@ -15,6 +15,12 @@ from dlcv.export.foreign.taps import tensors_from
 Array: TypeAlias = "np.ndarray[Any, Any]"
 Shapes: TypeAlias = Mapping[str, list[int]]
 
+_POSITIONS = {
+    "Reshape": 1,
+    "Squeeze": 1,
+    "Resize": 3,
+}  # of the shape, axes or sizes among the inputs
+
 
 def free_batch(model: onnx.ModelProto, entry: Entry) -> None:
     """Change Reshape, Resize and Squeeze nodes so that the first axis may have any length.
@@ -29,37 +35,42 @@ def free_batch(model: onnx.ModelProto, entry: Entry) -> None:
     del model.graph.node[:]
     for number, node in enumerate(nodes):
         if node.input and node.input[0] in computed:
-            prefix = f"{entry.name}.freed_{number}"
-            _free_node(model.graph, node, prefix=prefix, constants=constants, shapes=shapes)
+            change = _change(node, constants, shapes)
+            if change is not None:
+                _free_node(model.graph, node, change, name=f"{entry.name}.freed_{number}")
         model.graph.node.append(node)
 
 
 def _free_node(
-    graph: onnx.GraphProto,
-    node: onnx.NodeProto,
-    *,
-    prefix: str,
-    constants: Mapping[str, Array],
-    shapes: Shapes,
+    graph: onnx.GraphProto, node: onnx.NodeProto, change: tuple[int, Array], *, name: str
 ) -> None:
-    """Give a node, which is not in the graph yet, other constants where it needs them."""
-    before = shapes.get(node.input[0])
-    position, values = None, None
-    if node.op_type == "Reshape" and node.input[1] in constants:
-        position, values = 1, _reshaped(constants[node.input[1]], before)
-    elif node.op_type == "Squeeze" and before:
-        given = constants.get(node.input[1]) if len(node.input) > 1 else None
-        axes = [i for i, n in enumerate(before) if n == 1] if given is None else given.tolist()
-        position, values = 1, np.array([axis for axis in axes if axis % len(before)], np.int64)
-    elif node.op_type == "Resize" and len(node.input) > 3 and node.input[3] in constants:
-        position, values = 3, constants[node.input[3]][1:]
-    if position is None or values is None:
+    """Give a node, which is not in the graph yet, the constant that it needs."""
+    position, values = change
+    if not values.size:  # a Squeeze without axes would mean every axis of length 1
+        node.op_type = "Identity"
+        del node.input[1:]
         return
-    graph.initializer.append(numpy_helper.from_array(np.ascontiguousarray(values), prefix))
+    graph.initializer.append(numpy_helper.from_array(np.ascontiguousarray(values), name))
     node.input.extend([""] * (position + 1 - len(node.input)))
-    node.input[position] = prefix
-    if node.op_type == "Resize":
-        node.input[position] = _add_sizes(graph, node.input[0], prefix)
+    resizes = node.op_type == "Resize"
+    node.input[position] = _add_sizes(graph, node.input[0], name) if resizes else name
+
+
+def _change(
+    node: onnx.NodeProto, constants: Mapping[str, Array], shapes: Shapes
+) -> tuple[int, Array] | None:
+    """Return which input of a node must become which constant; None leaves it as it is."""
+    before = shapes.get(node.input[0])
+    given = {i: constants[name] for i, name in enumerate(node.input) if name in constants}
+    values: Array | None = None
+    position = _POSITIONS.get(node.op_type, 0)
+    if node.op_type == "Reshape" and position in given:
+        values = _reshaped(given[position], before)
+    elif node.op_type == "Squeeze" and before:
+        values = _squeezed(given.get(position), before)
+    elif node.op_type == "Resize" and position in given:
+        values = given[position][1:]
+    return None if values is None else (position, values)
 
 
 def _add_sizes(graph: onnx.GraphProto, image: str, sizes: str) -> str:
@@ -79,6 +90,13 @@ def _reshaped(shape: Array, before: list[int] | None) -> Array | None:
     if shape.size and shape[0] == 1:
         return np.array([0, *shape[1:]], np.int64)
     return None
+
+
+def _squeezed(axes: Array | None, before: list[int]) -> Array:
+    """Keep the first axis; without axes, all of length 1 go."""
+    every = [axis for axis, length in enumerate(before) if length == 1]
+    named = every if axes is None else axes.tolist()
+    return np.array([axis for axis in named if axis % len(before)], np.int64)
 
 
 def _constants(graph: onnx.GraphProto) -> dict[str, Array]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, TypeAlias
 
 import numpy as np
@@ -135,7 +135,7 @@ def _with_logits(head: Head, samples: Sequence[Array], *, choice: str) -> Head:
             "the classes); give --softmax yes or auto"
         )
     logits = choice == "yes" or (choice == "auto" and not probable)
-    return Head(**{**vars(head), "logits": logits})
+    return replace(head, logits=logits)
 
 
 def _are_probabilities(head: Head, scores: Array) -> bool:

@@ -39,6 +39,13 @@ BATCH_OF_ONE = {
     "Reshape to (3)": ([make("Reshape", ["pooled", "shape"], ["out/scores"])], [3]),
     "Squeeze of all axes": ([make("Squeeze", ["pooled"], ["out/scores"])], [0]),
     "Squeeze with axis 0": ([make("Squeeze", ["pooled", "shape"], ["out/scores"])], [0, 2, 3]),
+    "Squeeze of axis 0 alone": (
+        [
+            make("Flatten", ["pooled"], ["flat"]),
+            make("Squeeze", ["flat", "shape"], ["out/scores"]),
+        ],
+        [0],
+    ),
     "folded batch": (
         [
             make("Reshape", ["pooled", "shape"], ["folded"]),
