@@ -3,6 +3,7 @@
 import ctypes
 import io
 import os
+import signal
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -29,6 +30,12 @@ from dlcv.runtime.manifest import (
 TESTS = Path(__file__).resolve().parent
 REPOSITORY = TESTS.parent
 FOLDERS_WITH_MARK = {"runtime", "train", "export", "cli", "gpu"}
+
+
+def pytest_configure() -> None:
+    """Let Ctrl-C be heard by the processes that tests start, also where a shell started pytest in the background."""
+    if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+        signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
