@@ -106,6 +106,19 @@ def sheet_images(folder: Path, split: str, classes: Sequence[str]) -> list[Label
     return [LabelledImage(name=name, read=read, label=label) for name, read, label in tiles]
 
 
+def unlabelled_images(path: Path) -> list[LabelledImage]:
+    """Return every image in a folder or archive, whatever its name.
+
+    Raises:
+        InputError: there is none.
+    """
+    files = _files(path)
+    found = [LabelledImage(name=name, read=read) for name, read in files.items() if _is_image(name)]
+    if not found:
+        raise InputError(f"{path} holds no images")
+    return found
+
+
 def image_mask_pairs(path: Path, patterns: tuple[str, str] = PAIRS) -> list[LabelledImage]:
     """Return images with masks: the files that fit the two patterns with the same name for `{}`, sorted by it.
 

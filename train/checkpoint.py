@@ -22,7 +22,9 @@ from dlcv.train.tasks import task_kind
 from dlcv.train.weights import load_weights, read_weights
 
 if TYPE_CHECKING:
-    from torch import nn
+    from torch import Tensor, nn
+
+    from dlcv.train.models import ModelSpec
 
 WEIGHTS_FILE = "model.safetensors"
 RECIPE_FILE = "recipe.yaml"
@@ -97,11 +99,32 @@ def load_checkpoint(folder: str | Path, kind: type[RunRecipe] = RunRecipe) -> Ch
                 f" {', '.join(_FILES)})"
             )
     recipe = load_recipe(folder / RECIPE_FILE, kind)
-    spec = task_kind(recipe.task).network(recipe)
-    weights = folder / WEIGHTS_FILE
-    load_weights(spec.network, read_weights(weights), source=str(weights))
+    spec = _loaded_network(folder, recipe)
     try:
         metrics = msgspec.json.decode((folder / METRICS_FILE).read_bytes(), type=dict[str, Any])
     except msgspec.DecodeError as e:
         raise RecipeError(f"{folder / METRICS_FILE} is not a JSON object: {e}") from e
     return Checkpoint(path=folder, model=spec.network.eval(), recipe=recipe, metrics=metrics)
+
+
+def backbone_state(path: str | Path) -> dict[str, Tensor]:
+    """Return the tensors of a checkpoint's backbone without its head, or all of a weights file.
+
+    Raises:
+        RecipeError: neither, or damaged.
+    """
+    path = Path(path)
+    if not (path / RECIPE_FILE).is_file():
+        if path.is_dir():
+            raise RecipeError(f"{path} is not a checkpoint: it has no {RECIPE_FILE}")
+        return read_weights(path)
+    spec = _loaded_network(path, load_recipe(path / RECIPE_FILE))
+    state = spec.backbone.state_dict()
+    return {k: v for k, v in state.items() if not (spec.head and k.startswith(spec.head))}
+
+
+def _loaded_network(folder: Path, recipe: RunRecipe) -> ModelSpec:
+    spec = task_kind(recipe.task).network(recipe)
+    weights = folder / WEIGHTS_FILE
+    load_weights(spec.network, read_weights(weights), source=str(weights))
+    return spec

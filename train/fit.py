@@ -20,14 +20,20 @@ from lightning.pytorch.callbacks import EarlyStopping, RichProgressBar
 from lightning.pytorch.loggers import CSVLogger, Logger, TensorBoardLogger
 
 from dlcv.runtime.errors import OutputError, RecipeError
-from dlcv.train.checkpoint import RECIPE_FILE, WEIGHTS_FILE, load_checkpoint, save_checkpoint
+from dlcv.train.checkpoint import (
+    RECIPE_FILE,
+    WEIGHTS_FILE,
+    backbone_state,
+    load_checkpoint,
+    save_checkpoint,
+)
 from dlcv.train.hardware import Hardware
 from dlcv.train.models import ModelSpec
 from dlcv.train.modules import RunModule
 from dlcv.train.plan import plan_lines
 from dlcv.train.recipe import RunRecipe, load_recipe
 from dlcv.train.tasks import task_kind
-from dlcv.train.weights import load_backbone, load_pretrained
+from dlcv.train.weights import load_backbone, load_pretrained, load_without_head
 
 RESUME_FILE = "resume.ckpt"
 _PRECISION = {"fp32": "32-true", "fp16": "16-mixed", "bf16": "bf16-mixed"}
@@ -204,6 +210,9 @@ def _load_start(spec: ModelSpec, recipe: RunRecipe, root: Path) -> list[str]:
     """Load pretrained weights as the recipe says; return the tensors that start at random all the same."""
     if recipe.weights is not None:
         return load_backbone(spec, root / recipe.weights, allow_missing=recipe.allow_missing)
+    if recipe.backbone is not None:
+        state = backbone_state(recipe.backbone)
+        return load_without_head(spec, state, source=recipe.backbone)
     if recipe.pretrained:
         return load_pretrained(spec, name=recipe.model.name)
     return []

@@ -21,6 +21,7 @@ from dlcv.train.metrics import (
     predictions_from_outputs,
 )
 from dlcv.train.models import ModelSpec
+from dlcv.train.models.spec import BACKBONE, backbone_names
 from dlcv.train.optim import optimizer_for, schedule_for
 from dlcv.train.recipe import AnyRecipe, Recipe
 from dlcv.train.settings import Normalization
@@ -48,7 +49,7 @@ class RunModule(LightningModule, Generic[AnyRecipe]):
         self.metrics: dict[str, Any] = {}
         self._backbone = (spec.backbone,)  # in a tuple, so that it is not a submodule of its own
         self._head = spec.head
-        _freeze(self.network, recipe.freeze)
+        _freeze(spec, recipe.freeze)
 
     def on_train_epoch_start(self) -> None:
         # Dropout and its like start every epoch from a known state, so a resumed run is exact.
@@ -195,17 +196,21 @@ class RecipeModule(RunModule[Recipe]):
         self.network.patch_drop = drop.train()
 
 
-def _freeze(network: nn.Module, prefixes: tuple[str, ...]) -> None:
-    names = [name for name, _ in network.named_parameters()]
+def _freeze(spec: ModelSpec, prefixes: tuple[str, ...]) -> None:
+    parameters = dict(spec.network.named_parameters())
+    frozen = {name for name in parameters if name.startswith(prefixes)}
     for prefix in prefixes:
-        if not any(name.startswith(prefix) for name in names):
-            children = ", ".join(name for name, _ in network.named_children())
+        if prefix != BACKBONE and not any(name.startswith(prefix) for name in parameters):
+            children = ", ".join(name for name, _ in spec.network.named_children())
             raise RecipeError(
-                f"freeze: no parameter of the network begins with {prefix!r}; its parts are {children}"
+                f"freeze: no parameter of the network begins with {prefix!r}; its parts are {BACKBONE} and"
+                f" {children}"
             )
-    for name, parameter in network.named_parameters():
-        parameter.requires_grad_(not name.startswith(prefixes))
-    if not any(parameter.requires_grad for parameter in network.parameters()):
+    if BACKBONE in prefixes:
+        frozen |= set(backbone_names(spec))
+    for name, parameter in parameters.items():
+        parameter.requires_grad_(name not in frozen)
+    if len(frozen) == len(parameters):
         raise RecipeError("freeze leaves no parameter to train")
 
 

@@ -57,7 +57,8 @@ def _schedule(recipe: RunRecipe) -> str:
 
 def start_words(recipe: RunRecipe) -> str:
     """Return which weights a run starts from."""
-    return recipe.weights or ("published weights" if recipe.pretrained else "random numbers")
+    file = recipe.weights or recipe.backbone
+    return file or ("published weights" if recipe.pretrained else "random numbers")
 
 
 def _start(recipe: RunRecipe, left_out: list[str]) -> str:

@@ -41,16 +41,17 @@ DATA_VARIABLE = "DLCV_DATA"
 RECIPES = {  # by task; imported on use
     "classify": "dlcv.train.recipe:Recipe",
     "segment": "dlcv.train.recipe:Recipe",
+    "byol": "dlcv.train.byol.recipe:ByolRecipe",
 }
 
 
 class RunRecipe(Model, frozen=True, kw_only=True):
     """What every training run decides, whatever its task: the settings of `fit` itself.
 
-    `weights`, a file, go into the model's backbone; null trains from scratch.
-    pretrained: download the weights that timm or torchvision publish, instead of a file. allow_missing: prefixes
+    `weights`, a file, go into the model's backbone; null trains from scratch. backbone: the same, of a run of any
+    recipe or a weights file, without its head; a path as the shell has it, NOT inside the data root. pretrained: download the weights that timm or torchvision publish, instead of a file. allow_missing: prefixes
     of tensors that stay as they are, whatever is in the file; `head` is the layers that depend on the classes.
-    freeze: prefixes of parameters of the network that stay as they are. freeze_batch_norm: keep the
+    freeze: prefixes of parameters of the network that stay as they are; `backbone` is all but the head. freeze_batch_norm: keep the
     running statistics of the backbone's BatchNorm layers. validate_every: epochs between two scores;
     the last epoch and snapshots are always scored. keep: which checkpoint is kept: that of the least validation
     `loss`, or of the best `metric` (accuracy, mean IoU, ...). snapshots: epochs whose checkpoints are kept besides.
@@ -64,6 +65,7 @@ class RunRecipe(Model, frozen=True, kw_only=True):
     preprocessing: Preprocessing
     normalization: Normalization
     weights: str | None = None
+    backbone: str | None = None
     pretrained: bool = False
     allow_missing: tuple[str, ...] = ()
     freeze: tuple[str, ...] = ()
@@ -93,12 +95,31 @@ class RunRecipe(Model, frozen=True, kw_only=True):
         return [*_run_contradictions(self), *_start_contradictions(self)]
 
 
-class Recipe(RunRecipe, frozen=True, kw_only=True):
-    """A run on labelled images: classification or segmentation."""
+class LabelledRecipe(RunRecipe, frozen=True, kw_only=True):
+    """A run that reads labelled images, whatever it does with the labels."""
 
-    task: Task
     classes: tuple[ClassInfo, ...]
     data: DataConfig
+
+    def contradictions(self) -> list[str]:
+        """Return every contradiction between settings, in words."""
+        return [*super().contradictions(), *_class_contradictions(self)]
+
+    @property
+    def class_names(self) -> tuple[str, ...]:
+        """Names in the order of the network's outputs."""
+        return tuple(c.name for c in self.classes)
+
+    @property
+    def stored_size(self) -> tuple[int, int]:
+        """(height, width) at which training images are kept in memory."""
+        return self.preprocessing.size
+
+
+class Recipe(LabelledRecipe, frozen=True, kw_only=True):
+    """Learning from labels: classification or segmentation."""
+
+    task: Task
     augment: AugmentConfig
     patch_drop: PatchDropConfig | None = None
     loss: LossConfig = LossConfig()
@@ -108,14 +129,14 @@ class Recipe(RunRecipe, frozen=True, kw_only=True):
         """Return every contradiction between settings, in words."""
         return [
             *super().contradictions(),
-            *_class_contradictions(self),
+            *_task_contradictions(self),
             *_data_contradictions(self),
         ]
 
     @property
-    def class_names(self) -> tuple[str, ...]:
-        """Names in the order of the network's outputs."""
-        return tuple(c.name for c in self.classes)
+    def stored_size(self) -> tuple[int, int]:
+        """(height, width) at which training images are kept in memory."""
+        return self.augment.stored or self.preprocessing.size
 
 
 AnyRecipe = TypeVar("AnyRecipe", bound=RunRecipe)
@@ -186,13 +207,19 @@ def changed(
     epochs: int | None = None,
     seed: int | None = None,
     allow_missing: tuple[str, ...] | None = None,
+    backbone: str | None = None,
 ) -> AnyRecipe:
-    """Return a recipe with another number of epochs, another seed or tensors that may be missing, checked again.
+    """Return a recipe with another number of epochs, seed, start or tensors that may be missing, checked again.
 
     Raises:
         RecipeError: the change contradicts the rest of the recipe.
     """
-    changes = {"epochs": epochs, "seed": seed, "allow_missing": allow_missing}
+    changes = {
+        "epochs": epochs,
+        "seed": seed,
+        "allow_missing": allow_missing,
+        "backbone": backbone,
+    }
     data = msgspec.to_builtins(recipe) | {k: v for k, v in changes.items() if v is not None}
     return _converted(data, type(recipe))
 
@@ -256,18 +283,33 @@ def _run_contradictions(recipe: RunRecipe) -> list[str]:
 
 def _start_contradictions(recipe: RunRecipe) -> list[str]:
     problems = []
-    if recipe.pretrained and recipe.weights is not None:
-        problems.append("pretrained and weights exclude each other")
+    starts = {
+        "pretrained": recipe.pretrained,
+        "weights": recipe.weights,
+        "backbone": recipe.backbone,
+    }
+    given = [name for name, value in starts.items() if value]
+    if len(given) > 1:
+        problems.append(f"{' and '.join(given)} exclude each other")
     if recipe.allow_missing and recipe.weights is None:
         problems.append("allow_missing is for a weights file, of which there is none")
     return problems
 
 
-def _class_contradictions(recipe: Recipe) -> list[str]:
+def _class_contradictions(recipe: LabelledRecipe) -> list[str]:
     problems = []
-    names = recipe.class_names
+    names, data = recipe.class_names, recipe.data
     if len(names) < 2 or len(set(names)) != len(names):
         problems.append(f"classes must be two or more different names, not {list(names)}")
+    if data.hold_out and data.hold_out >= (data.train_limit or math.inf):
+        problems.append("data.hold_out leaves nothing of data.train_limit to train on")
+    if data.labels and len(data.labels) != len(names):
+        problems.append(f"data.labels names {len(data.labels)} classes, not {len(names)}")
+    return problems
+
+
+def _task_contradictions(recipe: Recipe) -> list[str]:
+    problems = []
     if recipe.task == "segment":
         if any(c.color is None for c in recipe.classes):
             problems.append("segmentation needs a color for every class")
@@ -286,11 +328,7 @@ def _class_contradictions(recipe: Recipe) -> list[str]:
 
 def _data_contradictions(recipe: Recipe) -> list[str]:
     problems = []
-    augment, labels = recipe.augment, recipe.data.labels
-    if recipe.data.hold_out and recipe.data.hold_out >= (recipe.data.train_limit or math.inf):
-        problems.append("data.hold_out leaves nothing of data.train_limit to train on")
-    if labels and len(labels) != len(recipe.classes):
-        problems.append(f"data.labels names {len(labels)} classes, not {len(recipe.classes)}")
+    augment = recipe.augment
     if recipe.task == "segment":
         unfit = [
             k for k in ("policies", "area", "resize", "pad", "rotation") if getattr(augment, k)

@@ -19,6 +19,7 @@ if TYPE_CHECKING:
 TASKS = {
     "classify": "dlcv.train.supervised:CLASSIFY",
     "segment": "dlcv.train.supervised:SEGMENT",
+    "byol": "dlcv.train.byol.task:BYOL",
 }
 
 

@@ -98,7 +98,7 @@ def load_backbone(
     Raises:
         RecipeError: see `read_weights` and `load_weights`; or the model names no head of its own.
     """
-    return _load_start(spec, read_weights(path), source=str(path), allow_missing=allow_missing)
+    return load_start(spec, read_weights(path), source=str(path), allow_missing=allow_missing)
 
 
 def load_pretrained(spec: ModelSpec, *, name: str) -> list[str]:
@@ -109,14 +109,22 @@ def load_pretrained(spec: ModelSpec, *, name: str) -> list[str]:
     """
     if spec.pretrained is None:
         raise RecipeError(f"nobody publishes weights of {name}; set pretrained to false")
-    left_out = (HEAD,) if spec.head else ()
-    source = f"the published weights of {name}"
-    return _load_start(spec, spec.pretrained(), source=source, allow_missing=left_out)
+    return load_without_head(spec, spec.pretrained(), source=f"the published weights of {name}")
 
 
-def _load_start(
+def load_without_head(spec: ModelSpec, state: Mapping[str, Tensor], *, source: str) -> list[str]:
+    """Load tensors into a model's backbone, all but its head's; return what stays as it is.
+
+    Raises:
+        RecipeError: see `load_weights`.
+    """
+    return load_start(spec, state, source=source, allow_missing=(HEAD,) if spec.head else ())
+
+
+def load_start(
     spec: ModelSpec, state: Mapping[str, Tensor], *, source: str, allow_missing: tuple[str, ...]
 ) -> list[str]:
+    """Load tensors into a model's backbone, as `load_backbone` does from a file."""
     left_out = tuple(p for p in allow_missing if p != HEAD)
     if HEAD in allow_missing:
         if not spec.head:

@@ -9,13 +9,14 @@ from dlcv.cli.train.figures import figures
 from dlcv.cli.train.fit import fit
 from dlcv.cli.train.recipes import recipes
 from dlcv.cli.train.summary import summary
+from dlcv.cli.train.transfer import transfer
 
 app = new_app(
     "dlcv-train",
     "Train from recipes: networks, data and settings as YAML, checkpoints as safetensors.",
     epilog="Exit code 0: all done; 1: refused or failed, with one line that says why.",
 )
-for command in (fit, evaluate, figures, data, recipes, summary):
+for command in (fit, evaluate, figures, data, recipes, summary, transfer):
     app.command()(command)
 
 

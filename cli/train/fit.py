@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import logging
+import warnings
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
@@ -32,6 +34,13 @@ def fit(
             help="Tensors that may be missing in the weights file; `head`: those that depend on the classes. Repeat for more.",
         ),
     ] = None,
+    backbone: Annotated[
+        str | None,
+        typer.Option(
+            metavar="RUN",
+            help="Start from the backbone of this run, or of this weights file, without its head.",
+        ),
+    ] = None,
     tensorboard: Annotated[
         bool, typer.Option("--tensorboard", help="Log for TensorBoard, too.")
     ] = False,
@@ -53,20 +62,18 @@ def fit(
       dlcv-train fit cifar10-vit --data ~/data
       dlcv-train fit my-recipe.yaml --out runs/mine --epochs 3 --threads 4
       dlcv-train fit my-recipe.yaml --out runs/mine --epochs 3 --resume
+      dlcv-train fit my-recipe.yaml --backbone runs/cifar10-byol
       dlcv-train fit my-recipe.yaml --out runs/mine --devices 8 --nodes 2
     """
-    import logging
-    import warnings
-
     from dlcv.train.fit import fit as train
     from dlcv.train.hardware import Hardware
     from dlcv.train.recipe import changed, data_root, load_recipe
     from dlcv.train.tasks import task_kind
 
-    logging.getLogger("lightning.pytorch").setLevel(logging.WARNING)  # it advises and advertises
-    warnings.filterwarnings("ignore", module="lightning")  # about PyTorch, to its own developers
+    quiet_lightning()
     missing = tuple(allow_missing) if allow_missing else None
-    chosen = changed(load_recipe(recipe), epochs=epochs, seed=seed, allow_missing=missing)
+    changes: dict[str, Any] = {"epochs": epochs, "seed": seed, "backbone": backbone}
+    chosen = changed(load_recipe(recipe), allow_missing=missing, **changes)
     folder = out or Path("runs") / chosen.name
     hardware = Hardware(devices=devices, nodes=nodes, strategy=strategy, threads=threads)
     metrics = train(
@@ -80,3 +87,9 @@ def fit(
     monitor = task_kind(chosen.task).monitor
     if "images" in metrics:  # not in the other processes of a run on several devices
         print(f"{folder}: {monitor} {metrics[monitor]:.4f} on {metrics['images']} images")
+
+
+def quiet_lightning() -> None:
+    """Keep what Lightning says to its own developers and customers from users."""
+    logging.getLogger("lightning.pytorch").setLevel(logging.WARNING)  # it advises and advertises
+    warnings.filterwarnings("ignore", module="lightning")  # about PyTorch

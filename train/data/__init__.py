@@ -3,39 +3,41 @@
 from __future__ import annotations
 
 import random
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal, TypeAlias
 
 import msgspec
 
 from dlcv.runtime.errors import InputError, RecipeError
+from dlcv.runtime.labelled import unlabelled_images
 from dlcv.train.data.batches import Dataset
 from dlcv.train.data.decode import decoded
 from dlcv.train.data.kinds import KINDS
 
 if TYPE_CHECKING:
     from dlcv.runtime.labelled import LabelledImage
-    from dlcv.train.recipe import Recipe
+    from dlcv.train.recipe import LabelledRecipe
 
 _SORTED_BY_CLASS = ("folders", "labelled-names", "csv")
 
 Split: TypeAlias = Literal["train", "validation", "test"]
 
 
-def load_dataset(recipe: Recipe, root: Path, *, split: Split) -> Dataset:
+def load_dataset(recipe: LabelledRecipe, root: Path, *, split: Split) -> Dataset:
     """Read one split of a recipe's data set into memory.
 
     Without `data.hold_out`, `validation` and `test` are both the data set's own second split. These two
-    go through the recipe's preprocessing, as in deployment; training images through the same with
-    `augment.stored` as its size, where that is set.
+    go through the recipe's preprocessing, as in deployment; training images through the same with the
+    recipe's `stored_size`.
 
     Raises:
         RecipeError: no such kind of data set, or its files are missing, mismatched or not of the recipe's
             classes.
     """
     preprocessing = recipe.preprocessing
-    if split == "train" and recipe.augment.stored is not None:
-        preprocessing = msgspec.structs.replace(preprocessing, size=recipe.augment.stored)
+    if split == "train":
+        preprocessing = msgspec.structs.replace(preprocessing, size=recipe.stored_size)
     items = listed(recipe, root, split=split)
     try:
         return decoded(items, recipe, preprocessing=preprocessing)
@@ -43,7 +45,20 @@ def load_dataset(recipe: Recipe, root: Path, *, split: Split) -> Dataset:
         raise RecipeError(f"{recipe.data.root}, {split} images: {e}") from e
 
 
-def listed(recipe: Recipe, root: Path, *, split: Split) -> list[LabelledImage]:
+def load_unlabelled(recipe: LabelledRecipe, root: Path, *, path: str) -> Dataset:
+    """Read every image of a folder or archive under the data root into memory; labels are all 0.
+
+    Raises:
+        RecipeError: there are none, or one cannot be read.
+    """
+    try:
+        items = [replace(item, label=0) for item in unlabelled_images(root / path)]
+        return decoded(items, recipe, preprocessing=recipe.preprocessing)
+    except InputError as e:
+        raise RecipeError(f"unlabelled images: {e}") from e
+
+
+def listed(recipe: LabelledRecipe, root: Path, *, split: Split) -> list[LabelledImage]:
     """Return one split of a recipe's data set, not yet decoded.
 
     Raises:
@@ -73,8 +88,8 @@ def listed(recipe: Recipe, root: Path, *, split: Split) -> list[LabelledImage]:
     return items[: len(items) - held] if split == "train" else items[len(items) - held :]
 
 
-def _require_every_class(items: list[LabelledImage], recipe: Recipe) -> None:
-    if recipe.task != "classify":
+def _require_every_class(items: list[LabelledImage], recipe: LabelledRecipe) -> None:
+    if recipe.task == "segment":
         return
     missing = set(range(len(recipe.classes))) - {item.label for item in items}
     if missing:
@@ -85,4 +100,4 @@ def _require_every_class(items: list[LabelledImage], recipe: Recipe) -> None:
         )
 
 
-__all__ = ["KINDS", "Dataset", "Split", "listed", "load_dataset"]
+__all__ = ["KINDS", "Dataset", "Split", "listed", "load_dataset", "load_unlabelled"]

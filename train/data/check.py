@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from dlcv.train.data.batches import IGNORE_LABEL, Dataset
-from dlcv.train.recipe import Recipe
+from dlcv.train.recipe import LabelledRecipe
 
 FEW = 10  # images of a class (classify), or images in which it occurs (segment): fewer are hard to learn
 _NAMED = 3  # examples in a sentence
@@ -35,7 +35,7 @@ def balances(dataset: Dataset, *, classes: int) -> list[Balance]:
     ]
 
 
-def summary_lines(recipe: Recipe, *, train: Dataset, validation: Dataset) -> list[str]:
+def summary_lines(recipe: LabelledRecipe, *, train: Dataset, validation: Dataset) -> list[str]:
     """Return a line a split and one for everything suspicious; for printing before a long run."""
     lines = []
     for name, dataset in (("training", train), ("validation", validation)):
@@ -48,7 +48,7 @@ def summary_lines(recipe: Recipe, *, train: Dataset, validation: Dataset) -> lis
     return lines + findings(recipe, train=train, validation=validation)
 
 
-def findings(recipe: Recipe, *, train: Dataset, validation: Dataset) -> list[str]:
+def findings(recipe: LabelledRecipe, *, train: Dataset, validation: Dataset) -> list[str]:
     """Return what is suspicious, a sentence each: what readers noted, rare classes, odd images, duplicates."""
     found = []
     for split, dataset in (("training", train), ("validation", validation)):
@@ -63,7 +63,7 @@ def findings(recipe: Recipe, *, train: Dataset, validation: Dataset) -> list[str
     return found
 
 
-def _about_classes(dataset: Dataset, recipe: Recipe) -> list[str]:
+def _about_classes(dataset: Dataset, recipe: LabelledRecipe) -> list[str]:
     found = []
     rare = [
         f"{name} ({balance.images})"

@@ -18,11 +18,11 @@ from dlcv.train.data.batches import Dataset
 
 if TYPE_CHECKING:
     from dlcv.runtime.manifest import Preprocessing
-    from dlcv.train.recipe import Recipe
+    from dlcv.train.recipe import LabelledRecipe
 
 
 def decoded(
-    items: Sequence[LabelledImage], recipe: Recipe, *, preprocessing: Preprocessing
+    items: Sequence[LabelledImage], recipe: LabelledRecipe, *, preprocessing: Preprocessing
 ) -> Dataset:
     """Decode every image once. A mask follows the crop and resize of its image, by the nearest pixel.
 
@@ -74,7 +74,7 @@ def _mask(item: LabelledImage, image: DecodedImage, coding: MaskCoding, *, stray
     return _fitted(found.labels, image.frame, size=image.pixels.shape[:2])
 
 
-def _coding(recipe: Recipe) -> MaskCoding:
+def _coding(recipe: LabelledRecipe) -> MaskCoding:
     colors = tuple(c.color for c in recipe.classes if c.color is not None)
     return MaskCoding(
         classes=len(recipe.classes),

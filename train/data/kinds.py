@@ -19,33 +19,35 @@ from dlcv.runtime.labelled import (
 from dlcv.runtime.sheets import has_sheets
 
 if TYPE_CHECKING:
-    from dlcv.train.recipe import Recipe
+    from dlcv.train.recipe import LabelledRecipe
 
 Lister = Callable[..., list[LabelledImage]]
 
 
-def list_folders(folder: Path, recipe: Recipe, *, train: bool) -> list[LabelledImage]:
+def list_folders(folder: Path, recipe: LabelledRecipe, *, train: bool) -> list[LabelledImage]:
     """One folder a class."""
     return class_folders(folder / recipe.data.split_path(train=train), _labels(recipe))
 
 
-def list_labelled_names(folder: Path, recipe: Recipe, *, train: bool) -> list[LabelledImage]:
+def list_labelled_names(
+    folder: Path, recipe: LabelledRecipe, *, train: bool
+) -> list[LabelledImage]:
     """`LABEL_NUMBER.png`."""
     return labelled_names(folder / recipe.data.split_path(train=train), _labels(recipe))
 
 
-def list_csv(folder: Path, recipe: Recipe, *, train: bool) -> list[LabelledImage]:
+def list_csv(folder: Path, recipe: LabelledRecipe, *, train: bool) -> list[LabelledImage]:
     """A CSV of files and labels, beside the files or archives of them."""
     return listed_images(folder / recipe.data.split_path(train=train), _labels(recipe))
 
 
-def list_pairs(folder: Path, recipe: Recipe, *, train: bool) -> list[LabelledImage]:
+def list_pairs(folder: Path, recipe: LabelledRecipe, *, train: bool) -> list[LabelledImage]:
     """Images and masks."""
     path = folder / recipe.data.split_path(train=train)
     return image_mask_pairs(path, (recipe.data.images, recipe.data.masks))
 
 
-def list_cifar10(folder: Path, recipe: Recipe, *, train: bool) -> list[LabelledImage]:
+def list_cifar10(folder: Path, recipe: LabelledRecipe, *, train: bool) -> list[LabelledImage]:
     """CIFAR-10 (Krizhevsky 2009): contact sheets, or `cifar-10-batches-py` as torchvision keeps it."""
     split = "train" if train else "test"
     if has_sheets(folder, split):
@@ -66,7 +68,7 @@ def list_cifar10(folder: Path, recipe: Recipe, *, train: bool) -> list[LabelledI
     ]
 
 
-def _labels(recipe: Recipe) -> tuple[str, ...]:
+def _labels(recipe: LabelledRecipe) -> tuple[str, ...]:
     """Return what the data calls the classes, in their order."""
     return recipe.data.labels or recipe.class_names
 

@@ -3,29 +3,32 @@
 from __future__ import annotations
 
 import os
+from abc import ABC, abstractmethod
 from pathlib import Path
-from typing import Any
+from typing import Any, Generic, TypeVar
 
 from lightning.pytorch import LightningDataModule
 
 from dlcv.train.data import load_dataset
 from dlcv.train.data.augment import augment_for
-from dlcv.train.data.batches import PlainBatches, TrainBatches, prefetched
+from dlcv.train.data.batches import Augment, PlainBatches, TrainBatches, prefetched
 from dlcv.train.data.check import summary_lines
-from dlcv.train.recipe import Recipe
+from dlcv.train.recipe import LabelledRecipe, Recipe
+
+AnyLabelled = TypeVar("AnyLabelled", bound=LabelledRecipe)
 
 
-class RecipeData(LightningDataModule):
+class LabelledData(LightningDataModule, ABC, Generic[AnyLabelled]):
     """What a recipe trains on and what it validates on, in memory; each process has its share of the batches.
 
-    workers: processes that make the training batches ahead of time; 0 for none, None for a fitting number.
+    workers: processes that make the training batches ahead of time; 0 for none.
     """
 
-    def __init__(self, recipe: Recipe, root: Path, *, workers: int | None = None) -> None:
+    def __init__(self, recipe: AnyLabelled, root: Path, *, workers: int = 1) -> None:
         super().__init__()
         self.recipe = recipe
         self.root = root
-        self.workers = _workers(recipe) if workers is None else workers
+        self.workers = workers
         self.train_set = load_dataset(recipe, root, split="train")
         self.validation_set = load_dataset(recipe, root, split="validation")
 
@@ -33,13 +36,17 @@ class RecipeData(LightningDataModule):
         """Return balance, sizes and what is suspicious: see `dlcv.train.data.check`."""
         return summary_lines(self.recipe, train=self.train_set, validation=self.validation_set)
 
+    @abstractmethod
+    def augment(self) -> Augment:
+        """Return what changes a training batch at random."""
+
     def train_dataloader(self) -> Any:
         """Return this epoch's batches: the trainer asks again for every epoch."""
         epoch = self.trainer.current_epoch if self.trainer else 0
         batches = TrainBatches(
             dataset=self.train_set,
             batch=self.recipe.batch,
-            augment=augment_for(self.recipe),
+            augment=self.augment(),
             seed=self.recipe.seed,
             epoch=epoch,
             **self._share(),
@@ -52,6 +59,17 @@ class RecipeData(LightningDataModule):
     def _share(self) -> dict[str, int]:
         trainer = self.trainer
         return {"rank": trainer.global_rank, "world": trainer.world_size} if trainer else {}
+
+
+class RecipeData(LabelledData[Recipe]):
+    """The data of a run that learns from labels. workers: None for a fitting number."""
+
+    def __init__(self, recipe: Recipe, root: Path, *, workers: int | None = None) -> None:
+        super().__init__(recipe, root, workers=_workers(recipe) if workers is None else workers)
+
+    def augment(self) -> Augment:
+        """Return what the recipe says."""
+        return augment_for(self.recipe)
 
 
 def _workers(recipe: Recipe) -> int:

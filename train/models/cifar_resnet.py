@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from dlcv.train.models.spec import ModelSpec
 
 _WIDTHS = (16, 32, 64)
+_HEAD = ("linear.",)
 
 
 class BasicBlock(nn.Module):
@@ -90,10 +91,10 @@ def _initialise(module: nn.Module) -> None:
 def resnet20(num_classes: int) -> ModelSpec:
     """ResNet-20: .27 M parameters."""
     network = CifarResNet(3, num_classes=num_classes)
-    return ModelSpec(network=network, backbone=network)
+    return ModelSpec(network=network, backbone=network, head=_HEAD)
 
 
 def resnet32(num_classes: int) -> ModelSpec:
     """ResNet-32: .46 M parameters."""
     network = CifarResNet(5, num_classes=num_classes)
-    return ModelSpec(network=network, backbone=network)
+    return ModelSpec(network=network, backbone=network, head=_HEAD)

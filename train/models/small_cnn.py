@@ -16,6 +16,7 @@ from dlcv.train.models.spec import ModelSpec
 _WIDTHS = (32, 64, 128)
 _KERNEL, _PADDING, _POOL = 5, 2, 2
 _HIDDEN = 64
+_HEAD = ("layers.linear2.", "layers.norm5.")
 
 
 class SmallCnn(nn.Module):
@@ -71,7 +72,7 @@ def small_cnn(
         network.apply(_kaiming_uniform)
     elif init != "torch":
         raise ValueError(f"init must be torch or kaiming_uniform, not {init!r}")
-    return ModelSpec(network=network, backbone=network)
+    return ModelSpec(network=network, backbone=network, head=_HEAD)
 
 
 def _kaiming_uniform(module: nn.Module) -> None:

@@ -1,0 +1,117 @@
+"""What pre-training is worth: the same task learnt from five starts, as reports B and D compare them (B6, D5)."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal, TypeAlias
+
+import msgspec
+
+from dlcv.runtime.errors import RecipeError
+from dlcv.runtime.files import write_atomically
+from dlcv.runtime.report import table
+from dlcv.train.checkpoint import METRICS_FILE, RECIPE_FILE
+from dlcv.train.fit import RESUME_FILE, fit
+from dlcv.train.hardware import Hardware
+from dlcv.train.recipe import Recipe, changed, load_recipe
+
+Start: TypeAlias = Literal["none", "supervised", "byol"]
+TABLE_FILE = "transfer.json"
+
+
+class Setting(msgspec.Struct, frozen=True, kw_only=True):
+    """One start: which backbone, and whether it learns with the head (`all`) or stays (`head`)."""
+
+    name: str
+    start: Start
+    learns: Literal["all", "head"]
+
+
+SETTINGS = (
+    Setting(name="a", start="none", learns="all"),
+    Setting(name="b", start="supervised", learns="all"),
+    Setting(name="c", start="byol", learns="all"),
+    Setting(name="d", start="supervised", learns="head"),
+    Setting(name="e", start="byol", learns="head"),
+)
+
+
+class Outcome(msgspec.Struct, frozen=True, kw_only=True):
+    """How a setting did: its best epoch, and accuracy on `images` test images."""
+
+    setting: Setting
+    accuracy: float
+    epoch: int
+    images: int
+
+
+@dataclass(frozen=True, kw_only=True)
+class Comparison:
+    """What to compare.
+
+    family: the recipes' name less `-a` to `-e`; of built-in ones, or of YAML files with a path before it.
+    backbones: a run or weights file by start, instead of what the recipes say. out: gets a folder a setting, and
+    the table.
+    """
+
+    family: str
+    out: Path
+    backbones: Mapping[Start, str | None]
+
+
+def compare(comparison: Comparison, root: Path, *, hardware: Hardware) -> Iterator[Outcome]:
+    """Train every setting in turn and yield its outcome; what is trained already is read, what is begun goes on.
+
+    Raises:
+        RecipeError: a recipe is missing or does not fit, or `out` holds runs of other recipes.
+    """
+    recipes = [_recipe(comparison, setting) for setting in SETTINGS]  # all, before the first hour
+    outcomes: list[Outcome] = []
+    for setting, recipe in zip(SETTINGS, recipes, strict=True):
+        folder = comparison.out / setting.name
+        metrics = _measured(folder, recipe)
+        if metrics is None:
+            resume = (folder / RESUME_FILE).exists()
+            metrics = fit(recipe, root, out=folder, resume=resume, hardware=hardware)
+        outcome = msgspec.convert({**metrics, "setting": setting}, Outcome)
+        outcomes.append(outcome)
+        _save_table(comparison.out / TABLE_FILE, outcomes)
+        yield outcome
+
+
+def table_lines(outcomes: list[Outcome]) -> list[str]:
+    """Return the outcomes as the lines of a table."""
+    rows = [("setting", "backbone", "learns", "accuracy", "images", "best epoch")]
+    for outcome in outcomes:
+        setting = outcome.setting
+        start = "random" if setting.start == "none" else setting.start
+        learns = "all layers" if setting.learns == "all" else "head only"
+        counts = (f"{outcome.images:,}", str(outcome.epoch))
+        rows.append((setting.name.upper(), start, learns, f"{outcome.accuracy:.4f}", *counts))
+    return table(rows)
+
+
+def _save_table(path: Path, outcomes: list[Outcome]) -> None:
+    text = msgspec.json.format(msgspec.json.encode(outcomes), indent=2)
+    write_atomically(path, lambda file: file.write(text))
+
+
+def _recipe(comparison: Comparison, setting: Setting) -> Recipe:
+    name = f"{comparison.family}-{setting.name}"
+    file = Path(f"{name}.yaml")
+    recipe = load_recipe(file if file.is_file() else name, Recipe)
+    if recipe.task != "classify":
+        raise RecipeError(f"{name} is of task {recipe.task}; settings A to E compare classifiers")
+    return changed(recipe, backbone=comparison.backbones.get(setting.start))
+
+
+def _measured(folder: Path, recipe: Recipe) -> dict[str, float] | None:
+    """Return the metrics of a run that is complete, or None."""
+    if not (folder / METRICS_FILE).is_file():
+        return None
+    if load_recipe(folder / RECIPE_FILE) != recipe:
+        raise RecipeError(f"the run in {folder} has another recipe; give another --out")
+    metrics: dict[str, float] = msgspec.json.decode((folder / METRICS_FILE).read_bytes())
+    return metrics if "images" in metrics else None
