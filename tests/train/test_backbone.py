@@ -12,7 +12,8 @@ from dlcv.train.fit import fit
 from dlcv.train.models import build_model
 from dlcv.train.modules import RecipeModule
 
-SMALL = {"name": "small_cnn", "options": {"image_size": 32}}
+OPTIONS = {"image_size": 32}
+SMALL = {"name": "small_cnn", "options": OPTIONS}
 
 
 @pytest.fixture
@@ -20,7 +21,7 @@ def run(new_recipe, tmp_path):
     """Return a checkpoint folder of an untrained classifier."""
     recipe = new_recipe(model=SMALL)
     torch.manual_seed(5)
-    network = build_model("small_cnn", SMALL["options"], num_classes=3).network
+    network = build_model("small_cnn", OPTIONS, num_classes=3).network
     save_checkpoint(tmp_path / "source", network, recipe=recipe, metrics={"accuracy": 0.3})
     return tmp_path / "source"
 

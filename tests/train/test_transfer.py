@@ -10,22 +10,26 @@ from dlcv.train.checkpoint import save_checkpoint
 from dlcv.train.fit import fit
 from dlcv.train.hardware import Hardware
 from dlcv.train.models import build_model
-from dlcv.train.recipe import load_recipe, yaml_from_recipe
-from dlcv.train.transfer import SETTINGS, Comparison, compare, table_lines
+from dlcv.train.recipe import Recipe, load_recipe, yaml_from_recipe
+from dlcv.train.transfer import SETTINGS, Comparison, Start, compare, table_lines
 
-SMALL = {"name": "small_cnn", "options": {"image_size": 32}}
+OPTIONS = {"image_size": 32}
+SMALL = {"name": "small_cnn", "options": OPTIONS}
 
 
 @pytest.fixture
 def comparison(new_recipe, tmp_path):
     """Return a comparison of five quick recipes, from the run of an untrained network."""
-    network = build_model("small_cnn", SMALL["options"], num_classes=3).network
+    network = build_model("small_cnn", OPTIONS, num_classes=3).network
     save_checkpoint(tmp_path / "run", network, recipe=new_recipe(model=SMALL), metrics={})
     for setting in SETTINGS:
         freeze = ["backbone"] if setting.learns == "head" else []
         recipe = new_recipe(name=f"toy-{setting.name}", model=SMALL, epochs=1, freeze=freeze)
         (tmp_path / f"toy-{setting.name}.yaml").write_text(yaml_from_recipe(recipe))
-    backbones = {"supervised": str(tmp_path / "run"), "byol": str(tmp_path / "run")}
+    backbones: dict[Start, str | None] = {
+        "supervised": str(tmp_path / "run"),
+        "byol": str(tmp_path / "run"),
+    }
     return Comparison(family=str(tmp_path / "toy"), out=tmp_path / "out", backbones=backbones)
 
 
@@ -89,7 +93,7 @@ def test_a_missing_recipe_another_task_and_other_recipes_runs_are_refused_before
 
 @pytest.mark.parametrize("family", ["cifar10-transfer", "officehome-transfer"])
 def test_the_settings_of_a_built_in_family_differ_in_start_freezing_and_rate_alone(family):
-    recipes = {s.name: load_recipe(f"{family}-{s.name}") for s in SETTINGS}
+    recipes = {s.name: load_recipe(f"{family}-{s.name}", Recipe) for s in SETTINGS}
     for setting in SETTINGS:
         recipe = recipes[setting.name]
         assert (recipe.backbone is None) == (setting.start == "none")

@@ -101,7 +101,8 @@ def turned(planes: Tensor, angles: Tensor) -> Tensor:
     rows = ([one, zero, zero], [zero, cos, -sin], [zero, sin, cos])
     turn = torch.stack([torch.stack(row, 1) for row in rows], 1)  # (B, 3, 3)
     matrices = torch.linalg.inv(to_yiq) @ turn @ to_yiq
-    return (matrices @ planes.flatten(2)).reshape(planes.shape)
+    mixed: Tensor = matrices @ planes.flatten(2)
+    return mixed.reshape(planes.shape)
 
 
 def luma(planes: Tensor) -> Tensor:
