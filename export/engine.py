@@ -30,13 +30,13 @@ TARGETS = {"trt": TENSORRT, "rtx": TENSORRT_RTX}
 class EngineBuild:
     """What to build.
 
-    target: "trt" or "rtx". outputs: those wanted; None means all. largest: (height, width) for a graph
+    target: "trt" or "rtx". graph: None is the one that takes images. outputs: those wanted; None means all. largest: (height, width) for a graph
     of dynamic size; None: the manifest's. options: as those of `load_engine`; its plan is the one that
     `load_engine` would build.
     """
 
     target: str
-    graph: str = "model"
+    graph: str | None = None
     precision: Precision | None = None
     outputs: Collection[str] | None = None
     largest: tuple[int, int] | None = None
@@ -121,7 +121,10 @@ def engine_into_bundle(bundle: Bundle, build: EngineBuild) -> MadeEngine:
         fields=request.fields,
     )
     graphs = _graphs_with_plan(
-        bundle.manifest, entry, graph=build.graph, precision=request.model.precision
+        bundle.manifest,
+        entry,
+        graph=build.graph or bundle.manifest.main_graph,
+        precision=request.model.precision,
     )
     used = {plan.file for g in graphs.values() for v in g.variants.values() for plan in v.plans}
     files = {

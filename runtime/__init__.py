@@ -1,10 +1,13 @@
 """Open a bundle and run it: engines, pipeline, results. No PyTorch, ever."""
 
 from dlcv.runtime.bundle import Bundle, open_bundle
+from dlcv.runtime.caption.search import SearchOptions
 from dlcv.runtime.engines import Engine, EngineInfo, EngineOptions, load_engine
 from dlcv.runtime.errors import DlcvError
 from dlcv.runtime.predictor import Predictor, load
+from dlcv.runtime.prototypes import PrototypeClassifier, Prototypes
 from dlcv.runtime.results import (
+    Caption,
     Classification,
     Embedding,
     Label,
@@ -15,6 +18,7 @@ from dlcv.runtime.results import (
 
 __all__ = [
     "Bundle",
+    "Caption",
     "Classification",
     "DlcvError",
     "Embedding",
@@ -23,8 +27,11 @@ __all__ = [
     "EngineOptions",
     "Label",
     "Predictor",
+    "PrototypeClassifier",
+    "Prototypes",
     "Refused",
     "Result",
+    "SearchOptions",
     "Segmentation",
     "load",
     "load_engine",

@@ -41,6 +41,25 @@ def files_in(path: Path) -> Readers:
     )
 
 
+def files_within(path: Path) -> Readers:
+    """Return what `files_in` does; the members of a folder's archives stand behind `ARCHIVE/` in their place.
+
+    Raises:
+        InputError: as `files_in`.
+    """
+    if not path.is_dir():
+        return files_in(path)
+    found: Readers = {}
+    for name, read in files_in(path).items():
+        suffix = next((s for s in ARCHIVE_SUFFIXES if name.lower().endswith(s)), None)
+        if suffix is None:
+            found[name] = read
+        else:
+            inside = files_in(path / name)
+            found |= {f"{name[: -len(suffix)]}/{member}": r for member, r in inside.items()}
+    return found
+
+
 def _zip_members(path: Path) -> Readers:
     try:
         archive = ZipFile(path)

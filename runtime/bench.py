@@ -136,6 +136,7 @@ def bench(bundle: Bundle, request: BenchRequest | None = None) -> Report:
         EngineUnavailableError: an engine that was named is unknown, or nothing could run.
         BundleError: the bundle lacks the precision.
     """
+    bundle.require_one_graph("a benchmark")
     request = request or BenchRequest()
     with ExitStack() as stack:
         run = _Run(bundle, request, stack=stack)

@@ -37,6 +37,7 @@ BUILTIN = {  # command: bundle that runs when none is named
     "classify": "cifar10-vit",
     "attend": "cifar10-vit",
     "embed": "cifar10-vit",
+    "fewshot": "cifar10-vit",
     "segment": "camvid-lraspp",
 }
 _CHUNK_BYTES = 2**20
@@ -71,21 +72,21 @@ class Bundle:
         """Whether it is a built-in bundle, which stays as it is."""
         return self.path.is_relative_to(BUILTIN_FOLDER.resolve())
 
-    def graph(self, name: str = "model") -> Graph:
-        """Return a graph's description.
+    def graph(self, name: str | None = None) -> Graph:
+        """Return a graph's description; without a name, that of the graph that takes images.
 
         Raises:
             BundleError: the bundle has no such graph.
         """
         try:
-            return self.manifest.graphs[name]
+            return self.manifest.graphs[name or self.manifest.main_graph]
         except KeyError:
             names = ", ".join(self.manifest.graphs)
             raise BundleError(
                 f"bundle {self.manifest.name!r} has no graph {name!r}, only {names}"
             ) from None
 
-    def variant(self, precision: Precision | None = None, *, graph: str = "model") -> Variant:
+    def variant(self, precision: Precision | None = None, *, graph: str | None = None) -> Variant:
         """Return the variant of a graph in `precision`, or its default one.
 
         Raises:
@@ -99,6 +100,18 @@ class Bundle:
             )
         return variants[chosen]
 
+    def require_one_graph(self, what: str) -> None:
+        """Check that one graph does all of the bundle's work on an image. what: is for such bundles, in words.
+
+        Raises:
+            BundleError: it does not.
+        """
+        if self.manifest.task == "caption":
+            raise BundleError(
+                f"{what} is for bundles whose answer is one graph's; {self.manifest.name!r} writes captions step by "
+                "step with two, so name another bundle"
+            )
+
     def read(self, file: str) -> bytes:
         """Return the bytes of a file of the bundle, after checking them against the manifest.
 
@@ -109,18 +122,24 @@ class Bundle:
         _require_equal(self.path, file, hashlib.sha256(data).hexdigest(), self.manifest.files[file])
         return data
 
-    def golden(self) -> Iterator[GoldenCase]:
-        """Yield the golden cases, in the manifest's order."""
+    def golden(self, graph: str | None = None) -> Iterator[GoldenCase]:
+        """Yield the golden cases of a graph, those that have its inputs, in the manifest's order."""
+        wanted = {spec.name for spec in self.graph(graph).inputs}
+        for file in self.manifest.golden:
+            case = self._golden_case(file)
+            if set(case.inputs) == wanted:
+                yield case
+
+    def _golden_case(self, file: str) -> GoldenCase:
         import numpy as np
 
-        for file in self.manifest.golden:
-            try:
-                with np.load(io.BytesIO(self.read(file)), allow_pickle=False) as arrays:
-                    inputs = {k[6:]: arrays[k] for k in arrays if k.startswith("input.")}
-                    outputs = {k[7:]: arrays[k] for k in arrays if k.startswith("output.")}
-            except (ValueError, BadZipFile, OSError, EOFError) as e:
-                raise BundleError(f"{self.path}: {file} is not a readable NPZ: {e}") from e
-            yield GoldenCase(name=Path(file).stem, inputs=inputs, outputs=outputs)
+        try:
+            with np.load(io.BytesIO(self.read(file)), allow_pickle=False) as arrays:
+                inputs = {k[6:]: arrays[k] for k in arrays if k.startswith("input.")}
+                outputs = {k[7:]: arrays[k] for k in arrays if k.startswith("output.")}
+        except (ValueError, BadZipFile, OSError, EOFError) as e:
+            raise BundleError(f"{self.path}: {file} is not a readable NPZ: {e}") from e
+        return GoldenCase(name=Path(file).stem, inputs=inputs, outputs=outputs)
 
 
 def open_bundle(path: str | Path) -> Bundle:

@@ -15,7 +15,7 @@ from dlcv.runtime.system import installed_version, machine_name
 
 _PACKAGES = (
     *("numpy", "pillow", "msgspec", "onnxruntime", "onnxruntime-gpu", "openvino", "tensorrt"),
-    *("tensorrt-rtx", "cuda-python", "pyarrow", "fsspec"),
+    *("tensorrt-rtx", "cuda-python", "pyarrow", "fsspec", "tokenizers"),
 )
 
 

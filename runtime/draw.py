@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 _MASK_OPACITY = 0.5
 _MIN_SHARE = 0.001  # a class on less of the image than this is not in the legend
-_PAPER, _INK, _FAINT = (255, 255, 255), (25, 25, 25), (120, 120, 120)
+PAPER, INK, FAINT = (255, 255, 255), (25, 25, 25), (120, 120, 120)
 # Anchors of matplotlib's "inferno" (CC0, van der Walt & Smith 2015), evenly spaced in 0..1.
 _INFERNO = (
     (0, 0, 4), (27, 12, 65), (74, 12, 107), (120, 28, 109), (165, 44, 96), (207, 68, 70),
@@ -146,27 +146,28 @@ def _borders(mask: UInt8) -> np.ndarray[tuple[int, ...], np.dtype[np.bool_]]:
 
 
 @lru_cache(maxsize=8)
-def _font(size: int) -> ImageFont.FreeTypeFont | ImageFont.ImageFont:
+def font_of_size(size: int) -> ImageFont.FreeTypeFont | ImageFont.ImageFont:
+    """Return Pillow's own font at a size in pixels."""
     return ImageFont.load_default(size)
 
 
 def _legend(rows: Sequence[tuple[tuple[int, ...], str, float]], *, height: int) -> Image.Image:
     text = max(9, min(18, height // (len(rows) + 2) * 2 // 3))
-    step, font = text * 3 // 2, _font(text)
+    step, font = text * 3 // 2, font_of_size(text)
     width = text * 3 + round(max((font.getlength(f"{n}  100%") for _, n, _ in rows), default=0))
-    legend = Image.new("RGB", (width, max(height, step * (len(rows) + 1))), _PAPER)
+    legend = Image.new("RGB", (width, max(height, step * (len(rows) + 1))), PAPER)
     draw = ImageDraw.Draw(legend)
     for number, (color, name, share) in enumerate(rows):
         y = step // 2 + number * step
-        draw.rectangle((text // 2, y, text * 3 // 2, y + text), fill=color, outline=_FAINT)
-        draw.text((text * 2, y + text // 2), name, fill=_INK, font=font, anchor="lm")
+        draw.rectangle((text // 2, y, text * 3 // 2, y + text), fill=color, outline=FAINT)
+        draw.text((text * 2, y + text // 2), name, fill=INK, font=font, anchor="lm")
         percent = f"{share:.0%}" if share >= 0.01 else "<1%"
-        draw.text((width - text // 2, y + text // 2), percent, fill=_FAINT, font=font, anchor="rm")
+        draw.text((width - text // 2, y + text // 2), percent, fill=FAINT, font=font, anchor="rm")
     return legend
 
 
 def _beside(left: Image.Image, right: Image.Image) -> Image.Image:
-    sheet = Image.new("RGB", (left.width + right.width, max(left.height, right.height)), _PAPER)
+    sheet = Image.new("RGB", (left.width + right.width, max(left.height, right.height)), PAPER)
     sheet.paste(left, (0, 0))
     sheet.paste(right, (left.width, 0))
     return sheet
@@ -185,14 +186,18 @@ def _titled_row(panels: Sequence[tuple[Image.Image, str]], *, title: str) -> Ima
     gap, text = 8, max(14, panels[0][0].height // 18)
     width = sum(p.width for p, _ in panels) + gap * (len(panels) - 1)
     height = panels[0][0].height
-    sheet = Image.new("RGB", (width, height + text * 4), _PAPER)
+    sheet = Image.new("RGB", (width, height + text * 4), PAPER)
     draw = ImageDraw.Draw(sheet)
-    draw.text((gap, text), title, fill=_INK, font=_font(text + 2), anchor="lm")
+    draw.text((gap, text), title, fill=INK, font=font_of_size(text + 2), anchor="lm")
     left = 0
     for panel, caption in panels:
         sheet.paste(panel, (left, text * 2))
         draw.text(
-            (left + gap, height + text * 3), caption, fill=_FAINT, font=_font(text - 2), anchor="lm"
+            (left + gap, height + text * 3),
+            caption,
+            fill=FAINT,
+            font=font_of_size(text - 2),
+            anchor="lm",
         )
         left += panel.width + gap
     return sheet

@@ -12,7 +12,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 
-from dlcv.runtime.archives import ARCHIVE_SUFFIXES, Readers, files_in
+from dlcv.runtime.archives import Readers, files_within
 from dlcv.runtime.errors import InputError
 from dlcv.runtime.images import SUFFIXES, Source
 from dlcv.runtime.manifest import Task
@@ -150,25 +150,12 @@ def image_mask_pairs(path: Path, patterns: tuple[str, str] = PAIRS) -> list[Labe
 def _files(path: Path) -> Readers:
     """Return the files in a folder or archive; beside a CSV, those of its folder without other CSVs."""
     if path.suffix.lower() != ".csv":
-        return _opened(files_in(path), path) if path.is_dir() else files_in(path)
+        return files_within(path)
     if not path.is_file():
         raise InputError(f"no data at {path}; give a folder, an archive or a CSV file")
-    found = _opened(files_in(path.parent), path.parent)
+    found = files_within(path.parent)
     others = {name for name in found if name.lower().endswith(".csv") and name != path.name}
     return {name: read for name, read in found.items() if name not in others}
-
-
-def _opened(files: Readers, folder: Path) -> Readers:
-    """Put the members of the archives in a folder, behind `ARCHIVE/`, in the place of the archives."""
-    found: Readers = {}
-    for name, read in files.items():
-        suffix = next((s for s in ARCHIVE_SUFFIXES if name.lower().endswith(s)), None)
-        if suffix is None:
-            found[name] = read
-        else:
-            inside = files_in(folder / name)
-            found |= {f"{name[: -len(suffix)]}/{member}": r for member, r in inside.items()}
-    return found
 
 
 def _is_image(name: str) -> bool:

@@ -6,7 +6,7 @@ from collections.abc import Collection, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, final
+from typing import TYPE_CHECKING, Any, final
 
 import msgspec
 import numpy as np
@@ -14,7 +14,7 @@ from PIL import Image
 
 from dlcv.runtime.bundle import Bundle, open_bundle
 from dlcv.runtime.closing import Closing
-from dlcv.runtime.engines import choose, load_engine
+from dlcv.runtime.engines import Choice, choose, load_engine
 from dlcv.runtime.engines.base import DEFAULT_BATCH_SIZE, Arrays, Engine, EngineOptions
 from dlcv.runtime.errors import ImageError, InputError
 from dlcv.runtime.images import DecodedImage, Source, load_pixels
@@ -22,6 +22,10 @@ from dlcv.runtime.manifest import Precision, Preprocessing
 from dlcv.runtime.pipeline import batches_by_shape, in_background, ordered_map, windows
 from dlcv.runtime.results import Refused, Result, name_of, result_from_outputs
 from dlcv.runtime.system import cpu_count
+
+if TYPE_CHECKING:
+    from dlcv.runtime.caption.search import SearchOptions
+    from dlcv.runtime.caption.vocabulary import Vocabulary
 
 _WINDOW_BATCHES = 4  # how far images of other shapes may be passed over to fill a batch
 
@@ -34,20 +38,27 @@ def load(
     outputs: Collection[str] | None = None,
     options: EngineOptions | None = None,
     longest_side: int | None = None,
+    search: SearchOptions | None = None,
 ) -> Predictor:
     """Open a bundle (a folder, or a built-in bundle's name) and load it on an engine.
 
     outputs: names of the wanted outputs, such as ("mask",); what only others need is not computed.
     options: threads, batch size and the engine's own settings; None lets a tuning choose, where there is one.
     longest_side: run a graph of dynamic size at another scale than the manifest's, in pixels.
+    search: how a captioner finds its words; None: greedily.
 
     Raises:
         BundleError: the bundle is malformed or lacks what was asked for.
+        InputError: an option does not fit, or the tokenizers library is missing for a captioner.
         EngineUnavailableError: the engine is unknown, not installed, or cannot start here.
     """
     opened = bundle if isinstance(bundle, Bundle) else open_bundle(bundle)
     preprocessing = scaled(opened, longest_side)
     choice = choose(opened, engine, precision=precision, options=options or EngineOptions())
+    if opened.manifest.task == "caption":
+        return _captioner(opened, choice, outputs=outputs, search=search)
+    if search is not None:
+        raise InputError(f"bundle {opened.manifest.name!r} writes no captions; leave out `search`")
     loaded = load_engine(
         opened,
         choice.engine,
@@ -66,6 +77,25 @@ def load(
     )
 
 
+def _captioner(
+    bundle: Bundle,
+    choice: Choice,
+    *,
+    outputs: Collection[str] | None,
+    search: SearchOptions | None,
+) -> Predictor:
+    from dlcv.runtime.caption.engine import load_caption_engine
+
+    loaded = load_caption_engine(bundle, choice, outputs=outputs, search=search)
+    return Predictor(
+        bundle,
+        loaded,
+        batch_size=choice.options.batch_size or DEFAULT_BATCH_SIZE,
+        variant=choice.precision,
+        vocabulary=loaded.vocabulary,
+    )
+
+
 @final
 class Predictor(Closing):
     """Answers images with results. Not thread-safe: one call or stream at a time."""
@@ -79,11 +109,12 @@ class Predictor(Closing):
         preprocessing: Preprocessing | None = None,
         workers: int | None = None,
         variant: Precision | None = None,
+        vocabulary: Vocabulary | None = None,
     ) -> None:
         """Wrap a loaded engine.
 
         batch_size: images in one engine call at most. workers: decoding threads; None: one a core.
-        variant: whose graph the engine was given; None: the default one's.
+        variant: whose graph the engine was given; None: the default one's. vocabulary: of a captioner.
         """
         if batch_size < 1:
             raise InputError(f"batch size must be 1 or more, not {batch_size}")
@@ -92,6 +123,7 @@ class Predictor(Closing):
         self.batch_size = batch_size
         self.preprocessing = preprocessing or bundle.manifest.preprocessing
         self.workers = workers or cpu_count()
+        self.vocabulary = vocabulary
         self.variant: Precision = variant or bundle.graph().default_precision
 
     def __call__(self, images: Source | Iterable[Source]) -> list[Result]:
@@ -102,10 +134,8 @@ class Predictor(Closing):
         Raises:
             ImageError: an image cannot be read; `stream` skips and reports such images instead.
         """
-        if isinstance(images, (str, Path, bytes, np.ndarray, Image.Image)):
-            images = [images]
         results: list[Result] = []
-        for result in self.stream(images):
+        for result in self.stream(listed(images)):
             if isinstance(result, Refused):
                 raise ImageError(f"{result.name}: {result.reason}")
             results.append(result)
@@ -138,6 +168,7 @@ class Predictor(Closing):
                 frame=image.frame,
                 classes=self.bundle.manifest.classes,
                 engine=engine,
+                vocabulary=self.vocabulary,
             )
             for number, (image, source) in enumerate(zip(images, sources, strict=True))
         ]
@@ -190,6 +221,13 @@ class Predictor(Closing):
             for position, result in zip(positions, results, strict=True):
                 answers[position] = result
         return [answer for answer in answers if answer is not None]
+
+
+def listed(images: Source | Iterable[Source]) -> Iterable[Source]:
+    """Return images as they come; one image that was given without a list, in one."""
+    if isinstance(images, (str, Path, bytes, np.ndarray, Image.Image)):
+        return [images]
+    return images
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -16,6 +16,8 @@ from dlcv.runtime.manifest import ClassInfo
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
+    from dlcv.runtime.caption.vocabulary import Vocabulary
+
 Float32: TypeAlias = "NDArray[np.float32]"
 Record: TypeAlias = dict[str, Any]
 
@@ -204,6 +206,47 @@ class Embedding(_Result):
 
 
 @dataclass(frozen=True, kw_only=True)
+class Caption(_Result):
+    """One image's caption.
+
+    text: the words as a sentence. words: one a token. log_probability: of all words and the end, natural logarithm.
+    attention: float32 (words, h, w) over `frame.box`, each word's sums to 1; None if not asked for.
+    """
+
+    text: str
+    words: tuple[str, ...]
+    log_probability: float
+    attention: Float32 | None = None
+
+    def __post_init__(self) -> None:
+        if self.attention is None:
+            return
+        _require(self.attention, "attention", np.float32, ndim=3)
+        if len(self.attention) != len(self.words):
+            raise ValueError(f"{len(self.attention)} maps of attention, {len(self.words)} words")
+
+    def overlay(self) -> Image.Image:
+        """Draw the strip: the photo, then for each word where the decoder looked.
+
+        Raises:
+            ValueError: attention was not asked for.
+            ImageError: the source cannot be read again.
+        """
+        from dlcv.runtime.caption.strip import draw_caption
+
+        return draw_caption(load_display(self.source), self)
+
+    def record(self) -> Record:
+        """Return what goes into a line of JSON."""
+        return self._base_record() | {
+            "caption": self.text,
+            "words": len(self.words),
+            "log_probability": round(self.log_probability, 6),
+            "engine": self.engine,
+        }
+
+
+@dataclass(frozen=True, kw_only=True)
 class Refused:
     """An image that could not be read, and why, in one sentence."""
 
@@ -220,7 +263,7 @@ class Refused:
         return {"image": self.name, "reason": self.reason}
 
 
-Result: TypeAlias = Classification | Segmentation | Embedding
+Result: TypeAlias = Classification | Segmentation | Embedding | Caption
 
 
 def result_from_outputs(
@@ -230,8 +273,16 @@ def result_from_outputs(
     frame: Frame,
     classes: tuple[ClassInfo, ...],
     engine: str,
+    vocabulary: Vocabulary | None = None,
 ) -> Result:
-    """Build the result that fits one image's outputs (arrays without the batch axis)."""
+    """Build the result that fits one image's outputs (arrays without the batch axis).
+
+    vocabulary: of a captioner, what its tokens mean.
+    """
+    if vocabulary is not None:
+        return _caption_from_outputs(
+            outputs, vocabulary=vocabulary, source=source, frame=frame, engine=engine
+        )
     if "mask" in outputs:
         return Segmentation(
             source=source,
@@ -246,6 +297,20 @@ def result_from_outputs(
             source=source, frame=frame, engine=engine, classes=classes, **dict(outputs)
         )
     return Embedding(source=source, frame=frame, engine=engine, vector=outputs["embedding"])
+
+
+def _caption_from_outputs(
+    outputs: Mapping[str, np.ndarray[Any, Any]], *, vocabulary: Vocabulary, **base: Any
+) -> Caption:
+    tokens = [int(token) for token in outputs["tokens"] if token != vocabulary.pad]
+    attention = outputs.get("attention")
+    return Caption(
+        text=vocabulary.text(tokens),
+        words=vocabulary.words(tokens),
+        log_probability=float(outputs["log_probability"]),
+        attention=None if attention is None else attention[: len(tokens)],
+        **base,
+    )
 
 
 def name_of(source: Source) -> str:

@@ -91,6 +91,7 @@ def tune(bundle: Bundle, request: TuneRequest | None = None) -> Tuning:
         BundleError: the bundle lacks a precision.
         OutputError: the cache cannot be written.
     """
+    bundle.require_one_graph("a tuning")
     request = request or TuneRequest()
     if not bundle.manifest.golden:
         raise InputError(

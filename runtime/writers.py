@@ -27,6 +27,7 @@ from dlcv.runtime.embeddings import EmbeddingStore, MatrixFormat
 from dlcv.runtime.errors import InputError, OutputError
 from dlcv.runtime.files import AppendFile, drop_partial_line, output_error, write_atomically
 from dlcv.runtime.results import (
+    Caption,
     Classification,
     Embedding,
     Record,
@@ -314,7 +315,7 @@ def _files_of(
             )
     if isinstance(result, Classification) and options.maps:
         yield "maps", f"maps/{name}.npz", lambda file: _save_maps(result, file)
-    if isinstance(result, (Classification, Segmentation)) and options.overlays:
+    if isinstance(result, (Caption, Classification, Segmentation)) and options.overlays:
         yield (
             "overlay",
             f"overlays/{name}.png",
@@ -383,7 +384,15 @@ def _csv_header(path: Path) -> list[str] | None:
 
 
 def _require_same_run(before: Record, now: Record, *, folder: Path) -> None:
-    for key in ("bundle", "bundle_sha256", "precision", "input_size", "options"):
+    for key in (
+        "bundle",
+        "bundle_sha256",
+        "prototypes",
+        "precision",
+        "input_size",
+        "search",
+        "options",
+    ):
         if before.get(key) != now.get(key):
             raise OutputError(
                 f"{folder} was made with another {key} ({before.get(key)}, now {now.get(key)}); "

@@ -15,6 +15,7 @@ import pytest
 from PIL import Image
 
 from dlcv.runtime.bundle import save_bundle
+from dlcv.runtime.caption.vocabulary import vocabulary_from_captions
 from dlcv.runtime.manifest import (
     ClassInfo,
     FileEntry,
@@ -232,6 +233,116 @@ def classify_bundle(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def segment_bundle(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A segmenter of red, green and blue pixels, of dynamic size. Read only."""
     return save_toy_bundle(tmp_path_factory.mktemp("bundles") / "toy-segment", "segment")
+
+
+# A toy captioner: "a red wall", whatever the colour of the image; words are Gathered by their position.
+
+TOY_VOCABULARY = vocabulary_from_captions(["a red wall", "a green wall", "a blue wall"], size=9)
+_CAPTION_SHAPES: dict[str, tuple[int | str, ...]] = {
+    "image": ("batch", 8, 8, 3),
+    "token": ("batch",),
+    "position": ("batch",),
+    "cache": ("batch", 1, 2, 1, 6, 1),
+    "memory": ("batch", 1, 2, 1, 1, 3),
+    "logits": ("batch", 9),
+    "next_cache": ("batch", 1, 2, 1, 6, 1),
+    "attention": ("batch", 2, 2),
+}
+_CAPTION_GRAPHS = {
+    "encoder": (("image",), ("memory",)),
+    "decoder": (
+        ("token", "position", "cache", "memory"),
+        ("logits", "next_cache", "attention"),
+    ),
+}
+
+
+def _caption_nodes(graph: str) -> tuple[list[onnx.NodeProto], dict[str, Any]]:
+    make = onnx.helper.make_node
+    if graph == "encoder":
+        return [
+            make("Cast", ["image"], ["pixels"], to=onnx.TensorProto.FLOAT),
+            make("ReduceMean", ["pixels", "hw"], ["color"], keepdims=0),
+            make("Unsqueeze", ["color", "axes"], ["keys"]),
+            make("Concat", ["keys", "keys"], ["memory"], axis=2),
+        ], {"hw": np.array([1, 2]), "axes": np.array([1, 2, 3, 4])}
+    said = [TOY_VOCABULARY.tokens(text)[0] for text in ("a", "wall")]
+    table = np.full((6, 9), -1000, np.float32)
+    for position, token in enumerate((said[0], None, said[1], *[TOY_VOCABULARY.end] * 3)):
+        table[position, TOY_VOCABULARY.tokens("red green blue") if token is None else token] = 0
+    colors = np.zeros((3, 9), np.float32)
+    colors[range(3), TOY_VOCABULARY.tokens("red green blue")] = 0.1
+    looks = np.eye(6, 4, dtype=np.float32).reshape(6, 2, 2)
+    return [
+        make("Gather", ["table", "position"], ["likely"], axis=0),
+        make("ReduceMean", ["memory", "inner"], ["color"], keepdims=0),
+        make("MatMul", ["color", "colors"], ["seen"]),
+        make("Add", ["likely", "seen"], ["logits"]),
+        make("Cast", ["token"], ["number"], to=onnx.TensorProto.FLOAT),
+        make("Reshape", ["number", "six"], ["entry"]),
+        make("Add", ["cache", "entry"], ["next_cache"]),
+        make("Gather", ["looks", "position"], ["attention"], axis=0),
+    ], {
+        "table": table,
+        "colors": colors,
+        "inner": np.array([1, 2, 3, 4]),
+        "six": np.array([-1, 1, 1, 1, 1, 1]),
+        "looks": looks,
+    }
+
+
+def _caption_spec(name: str) -> TensorSpec:
+    dtype = {"image": "uint8", "token": "int32", "position": "int32"}.get(name, "float32")
+    return TensorSpec(name=name, dtype=dtype, shape=_CAPTION_SHAPES[name])  # type: ignore[arg-type]
+
+
+def _caption_model(graph: str) -> bytes:
+    types = {
+        "uint8": onnx.TensorProto.UINT8,
+        "int32": onnx.TensorProto.INT32,
+        "float32": onnx.TensorProto.FLOAT,
+    }
+    ends = [
+        [_value(s.name, types[s.dtype], list(s.shape)) for s in map(_caption_spec, names)]
+        for names in _CAPTION_GRAPHS[graph]
+    ]
+    nodes, constants = _caption_nodes(graph)
+    inputs, outputs = ends
+    made = onnx.helper.make_graph(nodes, f"toy-{graph}", inputs, outputs, _constants(**constants))
+    opset = [onnx.helper.make_opsetid("", 18)]
+    model: bytes = onnx.helper.make_model(
+        made, opset_imports=opset, ir_version=10
+    ).SerializeToString()
+    return model
+
+
+@pytest.fixture(scope="session")
+def caption_bundle(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A captioner that says "a red wall", "a green wall" or "a blue wall". Read only."""
+    files = {f"{name}.onnx": _caption_model(name) for name in _CAPTION_GRAPHS}
+    files["tokenizer.json"] = TOY_VOCABULARY.to_json()
+    toy = toy_manifest("classify")
+    parity = toy.graphs["model"].variants["fp32"].parity
+    manifest = msgspec.structs.replace(
+        toy,
+        name="toy-caption",
+        task="caption",
+        classes=(),
+        golden=(),
+        files={name: FileEntry(sha256="0" * 64, size_bytes=0) for name in files},
+        tokenizer="tokenizer.json",
+        graphs={
+            name: Graph(
+                inputs=tuple(map(_caption_spec, inputs)),
+                outputs=tuple(map(_caption_spec, outputs)),
+                variants={"fp32": Variant(file=f"{name}.onnx", opset=18, parity=parity)},
+            )
+            for name, (inputs, outputs) in _CAPTION_GRAPHS.items()
+        },
+    )
+    return save_bundle(
+        tmp_path_factory.mktemp("bundles") / "toy-caption", manifest, files=files
+    ).path
 
 
 @pytest.fixture

@@ -1,4 +1,4 @@
-"""A checkpoint: a folder of `model.safetensors`, `recipe.yaml` and `metrics.json`.
+"""A checkpoint: a folder of `model.safetensors`, `recipe.yaml` and `metrics.json`; a captioner's has a tokenizer too.
 
 It says everything that rebuilding the network takes; neither data nor pretrained weights are needed.
 Lightning's own `.ckpt` beside it is for resuming a run, nothing else.
@@ -48,11 +48,16 @@ class Checkpoint(Generic[AnyRecipe]):
 
 
 def save_checkpoint(
-    folder: str | Path, model: nn.Module, *, recipe: RunRecipe, metrics: Mapping[str, Any]
+    folder: str | Path,
+    model: nn.Module,
+    *,
+    recipe: RunRecipe,
+    metrics: Mapping[str, Any],
+    files: Mapping[str, bytes] | None = None,
 ) -> None:
     """Write a checkpoint's three files into a folder, each under a temporary name and then renamed.
 
-    Other files in the folder stay. An older checkpoint there is replaced.
+    files: the task's own, by name. Other files in the folder stay. An older checkpoint there is replaced.
 
     Raises:
         OutputError: the folder cannot be written.
@@ -69,7 +74,9 @@ def save_checkpoint(
         (temporary / RECIPE_FILE).write_text(yaml_from_recipe(recipe), encoding="utf-8")
         encoded = msgspec.json.format(msgspec.json.encode(dict(metrics)), indent=2)
         (temporary / METRICS_FILE).write_bytes(encoded + b"\n")
-        for name in _FILES:
+        for name, data in (files or {}).items():
+            (temporary / name).write_bytes(data)
+        for name in (*(files or ()), *_FILES):
             (temporary / name).chmod(0o644)
             (temporary / name).replace(folder / name)
     except OSError as e:

@@ -176,7 +176,9 @@ class Checkpoints(Callback):
 
     def _save(self, folder: Path, module: RunModule[Any], *, epoch: int) -> None:
         metrics = {**module.metrics, "epoch": epoch}
-        save_checkpoint(folder, module.network, recipe=self.recipe, metrics=metrics)
+        save_checkpoint(
+            folder, module.network, recipe=self.recipe, metrics=metrics, files=module.files
+        )
 
     def state_dict(self) -> dict[str, Any]:
         return {"best": self.best}

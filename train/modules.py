@@ -39,13 +39,14 @@ class RunModule(LightningModule, Generic[AnyRecipe]):
     """What training has in common, whatever the task: freezing, seeds, the optimizer, a stop at NaN.
 
     Abstract: a task adds `training_step`, `validation_step`, and fills `metrics` when a validation ends.
-    network: what a checkpoint holds. metrics: of the last validation; values are numbers or {class: number}.
+    network: what a checkpoint holds. files: what else it holds, by name, such as a tokenizer. metrics: of the last validation; values are numbers or {class: number}.
     """
 
     def __init__(self, recipe: AnyRecipe, spec: ModelSpec) -> None:
         super().__init__()
         self.recipe = recipe
         self.network = spec.network.to(memory_format=torch.channels_last)
+        self.files: dict[str, bytes] = {}
         self.metrics: dict[str, Any] = {}
         self._backbone = (spec.backbone,)  # in a tuple, so that it is not a submodule of its own
         self._head = spec.head

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
@@ -12,7 +14,7 @@ from dlcv.cli.infer import options
 from dlcv.cli.infer.task import loading, say
 
 if TYPE_CHECKING:
-    from dlcv.runtime.evaluation import Evaluation
+    from dlcv.runtime.predictor import Predictor
 
 
 def evaluate(
@@ -21,7 +23,7 @@ def evaluate(
         Path,
         typer.Argument(
             metavar="DATA",
-            help="Labelled images: class folders, a CSV, contact sheets, or images/ with labels/; or a ZIP of these.",
+            help="Labelled images: class folders, a CSV, contact sheets, images/ with labels/, or captions in JSON; or a ZIP of these.",
         ),
     ],
     engine: options.EngineName = "auto",
@@ -55,12 +57,14 @@ def evaluate(
     Classes: accuracy (top-1), top-5 where there are more than five, recall of each class.
     Masks: IoU of each class over the whole set, their mean, pixel accuracy. Masks hold class indices, or in RGB files
     the classes' colors; label 255 and what is of no class do not count.
+    Captions: BLEU-4 and CIDEr against those of a file {"image.jpg": ["a caption", ...]} beside the images.
 
     \b
     Examples:
       dlcv-infer evaluate camvid-lraspp ~/data/camvid/val --engine ort
       dlcv-infer evaluate bundles/cnn ~/data/cifar10 --format json --confusion confusion.png
       dlcv-infer evaluate bundles/fcn validation.zip --pairs "{}_sat.jpg" "{}_mask.png" --record
+      dlcv-infer evaluate bundles/captioner ~/data/flickr8k/test_captions.json
     """
     from dlcv.runtime.bundle import open_bundle
     from dlcv.runtime.confusion import require_confusion_file, save_confusion
@@ -71,6 +75,12 @@ def evaluate(
 
     opened = open_bundle(bundle)
     _require_agreeing(record=record, data_name=data_name)
+    if opened.manifest.task == "caption":
+        _require_no_classes(confusion=confusion, record=record)
+        with loading(engine_option, threads=threads, batch=batch) as settings:
+            predictor = load(opened, engine=engine, precision=precision, options=settings)
+        _score_captions(predictor, data, format)
+        return
     if confusion is not None:
         require_confusion_file(confusion)
     if record:
@@ -80,13 +90,9 @@ def evaluate(
     items = labelled_images(data, task=manifest.task, classes=names, patterns=pairs)
     with loading(engine_option, threads=threads, batch=batch) as settings:
         predictor = load(opened, engine=engine, precision=precision, options=settings)
-    from rich.console import Console
-    from rich.progress import Progress
-
-    with predictor, Progress(console=Console(stderr=True), disable=not _on_terminal()) as bar:
-        row = bar.add_task("images", total=len(items))
-        scored = score(predictor, items, on_progress=lambda: bar.advance(row))
-    _print(scored, format)
+    with predictor, _progress(len(items)) as advance:
+        scored = score(predictor, items, on_progress=advance)
+    _print(scored.record(), format)
     for line in (*scored.notes, *scored.refused):
         say(line)
     if confusion is not None:
@@ -96,6 +102,38 @@ def evaluate(
         recorded(opened, scored, data=data_name or data.resolve().name)
     if scored.refused:
         raise typer.Exit(EXIT_SOME_REFUSED)
+
+
+def _score_captions(predictor: Predictor, data: Path, format: Literal["text", "json"]) -> None:
+    from dlcv.runtime.caption.evaluation import evaluate_captions
+    from dlcv.runtime.caption.images import captioned_images
+
+    items = captioned_images(data)
+    with predictor, _progress(len(items)) as advance:
+        scored = evaluate_captions(predictor, items, on_progress=advance)
+    _print(scored.record(), format)
+    for line in scored.refused:
+        say(line)
+    if scored.refused:
+        raise typer.Exit(EXIT_SOME_REFUSED)
+
+
+def _require_no_classes(*, confusion: Path | None, record: bool) -> None:
+    from dlcv.runtime.errors import InputError
+
+    if confusion is not None or record:
+        raise InputError("--confusion and --record are for classes and masks, not for captions")
+
+
+@contextmanager
+def _progress(total: int) -> Iterator[Callable[[], None]]:
+    """Show a bar of images on a terminal; elsewhere nothing."""
+    from rich.console import Console
+    from rich.progress import Progress
+
+    with Progress(console=Console(stderr=True), disable=not _on_terminal()) as bar:
+        row = bar.add_task("images", total=total)
+        yield lambda: bar.advance(row)
 
 
 def _require_agreeing(*, record: bool, data_name: str | None) -> None:
@@ -111,10 +149,9 @@ def _on_terminal() -> bool:
     return sys.stderr.isatty()
 
 
-def _print(scored: Evaluation, format: Literal["text", "json"]) -> None:
+def _print(record: dict[str, Any], format: Literal["text", "json"]) -> None:
     import msgspec
 
-    record = scored.record()
     if format == "json":
         print(msgspec.json.encode(record).decode())
         return

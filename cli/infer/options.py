@@ -15,6 +15,9 @@ Model = Annotated[
     str | None,
     typer.Option("--model", "-m", help="Bundle folder. Without it the built-in bundle runs."),
 ]
+CaptionModel = Annotated[
+    str | None, typer.Option("--model", "-m", help="Bundle folder; none ships with dlcv.")
+]
 BundlePath = Annotated[
     str, typer.Argument(metavar="BUNDLE", help="Bundle folder, or a built-in's name.")
 ]

@@ -6,7 +6,7 @@ import sys
 import warnings
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from itertools import chain, count
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -17,8 +17,9 @@ from dlcv.cli.edge import EXIT_FAILED, EXIT_INTERRUPTED, EXIT_SOME_REFUSED
 from dlcv.cli.text import key_values
 
 if TYPE_CHECKING:
+    from dlcv.runtime.caption.search import SearchOptions
     from dlcv.runtime.engines import EngineOptions
-    from dlcv.runtime.job import Summary
+    from dlcv.runtime.job import Answering, Summary
     from dlcv.runtime.manifest import Precision
     from dlcv.runtime.predictor import Predictor
     from dlcv.runtime.writers import WriteOptions, Writer
@@ -28,7 +29,7 @@ _REFUSALS_SHOWN = 20
 
 @dataclass(frozen=True, kw_only=True)
 class TaskRequest:
-    """What a task command was asked for. outputs: the graph's outputs that it needs."""
+    """What a task command was asked for. outputs: the graph's outputs that it needs. search: of a captioner."""
 
     command: str
     images: list[str]
@@ -45,34 +46,45 @@ class TaskRequest:
     resume: bool = False
     overwrite: bool = False
     files_by_default: bool = False
+    search: SearchOptions | None = None
 
 
 def run_task(request: TaskRequest) -> None:
     """Run a task command to its end.
 
     Raises:
-        typer.Exit: with code 1 when nothing could run, 3 when some inputs were refused.
+        typer.Exit: see `answer_all`.
         DlcvError: the bundle, the engine or the results folder do not fit.
+    """
+    with load_bundle(request) as predictor:
+        answer_all(request, predictor)
+
+
+def answer_all(request: TaskRequest, answering: Answering) -> None:
+    """Answer every image of a request, and report.
+
+    Raises:
+        typer.Exit: with code 1 when nothing could run, 3 when some inputs were refused.
+        DlcvError: the results folder does not fit.
     """
     from dlcv.runtime.job import run_job
     from dlcv.runtime.sources import expand_inputs
 
     # Pillow warns of what it repairs by itself, such as a damaged EXIF block.
     warnings.filterwarnings("ignore", category=UserWarning, module=r"PIL\.")
-    with _load(request) as predictor:
-        folder = _folder(request)
-        writer = _writer(request, predictor, folder)
-        try:
-            with _progress(request.images) as advance:
-                summary = run_job(
-                    predictor,
-                    expand_inputs(request.images, listing=sys.stdin),
-                    writer,
-                    on_progress=advance,
-                )
-        except KeyboardInterrupt:
-            say("interrupted" + (f"; --out {folder} --resume goes on from here" if folder else ""))
-            raise typer.Exit(EXIT_INTERRUPTED) from None
+    folder = _folder(request)
+    writer = _writer(request, answering, folder)
+    try:
+        with _progress(request.images) as advance:
+            summary = run_job(
+                answering,
+                expand_inputs(request.images, listing=sys.stdin),
+                writer,
+                on_progress=advance,
+            )
+    except KeyboardInterrupt:
+        say("interrupted" + (f"; --out {folder} --resume goes on from here" if folder else ""))
+        raise typer.Exit(EXIT_INTERRUPTED) from None
     _report(summary, folder=folder, refused_before=writer.refused_before)
     if not summary.answered and not summary.skipped:
         raise typer.Exit(EXIT_FAILED)
@@ -85,12 +97,22 @@ def say(text: str) -> None:
     print(text, file=sys.stderr)
 
 
-def _load(request: TaskRequest) -> Predictor:
+def load_bundle(request: TaskRequest) -> Predictor:
+    """Load the bundle of a request, or the built-in one of its command, which is said.
+
+    Raises:
+        DlcvError: the bundle or the engine do not fit.
+    """
     from dlcv.runtime.bundle import BUILTIN
+    from dlcv.runtime.errors import InputError
     from dlcv.runtime.predictor import load
 
     bundle = request.model
     if bundle is None:
+        if request.command not in BUILTIN:
+            raise InputError(
+                f"no bundle for {request.command} ships with dlcv; name one with -m BUNDLE"
+            )
         bundle = BUILTIN[request.command]
         say(f"no -m given: using the built-in bundle {bundle} (dlcv-infer info {bundle})")
     with loading(request.engine_settings, threads=request.threads, batch=request.batch) as options:
@@ -101,6 +123,7 @@ def _load(request: TaskRequest) -> Predictor:
             outputs=request.outputs,
             options=options,
             longest_side=request.size,
+            search=request.search,
         )
 
 
@@ -167,15 +190,16 @@ def _folder(request: TaskRequest) -> Path | None:
     return next(folder for folder in folders if not folder.exists())
 
 
-def _writer(request: TaskRequest, predictor: Predictor, folder: Path | None) -> Writer:
+def _writer(request: TaskRequest, answering: Answering, folder: Path | None) -> Writer:
     from dlcv.runtime.errors import InputError
     from dlcv.runtime.writers import FolderWriter, StreamWriter
 
+    searched = {"search": asdict(request.search)} if request.search else {}
     if folder is not None:
         return FolderWriter(
             folder,
             request.write,
-            run=predictor.description(),
+            run=answering.description() | searched,
             resume=request.resume,
             overwrite=request.overwrite,
         )

@@ -16,7 +16,7 @@ def card_with_precisions(card: str, manifest: Manifest) -> str:
     """Return a model card with its metrics and, in front of the limits, its section on precisions written anew."""
     lines = [_TITLE, "", "| precision | file | size | accuracy | parity | kept in fp32 |"]
     lines.append("|---|---|---|---|---|---|")
-    for precision, variant in manifest.graphs["model"].variants.items():
+    for precision, variant in manifest.graphs[manifest.main_graph].variants.items():
         size = manifest.files[variant.file].size_bytes / 1e6
         parity = "; ".join(f"{n} {_parity(p)}" for n, p in variant.parity.outputs.items())
         cells = (

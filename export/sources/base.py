@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import csv
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -48,7 +49,7 @@ class ModelFacts:
     """What a bundle says about its model. The texts are for the manifest and the model card, in plain English.
 
     origin: where the weights come from. data: what they were trained on. remake: the commands that
-    make the bundle again, less `-o OUT`.
+    make the bundle again, less `-o OUT`. files: what the bundle holds besides, by name: a captioner's tokenizer.
     """
 
     name: str
@@ -63,6 +64,7 @@ class ModelFacts:
     limits: tuple[str, ...] = ()
     metrics: tuple[Metric, ...] = ()
     recipe: dict[str, Any] | None = None
+    files: Mapping[str, bytes] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -70,12 +72,15 @@ class ExportSource(ModelFacts):
     """A model to export.
 
     model: takes normalised float32 (B, 3, H, W). A classifier gives logits (B, classes), a segmenter
-    `{"out": logits}` or logits (B, classes, H, W). mean, std: by channel, in units of 0..1.
+    `{"out": logits}` or logits (B, classes, H, W), an embedder embeddings (B, D). mean, std: by channel, in
+    units of 0..1. distance: of a few-shot network; takes embeddings (B, D) and prototypes (classes, D) and gives
+    scores (B, classes).
     """
 
     model: nn.Module
     mean: tuple[float, ...]
     std: tuple[float, ...]
+    distance: nn.Module | None = None
 
 
 def with_size(preprocessing: Preprocessing, size: tuple[int, int] | None) -> Preprocessing:

@@ -7,13 +7,16 @@ from collections.abc import Callable
 from torch import nn
 
 from dlcv.export.wrappers.base import Normalize, Unwrappable, Wrapper
+from dlcv.export.wrappers.captioner import CaptionEncoderWrapper
 from dlcv.export.wrappers.classifier import ClassifierWrapper
+from dlcv.export.wrappers.embedder import EmbedderWrapper
 from dlcv.export.wrappers.segmenter import SegmenterWrapper
 from dlcv.export.wrappers.timm_classifier import TimmClassifierWrapper
 from dlcv.export.wrappers.timm_vit import TimmVitWrapper
 from dlcv.export.wrappers.torchvision_vit import TorchvisionVitWrapper
 from dlcv.runtime.errors import InputError
 from dlcv.runtime.manifest import Task
+from dlcv.train.caption.network import Captioner
 
 __all__ = ["Normalize", "Wrapper", "wrap"]
 
@@ -28,6 +31,10 @@ def wrap(model: nn.Module, task: Task, *, normalize: Normalize, size: tuple[int,
     """
     if task == "segment":
         return SegmenterWrapper(model, normalize).eval()
+    if task == "embed":
+        return EmbedderWrapper(model, normalize).eval()
+    if isinstance(model, Captioner):
+        return CaptionEncoderWrapper(model, normalize).eval()
     candidates: tuple[Callable[[], Wrapper], ...] = (
         lambda: TimmVitWrapper(model, normalize),
         lambda: TorchvisionVitWrapper(model, normalize),

@@ -166,7 +166,7 @@ def load_engine(
     bundle: Bundle,
     name: str = "auto",
     *,
-    graph: str = "model",
+    graph: str | None = None,
     precision: Precision | None = None,
     outputs: Collection[str] | None = None,
     options: EngineOptions | None = None,
@@ -174,7 +174,7 @@ def load_engine(
 ) -> Engine:
     """Load a graph of a bundle on an engine, and check its tensors against the manifest.
 
-    outputs: names of the wanted outputs; what only others need is cut away and not computed. None
+    graph: None is the one that takes images. outputs: names of the wanted outputs; what only others need is cut away and not computed. None
     means all. largest: (height, width) of the largest images that will come to a graph of dynamic size;
     None: the manifest's. An engine asked for by name runs or raises.
 
@@ -204,7 +204,7 @@ def load_engine(
 def engine_model(
     bundle: Bundle,
     *,
-    graph: str = "model",
+    graph: str | None = None,
     precision: Precision | None = None,
     outputs: Collection[str] | None = None,
     largest: tuple[int, int] | None = None,
@@ -221,7 +221,8 @@ def engine_model(
         _require_outputs(bundle, graph, outputs)
         model = model_with_outputs(model, outputs)
     sha256 = hashlib.sha256(model).hexdigest()
-    dynamic = isinstance(bundle.graph(graph).inputs[0].shape[1], str)
+    image = bundle.graph(graph).inputs[0]
+    dynamic = image.name == "image" and isinstance(image.shape[1], str)
     preprocessing = bundle.manifest.preprocessing
     return EngineModel(
         onnx=model,
@@ -238,7 +239,7 @@ def engine_model(
     )
 
 
-def _require_outputs(bundle: Bundle, graph: str, outputs: Collection[str]) -> None:
+def _require_outputs(bundle: Bundle, graph: str | None, outputs: Collection[str]) -> None:
     existing = [spec.name for spec in bundle.graph(graph).outputs]
     for name in outputs:
         if name not in existing:

@@ -1,0 +1,79 @@
+"""What a caption costs by its length: with the cache, a word costs the same wherever it stands.
+
+Beside it the same decoder without a cache, which computes all words before it again for each word. A random network
+of the size of recipe caption-flickr8k-mobilenet with a longer cache; both in PyTorch on one thread, then the
+exported graph on ONNX Runtime.
+
+    pytest bench/bench_caption.py -s
+"""
+
+from collections.abc import Callable
+from functools import partial
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from dlcv.export.caption import graph_from_decoder
+from dlcv.runtime.engines.base import EngineModel, EngineOptions
+from dlcv.runtime.engines.ort import OrtEngine
+from dlcv.runtime.timing import interleaved, subject_from_call
+from dlcv.train.caption.network import CaptionDecoder
+from dlcv.train.caption.recipe import DecoderConfig
+
+LENGTHS = (8, 16, 32, 64, 128)
+SECONDS = 10
+
+
+@pytest.fixture(scope="module")
+def decoder() -> CaptionDecoder:
+    torch.manual_seed(0)
+    config = DecoderConfig(length=max(LENGTHS))
+    return CaptionDecoder(config, vocabulary=1728, channels=1280, grid=(7, 7)).eval()
+
+
+def with_cache(decoder: CaptionDecoder, memory: torch.Tensor, length: int) -> None:
+    cache, token = torch.zeros(1, *decoder.cache_shape), torch.tensor([1])
+    for position in range(length):
+        logits, cache, _ = decoder.step(token, torch.tensor([position]), cache, memory)
+        token = logits.argmax(dim=1)
+
+
+def without_cache(decoder: CaptionDecoder, memory: torch.Tensor, length: int) -> None:
+    said = torch.tensor([[1]])
+    for _ in range(length - 1):
+        said = torch.cat([said, decoder(said, memory)[:, -1:].argmax(dim=2)], dim=1)
+    decoder(said, memory)
+
+
+def on_engine(engine: OrtEngine, decoder: CaptionDecoder, memory: Any, length: int) -> None:
+    cache, token = np.zeros((1, *decoder.cache_shape), np.float32), np.ones(1, np.int32)
+    for position in range(length):
+        where = np.full(1, position, np.int32)
+        feeds = {"token": token, "position": where, "cache": cache, "memory": memory}
+        outputs = engine.infer(feeds)
+        cache, token = outputs["next_cache"], outputs["logits"].argmax(1).astype(np.int32)
+
+
+def bench_caption(benchmark: Any, decoder: CaptionDecoder) -> None:
+    """Print milliseconds a caption, and a word, by length."""
+    torch.set_num_threads(1)
+    memory = decoder.memory(torch.randn(1, 1280, 7, 7)).detach()
+    graph, arrays = graph_from_decoder(decoder), memory.numpy()
+    with (
+        OrtEngine(EngineModel(onnx=graph.model), EngineOptions(threads=1)) as engine,
+        torch.inference_mode(),
+    ):
+        calls: dict[str, Callable[[], None]] = {}
+        for n in LENGTHS:
+            calls[f"cache {n}"] = partial(with_cache, decoder, memory, n)
+            calls[f"no cache {n}"] = partial(without_cache, decoder, memory, n)
+            calls[f"ort {n}"] = partial(on_engine, engine, decoder, arrays, n)
+        subjects = {name: subject_from_call(call) for name, call in calls.items()}
+        times = benchmark.pedantic(lambda: interleaved(subjects, seconds=SECONDS), rounds=1)
+    print("\nwords   PyTorch without cache      with cache     ONNX Runtime with cache")
+    for n in LENGTHS:
+        row = [1000 * times[f"{kind} {n}"].median for kind in ("no cache", "cache", "ort")]
+        print(f"{n:5}", *(f"{ms:14.1f} ms {ms / n:6.2f} a word" for ms in row))
+        benchmark.extra_info[f"ms at {n}"] = row

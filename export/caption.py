@@ -1,0 +1,120 @@
+"""The second graph of a captioner: one step of its decoder, with a cache of fixed size.
+
+The cache holds every position from the start and `position` says which is next, because engines disagree about
+tensors without elements, as a growing cache would begin.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from dlcv.export.gate import Run
+from dlcv.export.graph import graph_from_module
+from dlcv.export.writing import ExportedGraph, Part
+from dlcv.runtime.manifest import TensorSpec
+from dlcv.train.caption.network import CaptionDecoder
+
+_EXAMPLES = 2  # of one, torch would make a constant
+_START = 1  # any token does to begin with
+_POSITIONS = (0, 3)
+_BATCHES = 3  # of photos whose captions are begun
+
+
+class DecoderStep(nn.Module):
+    """`CaptionDecoder.step` as a forward pass."""
+
+    def __init__(self, decoder: CaptionDecoder) -> None:
+        super().__init__()
+        self.decoder = decoder
+
+    def forward(
+        self, token: Tensor, position: Tensor, cache: Tensor, memory: Tensor
+    ) -> tuple[Tensor, ...]:
+        """Return logits, next_cache and attention; see `CaptionDecoder.step`. token, position: int32 (B,)."""
+        return self.decoder.step(token.long(), position.long(), cache, memory)
+
+
+def graph_from_decoder(decoder: CaptionDecoder) -> ExportedGraph:
+    """Export one step of a decoder, for any number of captions at once."""
+    random = torch.Generator().manual_seed(0)
+    layers, _, heads, _, width = decoder.cache_shape
+    places = decoder.grid[0] * decoder.grid[1]
+    # One tensor for both would be one input.
+    token, position = (torch.full((_EXAMPLES,), n, dtype=torch.int32) for n in (_START, 2))
+    shapes: dict[str, tuple[int, ...]] = {
+        "cache": decoder.cache_shape,
+        "memory": (layers, 2, heads, places, width),
+    }
+    floats = [torch.randn(_EXAMPLES, *shape, generator=random) for shape in shapes.values()]
+    outputs = {
+        "logits": (decoder.logits.out_features,),
+        "next_cache": decoder.cache_shape,
+        "attention": decoder.grid,
+    }
+    return graph_from_module(
+        DecoderStep(decoder).eval(),
+        (token, position, *floats),
+        inputs=(
+            *(
+                TensorSpec(name=name, dtype="int32", shape=("batch",))
+                for name in ("token", "position")
+            ),
+            *_specs(shapes),
+        ),
+        outputs=_specs(outputs),
+        dimensions=({0: torch.export.Dim("batch")},) * 4,
+    )
+
+
+def decoder_part(decoder: CaptionDecoder, encoder: Part) -> Part:
+    """Return the graph `decoder`, to be compared on what the reference gave of photos."""
+    return Part(
+        name="decoder",
+        graph=graph_from_decoder(decoder),
+        runs=decoder_runs(decoder, encoder.runs),
+        golden=decoder_runs(decoder, encoder.golden[-1:]),
+    )
+
+
+def decoder_runs(decoder: CaptionDecoder, image_runs: Sequence[Run]) -> list[Run]:
+    """Return steps at two positions of the captions of photos, with what came before in their caches.
+
+    The logits are those of the whole caption at once, without a cache: a wrong cache cannot agree with itself.
+    """
+    return [
+        _run(decoder, run, position) for run in image_runs[:_BATCHES] for position in _POSITIONS
+    ]
+
+
+def _run(decoder: CaptionDecoder, image_run: Run, position: int) -> Run:
+    memory = torch.tensor(image_run.expected["memory"])
+    said = torch.full((len(memory), 1), _START)
+    cache = torch.zeros(len(memory), *decoder.cache_shape)
+    with torch.inference_mode():
+        for before in range(position):
+            _, cache, _ = decoder.step(
+                said[:, -1], torch.full((len(memory),), before), cache, memory
+            )
+            following = decoder(said, memory)[:, -1].argmax(dim=1, keepdim=True)
+            said = torch.cat([said, following], dim=1)
+        where = torch.full((len(memory),), position)
+        _, next_cache, attention = decoder.step(said[:, -1], where, cache, memory)
+        logits = decoder(said, memory)[:, -1]
+    feeds = {"token": said[:, -1].int(), "position": where.int(), "cache": cache, "memory": memory}
+    expected = {"logits": logits, "next_cache": next_cache, "attention": attention}
+    return Run(
+        name=f"{image_run.name}, position {position}",
+        feeds={name: np.ascontiguousarray(tensor.numpy()) for name, tensor in feeds.items()},
+        expected={name: np.ascontiguousarray(tensor.numpy()) for name, tensor in expected.items()},
+    )
+
+
+def _specs(shapes: dict[str, tuple[int, ...]]) -> tuple[TensorSpec, ...]:
+    return tuple(
+        TensorSpec(name=name, dtype="float32", shape=("batch", *shape))
+        for name, shape in shapes.items()
+    )

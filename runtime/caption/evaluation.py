@@ -1,0 +1,86 @@
+"""How like people's captions those of a bundle are, on the engine that writes them."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from dlcv.runtime.caption.images import CaptionedImage
+from dlcv.runtime.caption.scores import bleu, cider
+from dlcv.runtime.caption.vocabulary import words_of
+from dlcv.runtime.errors import InputError
+from dlcv.runtime.images import Source
+from dlcv.runtime.predictor import Predictor
+from dlcv.runtime.results import Caption, Refused
+
+
+@dataclass(frozen=True, kw_only=True)
+class CaptionEvaluation:
+    """The scores of a set: see `dlcv.runtime.caption.scores`.
+
+    images: how many were scored. refused: those that could not be, each with the reason. seconds: from the first
+    image's bytes to the last caption. ran: what ran, as `Predictor.description`.
+    """
+
+    bleu4: float
+    cider: float
+    images: int
+    refused: tuple[str, ...]
+    seconds: float
+    ran: dict[str, Any]
+
+    def record(self) -> dict[str, Any]:
+        """Return the figures under the names that training uses, for JSON."""
+        return {
+            "bleu4": self.bleu4,
+            "cider": self.cider,
+            "images": self.images,
+            "refused": list(self.refused),
+            "images_per_second": round(self.images / self.seconds, 2),
+            "ran": self.ran,
+        }
+
+
+def evaluate_captions(
+    predictor: Predictor,
+    items: Sequence[CaptionedImage],
+    *,
+    on_progress: Callable[[], object] | None = None,
+) -> CaptionEvaluation:
+    """Caption images and compare with what people said; an image that cannot be read is left out and named.
+
+    Raises:
+        InputError: no image could be captioned.
+    """
+    start = time.perf_counter()
+    said, references, refused = [], [], []
+    results = predictor.stream(_source(item) for item in items)
+    for item, result in zip(items, results, strict=True):
+        if isinstance(result, Refused):
+            refused.append(f"{item.name}: {result.reason}")
+        elif isinstance(result, Caption):
+            said.append(words_of(result.text))
+            references.append([words_of(text) for text in item.captions])
+        if on_progress:
+            on_progress()
+    if not said:
+        raise InputError(
+            f"no image could be captioned; {refused[0] if refused else 'there are none'}"
+        )
+    return CaptionEvaluation(
+        bleu4=bleu(said, references),
+        cider=cider(said, references),
+        images=len(said),
+        refused=tuple(refused),
+        seconds=time.perf_counter() - start,
+        ran=predictor.description(),
+    )
+
+
+def _source(item: CaptionedImage) -> Source | Refused:
+    try:
+        return item.read()
+    except (InputError, OSError) as e:
+        return Refused(source=item.name, reason=str(e))

@@ -1,0 +1,1 @@
+"""Image captioning: a network that looks and a transformer that tells."""

@@ -1,0 +1,166 @@
+"""A captioner: features of an image become the memory of a transformer decoder that writes word by word.
+
+The decoder is that of Vaswani et al. 2017 (https://arxiv.org/abs/1706.03762) with normalisation before each part
+(Xiong et al. 2020, https://arxiv.org/abs/2002.04745) and learned positions. Looking at the image by
+cross-attention over its feature map goes back to Xu et al. 2015 (https://arxiv.org/abs/1502.03044).
+
+Letters: B batch, T tokens, S places of the feature map, L positions of the cache, V tokens of the vocabulary,
+heads x d = dim. Keys and values lie together, (B, 2, heads, T, d).
+"""
+
+from __future__ import annotations
+
+import math
+
+import torch
+from torch import Tensor, nn
+
+from dlcv.train.caption.recipe import DecoderConfig
+
+_HIDDEN = -1e4  # a score that softmax turns into 0, and that float16 holds
+
+
+class Attention(nn.Module):
+    """Multi-head attention over keys and values that were made before."""
+
+    def __init__(self, dim: int, *, heads: int, dropout: float) -> None:
+        super().__init__()
+        self.heads = heads
+        self.query = nn.Linear(dim, dim)
+        self.key_value = nn.Linear(dim, 2 * dim)
+        self.out = nn.Linear(dim, dim)
+        self.drop = nn.Dropout(dropout)
+
+    def keys_values(self, source: Tensor) -> Tensor:
+        """Return (B, 2, heads, T, d) of a source (B, T, dim)."""
+        both: Tensor = self.key_value(source).unflatten(2, (2, self.heads, -1))
+        return both.permute(0, 2, 3, 1, 4)
+
+    def forward(
+        self, x: Tensor, keys_values: Tensor, mask: Tensor | None = None
+    ) -> tuple[Tensor, Tensor]:
+        """Return the answer (B, T, dim) and how much each place counted, (B, heads, T, S), softmaxed.
+
+        mask: bool, True where x may look, broadcastable to (B, heads, T, S).
+        """
+        query = self.query(x).unflatten(2, (self.heads, -1)).transpose(1, 2)  # (B, heads, T, d)
+        keys, values = keys_values[:, 0], keys_values[:, 1]
+        scores = query @ keys.transpose(2, 3) / math.sqrt(query.shape[3])
+        if mask is not None:
+            scores = torch.where(mask, scores, _HIDDEN)
+        weights = scores.softmax(dim=3)
+        answer = (self.drop(weights) @ values).transpose(1, 2).flatten(2)
+        return self.out(answer), weights
+
+
+class Block(nn.Module):
+    """One layer: attention to the words so far, attention to the image, and a network of two layers."""
+
+    def __init__(self, dim: int, *, heads: int, dropout: float) -> None:
+        super().__init__()
+        self.norm_words, self.norm_image, self.norm_mlp = (nn.LayerNorm(dim) for _ in range(3))
+        self.words = Attention(dim, heads=heads, dropout=dropout)
+        self.image = Attention(dim, heads=heads, dropout=dropout)
+        self.mlp = nn.Sequential(nn.Linear(dim, 4 * dim), nn.GELU(), nn.Linear(4 * dim, dim))
+        self.drop = nn.Dropout(dropout)
+
+    def forward(
+        self,
+        x: Tensor,
+        memory: Tensor,
+        mask: Tensor,
+        *,
+        past: tuple[Tensor, Tensor] | None = None,
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        """Return x (B, T, dim), the keys and values of the words, and attention to the image (B, heads, T, S).
+
+        past: the cache (B, 2, heads, L, d), and where x goes in it, bool (B, 1, 1, L, 1); x is then one token.
+        """
+        y = self.norm_words(x)
+        words = self.words.keys_values(y)
+        if past is not None:
+            cache, here = past
+            words = torch.where(here, words, cache)
+        x = x + self.drop(self.words(y, words, mask)[0])
+        seen, attention = self.image(self.norm_image(x), memory)
+        x = x + self.drop(seen)
+        return x + self.drop(self.mlp(self.norm_mlp(x))), words, attention
+
+
+class CaptionDecoder(nn.Module):
+    """Writes captions of images from their features.
+
+    vocabulary: V. channels, grid: of the features (B, channels, h, w). L is `config.length`.
+    """
+
+    def __init__(
+        self, config: DecoderConfig, *, vocabulary: int, channels: int, grid: tuple[int, int]
+    ) -> None:
+        super().__init__()
+        dim, heads = config.dim, config.heads
+        self.grid = grid
+        self.length = config.length
+        self.cache_shape = (config.depth, 2, heads, config.length, dim // heads)
+        self.features = nn.Sequential(nn.Linear(channels, dim), nn.LayerNorm(dim))
+        self.place_pos_embed = nn.Parameter(torch.randn(grid[0] * grid[1], dim) * 0.02)
+        self.word_embed = nn.Embedding(vocabulary, dim)
+        self.word_pos_embed = nn.Parameter(torch.randn(config.length, dim) * 0.02)
+        self.drop = nn.Dropout(config.dropout)
+        self.blocks = nn.ModuleList(
+            Block(dim, heads=heads, dropout=config.dropout) for _ in range(config.depth)
+        )
+        self.norm = nn.LayerNorm(dim)
+        self.logits = nn.Linear(dim, vocabulary)
+        nn.init.normal_(self.word_embed.weight, std=0.02)
+
+    def memory(self, features: Tensor) -> Tensor:
+        """Return what the layers attend to, (B, depth, 2, heads, S, d), of features (B, channels, h, w)."""
+        places = self.features(features.flatten(2).transpose(1, 2)) + self.place_pos_embed
+        return torch.stack([block.image.keys_values(places) for block in self._layers()], dim=1)
+
+    def forward(self, tokens: Tensor, memory: Tensor) -> Tensor:
+        """Return the logits (B, T, V) of the token after each of tokens (B, T), T up to L."""
+        count = tokens.shape[1]
+        x = self.drop(self.word_embed(tokens) + self.word_pos_embed[:count])
+        mask = torch.ones(count, count, dtype=torch.bool, device=tokens.device).tril()
+        for number, block in enumerate(self._layers()):
+            x, _, _ = block(x, memory[:, number], mask)
+        return self.logits(self.norm(x))  # type: ignore[no-any-return]
+
+    def step(
+        self, token: Tensor, position: Tensor, cache: Tensor, memory: Tensor
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        """Go on by one token: the same as `forward`, without computing what came before again.
+
+        token, position: int (B,); positions count from 0. cache: (B, depth, 2, heads, L, d), zeros at first.
+
+        Returns logits (B, V) of the next token, the cache with this one in it, and where the last layer looked
+        for the next one, (B, h, w), which sums to 1.
+        """
+        x = (self.word_embed(token) + self.word_pos_embed[position]).unsqueeze(1)
+        slots = torch.arange(self.length, device=token.device)
+        here = (slots == position.unsqueeze(1))[:, None, None, :, None]
+        mask = (slots <= position.unsqueeze(1))[:, None, None, :]
+        caches, attention = [], memory
+        for number, block in enumerate(self._layers()):
+            past = (cache[:, number], here)
+            x, words, attention = block(x, memory[:, number], mask, past=past)
+            caches.append(words)
+        looked = attention.mean(dim=1).reshape(-1, *self.grid)
+        return self.logits(self.norm(x.squeeze(1))), torch.stack(caches, dim=1), looked
+
+    def _layers(self) -> list[Block]:
+        return [block for block in self.blocks if isinstance(block, Block)]
+
+
+class Captioner(nn.Module):
+    """An encoder, normalised images (B, 3, H, W) to features (B, channels, h, w), and a decoder of its features."""
+
+    def __init__(self, encoder: nn.Module, decoder: CaptionDecoder) -> None:
+        super().__init__()
+        self.encoder = encoder
+        self.decoder = decoder
+
+    def forward(self, images: Tensor, tokens: Tensor) -> Tensor:
+        """Return the logits (B, T, V) of the token after each of tokens (B, T)."""
+        return self.decoder(tokens, self.decoder.memory(self.encoder(images)))  # type: ignore[no-any-return]
