@@ -44,7 +44,7 @@ def test_the_plan_says_what_the_run_will_do(new_recipe, toy_data, tmp_path, caps
 
 
 def test_what_is_frozen_must_exist_and_something_must_be_left(new_recipe, toy_data, tmp_path):
-    with pytest.raises(RecipeError, match=r"begins with 'stem'; its parts are layers"):
+    with pytest.raises(RecipeError, match=r"begins with 'stem'; its parts are backbone and layers"):
         run(new_recipe(**SMALL, freeze=["stem"]), toy_data, tmp_path / "a")
     with pytest.raises(RecipeError, match="leaves no parameter to train"):
         run(new_recipe(**SMALL, freeze=["layers."]), toy_data, tmp_path / "b")

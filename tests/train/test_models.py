@@ -126,7 +126,7 @@ def test_an_fcn_takes_torchvisions_vgg16_weights(stride, tmp_path):
 
 def test_unknown_models_and_options_are_refused():
     with pytest.raises(
-        RecipeError, match="no model 'resnet9000'; models: small_cnn, cifar_resnet20"
+        RecipeError, match="no model 'resnet9000'; models: small_cnn, conv4, cifar_resnet20"
     ):
         build_model("resnet9000", num_classes=10)
     with pytest.raises(RecipeError, match=r"refuses its options .*widht"):

@@ -29,7 +29,7 @@ def test_the_layer_table_is_that_of_the_report():
     assert next(row.output for row in rows if row.kind == "Flatten") == "(1, 1600)"
 
 
-@pytest.mark.parametrize(("size", "features"), [(84, 1600), (32, 1024), (28, 576), (16, 1024)])
+@pytest.mark.parametrize(("size", "features"), [(84, 1600), (32, 1024), (28, 3136), (16, 1024)])
 def test_conv4_pools_while_four_pixels_are_left(size, features):
     spec = build_features("conv4", {"image_size": size})
     assert spec.network(torch.zeros(2, 3, size, size)).shape == (2, features)
