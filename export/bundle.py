@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 
 import torch
 
+from dlcv.export.distance import distance_part, distance_runs
 from dlcv.export.gate import pass_gate
 from dlcv.export.graph import graph_from_wrapper
 from dlcv.export.reference import Reference
@@ -16,6 +18,7 @@ from dlcv.export.wrappers.segmenter import segmentation_logits
 from dlcv.export.writing import (
     BundleOptions,
     ExportedGraph,
+    Part,
     gate_runs,
     proved_bundle,
     require_writable,
@@ -40,7 +43,19 @@ def export_bundle(source: ExportSource, out: Path, options: BundleOptions | None
     options.progress("exporting the graph")
     wrapper = wrapper_from_source(source)
     graph = exported_graph(source, wrapper)
-    return proved_bundle(source, graph, Reference(source, wrapper), out=out, options=options)
+    return proved_bundle(
+        source,
+        graph,
+        Reference(source, wrapper),
+        out=out,
+        options=options,
+        further=partial(_further_parts, source),
+    )
+
+
+def _further_parts(source: ExportSource, model: Part) -> Sequence[Part]:
+    """Return the graph `distance` of a few-shot source."""
+    return [distance_part(source.distance, model)] if source.distance is not None else []
 
 
 def verify_bundle(
@@ -56,8 +71,13 @@ def verify_bundle(
     _require_same_words(bundle.manifest, source)
     reference = Reference(source, wrapper_from_source(source))
     runs = gate_runs(reference, source.preprocessing, images=images, dynamic=_is_dynamic(source))
+    words = words_for(images)
+    if source.distance is not None:
+        tried = distance_runs(source.distance, runs)
+        with load_engine(bundle, engine, graph="distance") as loaded:
+            pass_gate(tried, loaded, reference=reference.words, images=words)
     with load_engine(bundle, engine) as loaded:
-        return pass_gate(runs, loaded, reference=reference.words, images=words_for(images))
+        return pass_gate(runs, loaded, reference=reference.words, images=words)
 
 
 def wrapper_from_source(source: ExportSource) -> Wrapper:
@@ -83,7 +103,7 @@ def _require_fit(source: ExportSource) -> None:
         raise InputError(
             f"the model does not take images of {height}x{width} ({reason}); give another --size"
         ) from e
-    if logits.shape[1] != len(source.classes):
+    if source.task != "embed" and logits.shape[1] != len(source.classes):
         raise InputError(
             f"the model has {logits.shape[1]} classes, {len(source.classes)} are named; "
             "give --classes FILE with one name a line for each"
@@ -103,6 +123,7 @@ def _require_same_words(manifest: Manifest, source: ExportSource) -> None:
         "task": (manifest.task, source.task),
         "classes": ([c.name for c in manifest.classes], [c.name for c in source.classes]),
         "preprocessing": (manifest.preprocessing, source.preprocessing),
+        "graphs": ("distance" in manifest.graphs, source.distance is not None),
     }
     different = [name for name, (ours, theirs) in pairs.items() if ours != theirs]
     if different:

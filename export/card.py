@@ -12,6 +12,7 @@ from dlcv.runtime.manifest import Manifest, OutputParity, Preprocessing
 from dlcv.runtime.report import metrics_table
 
 _ROLLOUT = "attention rollout of the class token (Abnar and Zuidema 2020), largest value 1"
+_EMBEDDING = "what images are compared by; not normalised"
 _OUTPUTS = {
     "probabilities": "the probability of each class; each row sums to 1",
     "embedding": "what the last linear layer sees; not normalised",
@@ -36,6 +37,7 @@ def card_from_manifest(manifest: Manifest, source: ModelFacts) -> str:
     parity = next(iter(graph.variants.values())).parity
     names = {spec.name for spec in graph.outputs}
     meanings = _OUTPUTS | ({"explanation": _ROLLOUT} if "attention" in names else {})
+    meanings |= {"embedding": _EMBEDDING} if manifest.task == "embed" else {}
     outputs = [f"- `{spec}` - {meanings[spec.name]}" for spec in graph.outputs]
     sections = {
         "Use": _use(manifest),
@@ -43,6 +45,7 @@ def card_from_manifest(manifest: Manifest, source: ModelFacts) -> str:
             [
                 f"- `{graph.inputs[0]}` - RGB pixels. {_resize_text(manifest.preprocessing)}",
                 *outputs,
+                *_further_graphs(manifest),
             ]
         ),
         "Classes": _classes(manifest),
@@ -59,10 +62,20 @@ def card_from_manifest(manifest: Manifest, source: ModelFacts) -> str:
     return f"# {manifest.name}\n\n{manifest.description}\n\n{body}\n"
 
 
+def _further_graphs(manifest: Manifest) -> list[str]:
+    if "distance" not in manifest.graphs:
+        return []
+    graph = manifest.graphs["distance"]
+    tensors = "`, `".join(str(spec) for spec in (*graph.inputs, *graph.outputs))
+    return [f"- a second graph, `distance`: `{tensors}` - more is nearer"]
+
+
 def _use(manifest: Manifest) -> str:
     names = {spec.name for spec in manifest.graphs["model"].outputs}
     commands = [manifest.task, *(["attend"] if "attention" in names else [])]
     lines = [f"dlcv-infer {command} photo.jpg -m {manifest.name}" for command in commands]
+    if manifest.task == "embed":
+        lines.append(f"dlcv-infer fewshot photo.jpg --support examples/ -m {manifest.name}")
     return _code([*lines, f"dlcv-infer check {manifest.name}"])
 
 
@@ -82,6 +95,8 @@ def _resize_text(preprocessing: Preprocessing) -> str:
 
 def _classes(manifest: Manifest) -> str:
     names = [c.name for c in manifest.classes]
+    if not names:
+        return ""
     shown = ", ".join(names[:_MOST_CLASSES_LISTED])
     more = len(names) - _MOST_CLASSES_LISTED
     return f"{len(names)}: {shown}" + (f", and {more} more in `manifest.json`" if more > 0 else "")
@@ -89,9 +104,13 @@ def _classes(manifest: Manifest) -> str:
 
 def _limits(manifest: Manifest) -> list[str]:
     limits = [
-        "It knows the classes above and no others: every image gets one of them, however sure.",
-        "Images unlike those it was trained on (other cameras, places, times) are answered worse.",
+        "Images unlike those it was trained on (other cameras, places, times) are answered worse."
     ]
+    if manifest.classes:
+        limits.insert(
+            0,
+            "It knows the classes above and no others: every image gets one of them, however sure.",
+        )
     names = {spec.name for spec in manifest.graphs["model"].outputs}
     if "explanation" in names:
         limits.append("`explanation` shows what the answer rests on; it is not a segmentation.")

@@ -10,6 +10,7 @@ from typing import Any
 
 import onnx
 import torch
+from torch import nn
 
 from dlcv.export.notes import strip_notes
 from dlcv.export.wrappers import Wrapper
@@ -32,24 +33,44 @@ def graph_from_wrapper(
     example = torch.randint(
         0, 256, (_EXAMPLE_BATCH, *size, 3), dtype=torch.uint8, generator=_seeded()
     )
-    with torch.no_grad(), _quiet():
+    with torch.no_grad():
         answers = wrapper(example)
-        program: Any = torch.onnx.export(
-            wrapper,
-            (example,),
-            dynamo=True,
-            input_names=["image"],
-            output_names=list(wrapper.output_names),
-            dynamic_shapes=({0: torch.export.Dim("batch"), **_dynamic_sizes(multiple)},),
-            opset_version=OPSET,
-            verbose=False,
-        )
     symbols: tuple[Dimension, ...] = size if multiple is None else ("height", "width")
     inputs = (TensorSpec(name="image", dtype="uint8", shape=("batch", *symbols, 3)),)
     outputs = tuple(
         TensorSpec(name=name, dtype=_DTYPES[x.dtype], shape=_shape(x, size=size, symbols=symbols))
         for name, x in zip(wrapper.output_names, answers, strict=True)
     )
+    dimensions = {0: torch.export.Dim("batch"), **_dynamic_sizes(multiple)}
+    return graph_from_module(
+        wrapper, (example,), inputs=inputs, outputs=outputs, dimensions=(dimensions,)
+    )
+
+
+def graph_from_module(
+    module: nn.Module,
+    examples: tuple[torch.Tensor, ...],
+    *,
+    inputs: tuple[TensorSpec, ...],
+    outputs: tuple[TensorSpec, ...],
+    dimensions: tuple[dict[int, Any], ...],
+) -> ExportedGraph:
+    """Export a module with the tensors that it is promised to have.
+
+    examples: an array for each input; a dynamic axis has 2 or more, of 1 torch would make a constant.
+    dimensions: the dynamic axes of each input, as `torch.export` wants them.
+    """
+    with torch.no_grad(), _quiet():
+        program: Any = torch.onnx.export(
+            module,
+            examples,
+            dynamo=True,
+            input_names=[spec.name for spec in inputs],
+            output_names=[spec.name for spec in outputs],
+            dynamic_shapes=dimensions,
+            opset_version=OPSET,
+            verbose=False,
+        )
     model = _cleaned(program.model_proto, inputs=inputs, outputs=outputs)
     return ExportedGraph(
         model=model.SerializeToString(deterministic=True), inputs=inputs, outputs=outputs

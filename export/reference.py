@@ -18,9 +18,9 @@ from dlcv.runtime.engines.base import Arrays
 class Reference:
     """Answers pixels with arrays, without the graph and, for the decisions, without the wrapper.
 
-    `probabilities`, `mask` and `confidence` come from the untouched model on pixels that are
-    normalised here, in Python: a wrong wrapper cannot agree with itself. The other outputs exist only
-    in the wrapper, and come from running it in PyTorch.
+    `probabilities`, `mask`, `confidence` and an embedder's `embedding` come from the untouched model on pixels
+    that are normalised here, in Python: a wrong wrapper cannot agree with itself. The other outputs exist
+    only in the wrapper, and come from running it in PyTorch.
     """
 
     def __init__(self, source: ExportSource, wrapper: Wrapper) -> None:
@@ -52,4 +52,6 @@ class Reference:
             probabilities = segmentation_logits(self._source.model, pixels).softmax(dim=1)
             confidence, mask = probabilities.max(dim=1)
             return {"mask": mask.to(torch.uint8), "confidence": confidence}
+        if self._source.task == "embed":
+            return {"embedding": self._source.model(pixels)}
         return {"probabilities": self._source.model(pixels).softmax(dim=1)}

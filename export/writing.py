@@ -89,10 +89,21 @@ class ExportedGraph:
         """Whether it takes images of any height and width."""
         return isinstance(self.inputs[0].shape[1], str)
 
+
+@dataclass(frozen=True, kw_only=True)
+class Part:
+    """A graph of a bundle to be. golden: the runs that are recorded; runs: those that it must pass besides."""
+
+    name: str
+    graph: ExportedGraph
+    runs: Sequence[Run]
+    golden: Sequence[Run]
+
     @property
     def file(self) -> str:
-        """The graph's file in a bundle."""
-        return "model.onnx" if self.precision == "fp32" else f"model.{self.precision}.onnx"
+        """The graph's file in the bundle."""
+        precision = self.graph.precision
+        return f"{self.name}.onnx" if precision == "fp32" else f"{self.name}.{precision}.onnx"
 
 
 class Answerer(Protocol):
@@ -141,15 +152,17 @@ def proved_bundle(
     *,
     out: Path,
     options: BundleOptions,
+    further: Callable[[Part], Sequence[Part]] | None = None,
 ) -> Bundle:
     """Compare a graph with its reference and write the bundle, if the parity gate passes.
 
+    further: the graphs that come beside `model`; it is given that part, whose runs hold what the reference answered.
     Golden cases are always made of the sample photos of dlcv, which anybody may pass on.
 
     Raises:
         InputError: the images do not do.
         OutputError: `out` exists, or cannot be written.
-        ParityError: the graph does not give what the reference gives.
+        ParityError: a graph does not give what the reference gives.
     """
     options.progress(f"asking {reference.words} for the answers")
     batches = golden_batches(sample_paths(), facts.preprocessing, dynamic=graph.is_dynamic)
@@ -157,14 +170,24 @@ def proved_bundle(
     runs = gate_runs(
         reference, facts.preprocessing, images=options.images, dynamic=graph.is_dynamic
     )
+    model = Part(name="model", graph=graph, runs=runs, golden=golden)
+    parts = [model, *(further(model) if further else ())]
     options.progress("comparing them with the bundle's on ONNX Runtime")
     words = words_for(options.images)
-    parity = prove(graph, [*runs, *golden], reference=reference.words, images=words)
-    files = {graph.file: graph.model, **_golden_files(golden)}
-    manifest = _manifest(facts, graph, options=options, parity=parity, files=files)
+    graphs = {part.name: _proved(part, reference=reference.words, images=words) for part in parts}
+    golden_files = {name: data for part in parts for name, data in _golden_files(part).items()}
+    files = {part.file: part.graph.model for part in parts} | golden_files
+    manifest = _manifest(facts, graphs, options=options, files=files, golden=tuple(golden_files))
     files[CARD_FILE] = card_from_manifest(manifest, facts).encode()
     options.progress("writing the bundle")
     return save_bundle(out, manifest, files=files, overwrite=options.overwrite)
+
+
+def _proved(part: Part, *, reference: str, images: str) -> Graph:
+    graph = part.graph
+    parity = prove(graph, [*part.runs, *part.golden], reference=reference, images=images)
+    variant = Variant(file=part.file, opset=graph.opset, parity=parity)
+    return Graph(inputs=graph.inputs, outputs=graph.outputs, variants={graph.precision: variant})
 
 
 def gate_runs(
@@ -188,28 +211,27 @@ def words_for(images: Sequence[Path]) -> str:
     return f"{len(images_from(images))} images given" if images else "the sample photos of dlcv"
 
 
-def _golden_files(runs: Sequence[Run]) -> dict[str, bytes]:
+def _golden_files(part: Part) -> dict[str, bytes]:
     """Return NPZ files with arrays `input.NAME` and `output.NAME`, compressed, by path."""
     files = {}
-    for number, run in enumerate(runs, start=1):
+    stem = "case" if part.name == "model" else part.name
+    for number, run in enumerate(part.golden, start=1):
         buffer = io.BytesIO()
-        arrays: dict[str, Any] = {"input.image": run.batch.image}
+        arrays: dict[str, Any] = {f"input.{name}": array for name, array in run.feeds.items()}
         arrays |= {f"output.{name}": array for name, array in run.expected.items()}
         np.savez_compressed(buffer, **arrays)
-        files[f"golden/case{number}.npz"] = buffer.getvalue()
+        files[f"golden/{stem}{number}.npz"] = buffer.getvalue()
     return files
 
 
 def _manifest(
     facts: ModelFacts,
-    graph: ExportedGraph,
+    graphs: dict[str, Graph],
     *,
     options: BundleOptions,
-    parity: ParityReport,
     files: dict[str, bytes],
+    golden: tuple[str, ...],
 ) -> Manifest:
-    variant = Variant(file=graph.file, opset=graph.opset, parity=parity)
-    variants: dict[Precision, Variant] = {graph.precision: variant}
     fields = {
         "schema_version": 1,
         "name": options.name or facts.name,
@@ -218,8 +240,8 @@ def _manifest(
         "licence": options.licence or facts.licence,
         "classes": facts.classes,
         "preprocessing": facts.preprocessing,
-        "graphs": {"model": Graph(inputs=graph.inputs, outputs=graph.outputs, variants=variants)},
-        "golden": [name for name in files if name != graph.file],
+        "graphs": graphs,
+        "golden": golden,
         "metrics": facts.metrics,
         "provenance": _provenance(facts),
         "files": {name: FileEntry(sha256="0" * 64, size_bytes=len(files[name])) for name in files},

@@ -4,6 +4,7 @@ from dlcv.runtime.bundle import Bundle, open_bundle
 from dlcv.runtime.engines import Engine, EngineInfo, EngineOptions, load_engine
 from dlcv.runtime.errors import DlcvError
 from dlcv.runtime.predictor import Predictor, load
+from dlcv.runtime.prototypes import PrototypeClassifier, Prototypes
 from dlcv.runtime.results import (
     Classification,
     Embedding,
@@ -23,6 +24,8 @@ __all__ = [
     "EngineOptions",
     "Label",
     "Predictor",
+    "PrototypeClassifier",
+    "Prototypes",
     "Refused",
     "Result",
     "Segmentation",

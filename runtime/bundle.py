@@ -37,6 +37,7 @@ BUILTIN = {  # command: bundle that runs when none is named
     "classify": "cifar10-vit",
     "attend": "cifar10-vit",
     "embed": "cifar10-vit",
+    "fewshot": "cifar10-vit",
     "segment": "camvid-lraspp",
 }
 _CHUNK_BYTES = 2**20
@@ -109,18 +110,24 @@ class Bundle:
         _require_equal(self.path, file, hashlib.sha256(data).hexdigest(), self.manifest.files[file])
         return data
 
-    def golden(self) -> Iterator[GoldenCase]:
-        """Yield the golden cases, in the manifest's order."""
+    def golden(self, graph: str = "model") -> Iterator[GoldenCase]:
+        """Yield the golden cases of a graph, those that have its inputs, in the manifest's order."""
+        wanted = {spec.name for spec in self.graph(graph).inputs}
+        for file in self.manifest.golden:
+            case = self._golden_case(file)
+            if set(case.inputs) == wanted:
+                yield case
+
+    def _golden_case(self, file: str) -> GoldenCase:
         import numpy as np
 
-        for file in self.manifest.golden:
-            try:
-                with np.load(io.BytesIO(self.read(file)), allow_pickle=False) as arrays:
-                    inputs = {k[6:]: arrays[k] for k in arrays if k.startswith("input.")}
-                    outputs = {k[7:]: arrays[k] for k in arrays if k.startswith("output.")}
-            except (ValueError, BadZipFile, OSError, EOFError) as e:
-                raise BundleError(f"{self.path}: {file} is not a readable NPZ: {e}") from e
-            yield GoldenCase(name=Path(file).stem, inputs=inputs, outputs=outputs)
+        try:
+            with np.load(io.BytesIO(self.read(file)), allow_pickle=False) as arrays:
+                inputs = {k[6:]: arrays[k] for k in arrays if k.startswith("input.")}
+                outputs = {k[7:]: arrays[k] for k in arrays if k.startswith("output.")}
+        except (ValueError, BadZipFile, OSError, EOFError) as e:
+            raise BundleError(f"{self.path}: {file} is not a readable NPZ: {e}") from e
+        return GoldenCase(name=Path(file).stem, inputs=inputs, outputs=outputs)
 
 
 def open_bundle(path: str | Path) -> Bundle:

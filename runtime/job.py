@@ -6,7 +6,7 @@ from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any, Protocol
 
 from dlcv.runtime.errors import ImageError
 from dlcv.runtime.pipeline import ordered_map
@@ -14,7 +14,7 @@ from dlcv.runtime.results import Record, Refused, Result
 from dlcv.runtime.sources import NamedImage
 
 if TYPE_CHECKING:
-    from dlcv.runtime.predictor import Predictor
+    from dlcv.runtime.images import Source
     from dlcv.runtime.writers import Writer
 
 _LISTED_REFUSALS = 1000  # how many reasons a summary keeps; all of them are in errors.jsonl
@@ -30,8 +30,26 @@ class Summary:
     refusals: list[Refused] = field(default_factory=list)
 
 
+class Answering(Protocol):
+    """What answers images: a `Predictor`, or a `PrototypeClassifier`, which share no base.
+
+    workers: threads for decoding and for writing. batch_size: images in one engine call at most.
+    """
+
+    workers: int
+    batch_size: int
+
+    def stream(self, sources: Iterable[Source | Refused]) -> Iterator[Result | Refused]:
+        """Yield an answer for every source, in order."""
+        ...
+
+    def description(self) -> dict[str, Any]:
+        """Return what runs, for `run.json`."""
+        ...
+
+
 def run_job(
-    predictor: Predictor,
+    predictor: Answering,
     inputs: Iterable[NamedImage | Refused],
     writer: Writer,
     *,

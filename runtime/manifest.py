@@ -13,6 +13,7 @@ from typing import Annotated, Any, Literal, TypeAlias
 import msgspec
 from msgspec import Meta
 
+from dlcv.runtime.contract import check_contract
 from dlcv.runtime.errors import BundleError
 
 SCHEMA_VERSION = 1
@@ -227,57 +228,7 @@ class Manifest(Model, frozen=True):
             raise ValueError(f"'files' does not list {missing[0]!r}, which the manifest uses")
         if not all(graph.variants for graph in self.graphs.values()):
             raise ValueError("a graph has no variants")
-        if "model" not in self.graphs:
-            raise ValueError(f"task {self.task!r} needs a graph named 'model'")
-        check_contract(self.graphs["model"], task=self.task, classes=len(self.classes))
-
-
-_BATCH = "batch"
-_IMAGE = ("uint8", 4)
-_OUTPUTS: dict[str, dict[str, tuple[str, int, bool]]] = {
-    # task: output: dtype, rank, required
-    "classify": {
-        "probabilities": ("float32", 2, True),
-        "embedding": ("float32", 2, True),
-        "explanation": ("float32", 3, False),
-        "attention": ("float32", 4, False),
-    },
-    "segment": {"mask": ("uint8", 3, True), "confidence": ("float32", 3, True)},
-    "embed": {"embedding": ("float32", 2, True)},
-}
-
-
-def check_contract(graph: Graph, *, task: Task, classes: int) -> None:
-    """Check a graph's tensors against the contract of its task (`docs/bundle.md`).
-
-    Raises:
-        ValueError: a tensor is missing, unknown, or of another dtype, rank or class count.
-    """
-    if [spec.name for spec in graph.inputs] != ["image"]:
-        raise ValueError(f"the graph must have one input, 'image', not {_names(graph.inputs)}")
-    image = graph.inputs[0]
-    if (image.dtype, len(image.shape)) != _IMAGE or image.shape[3] != 3:
-        raise ValueError(f"'image' must be uint8 (batch, H, W, 3), not {image}")
-    expected = _OUTPUTS[task]
-    by_name = {spec.name: spec for spec in graph.outputs}
-    for name, spec in by_name.items():
-        if name not in expected:
-            raise ValueError(f"output {name!r} is not in the contract of task {task!r}")
-        dtype, rank, _ = expected[name]
-        if spec.dtype != dtype or len(spec.shape) != rank or spec.shape[0] != _BATCH:
-            raise ValueError(f"output {name!r} must be {dtype} of rank {rank} by batch, not {spec}")
-    for name, (_, _, required) in expected.items():
-        if required and name not in by_name:
-            raise ValueError(f"task {task!r} needs the output {name!r}")
-    if task == "classify" and by_name["probabilities"].shape[1] != classes:
-        width = by_name["probabilities"].shape[1]
-        raise ValueError(f"'classes' lists {classes} names but 'probabilities' has {width} columns")
-    if task == "segment" and not 2 <= classes <= 256:
-        raise ValueError(f"a mask of uint8 needs 2 to 256 classes, 'classes' lists {classes}")
-
-
-def _names(specs: tuple[TensorSpec, ...]) -> str:
-    return ", ".join(repr(spec.name) for spec in specs) or "none"
+        check_contract(self.graphs, task=self.task, classes=len(self.classes))
 
 
 def _require_safe_path(path: str) -> None:

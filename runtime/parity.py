@@ -1,7 +1,7 @@
 """Compare the outputs of a graph with reference outputs: the gate of export, `dlcv-infer check`.
 
-How an output is compared depends on what it is. `probabilities` and `mask` are decisions, so that
-their agreement counts; `embedding` has no fixed scale, so that its differences are relative.
+How an output is compared depends on what it is. `probabilities`, `mask` and `scores` are decisions, so that
+their agreement counts; `embedding` and `scores` have no fixed scale, so that their differences are relative.
 """
 
 from __future__ import annotations
@@ -21,12 +21,15 @@ if TYPE_CHECKING:
 Array: TypeAlias = "np.ndarray[Any, Any]"
 Arrays: TypeAlias = Mapping[str, Array]
 
+_CHOICES = ("probabilities", "scores")  # the largest of a row is the answer
+_RELATIVE = ("embedding", "scores")
+
 
 @dataclass(frozen=True, kw_only=True)
 class Tolerance:
     """How far an output may be from its reference; None means that it is not limited.
 
-    max_difference: of `embedding` as a share of the reference's largest absolute value, otherwise
+    max_difference: of `embedding` and `scores` as a share of the reference's largest absolute value, otherwise
     absolute. cosine: least cosine similarity of any item of the batch. agreement: least share of
     equal decisions.
     """
@@ -44,6 +47,7 @@ TOLERANCES: dict[Precision, dict[str, Tolerance]] = {
         "attention": Tolerance(max_difference=1e-3),
         "mask": Tolerance(agreement=0.999),
         "confidence": Tolerance(max_difference=1e-3),
+        "scores": Tolerance(max_difference=1e-3, agreement=1.0),
     },
     "fp16": {
         "probabilities": Tolerance(max_difference=2e-2, agreement=1.0),
@@ -123,8 +127,8 @@ def worst(comparisons: Sequence[Comparison]) -> Comparison:
     return Comparison(outputs=merged, failures=tuple(f for c in comparisons for f in c.failures))
 
 
-def replay_golden(bundle: Bundle, engine: Engine) -> Comparison:
-    """Run a bundle's golden inputs on an engine and compare with what PyTorch gave for them.
+def replay_golden(bundle: Bundle, engine: Engine, *, graph: str = "model") -> Comparison:
+    """Run the golden inputs of a bundle's graph on an engine and compare with what PyTorch gave for them.
 
     Only the outputs that the engine has are compared, with the tolerances of its precision.
 
@@ -141,7 +145,7 @@ def replay_golden(bundle: Bundle, engine: Engine) -> Comparison:
                 case=f"golden case {case.name}",
                 tolerances=TOLERANCES[engine.info.precision],
             )
-            for case in bundle.golden()
+            for case in bundle.golden(graph)
         ]
     )
 
@@ -185,13 +189,14 @@ def _parity(name: str, expected: Array, received: Array, *, tolerance: Tolerance
         difference = (expected != received).astype(np.float64)
     else:
         difference = np.abs(received.astype(np.float64) - expected.astype(np.float64))
-    if name == "embedding":
-        difference /= max(float(np.abs(expected).max(initial=0)), 1e-12)
+    scale = max(float(np.abs(expected).max(initial=0)), 1e-12)
+    if name in _RELATIVE:
+        difference /= scale
     agreement = None
     if name == "mask":
         agreement = 1.0 - float(difference.mean())
-    elif name == "probabilities":
-        margin = 2 * (tolerance.max_difference or 0.0)
+    elif name in _CHOICES:
+        margin = 2 * (tolerance.max_difference or 0.0) * (scale if name in _RELATIVE else 1.0)
         agreement = _top_agreement(expected, received, margin=margin)
     return OutputParity(
         max_difference=float(difference.max(initial=0)),
@@ -231,7 +236,7 @@ def _value_failures(name: str, parity: OutputParity) -> list[str]:
     failures = []
     allowed = parity.max_difference_allowed
     if allowed is not None and not parity.max_difference <= allowed:
-        kind = "relative difference" if name == "embedding" else "difference"
+        kind = "relative difference" if name in _RELATIVE else "difference"
         failures.append(
             f"{name!r} has a largest {kind} of {parity.max_difference:.2e}, allowed is {allowed:.0e}"
         )

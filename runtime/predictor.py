@@ -102,10 +102,8 @@ class Predictor(Closing):
         Raises:
             ImageError: an image cannot be read; `stream` skips and reports such images instead.
         """
-        if isinstance(images, (str, Path, bytes, np.ndarray, Image.Image)):
-            images = [images]
         results: list[Result] = []
-        for result in self.stream(images):
+        for result in self.stream(listed(images)):
             if isinstance(result, Refused):
                 raise ImageError(f"{result.name}: {result.reason}")
             results.append(result)
@@ -190,6 +188,13 @@ class Predictor(Closing):
             for position, result in zip(positions, results, strict=True):
                 answers[position] = result
         return [answer for answer in answers if answer is not None]
+
+
+def listed(images: Source | Iterable[Source]) -> Iterable[Source]:
+    """Return images as they come; one image that was given without a list, in one."""
+    if isinstance(images, (str, Path, bytes, np.ndarray, Image.Image)):
+        return [images]
+    return images
 
 
 @dataclass(frozen=True, kw_only=True)

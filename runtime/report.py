@@ -23,7 +23,7 @@ def text_from_bundle(bundle: Bundle) -> str:
         ("path", str(bundle.path)),
         ("about", manifest.description),
         ("licence", manifest.licence),
-        ("classes", f"{len(manifest.classes)}: {', '.join(c.name for c in manifest.classes)}"),
+        *_classes(manifest),
         ("images", _preprocessing(manifest.preprocessing)),
         *((m.name, f"{m.value:.4f} on {m.data}") for m in manifest.metrics),
         ("source", f"{manifest.provenance.source}, {manifest.provenance.created}"),
@@ -44,6 +44,11 @@ def text_from_bundle(bundle: Bundle) -> str:
             lines.append(f"    {report.engine} against {report.reference}, on {report.images}")
             lines += [f"    {line}" for line in variant_lines(variant)]
     return "\n".join(lines) + "\n"
+
+
+def _classes(manifest: Manifest) -> list[tuple[str, str]]:
+    names = [c.name for c in manifest.classes]
+    return [("classes", f"{len(names)}: {', '.join(names)}")] if names else []
 
 
 def variant_lines(variant: Variant) -> list[str]:

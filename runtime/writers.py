@@ -383,7 +383,7 @@ def _csv_header(path: Path) -> list[str] | None:
 
 
 def _require_same_run(before: Record, now: Record, *, folder: Path) -> None:
-    for key in ("bundle", "bundle_sha256", "precision", "input_size", "options"):
+    for key in ("bundle", "bundle_sha256", "prototypes", "precision", "input_size", "options"):
         if before.get(key) != now.get(key):
             raise OutputError(
                 f"{folder} was made with another {key} ({before.get(key)}, now {now.get(key)}); "

@@ -50,7 +50,7 @@ def optimizer_for(
 
 
 def schedule_for(optimizer: Optimizer, recipe: RunRecipe, *, steps: int) -> LambdaLR:
-    """Return the schedule: linear warm-up, then decay to 0 after `steps` steps, or none."""
+    """Return the schedule: linear warm-up, then decay as the recipe says, over `steps` steps."""
     config = recipe.schedule
     warmup = round(steps * config.warmup_epochs / recipe.epochs)
 
@@ -59,6 +59,9 @@ def schedule_for(optimizer: Optimizer, recipe: RunRecipe, *, steps: int) -> Lamb
             return (step + 1) / (warmup + 1)
         if config.name == "constant":
             return 1.0
+        if config.name == "steps":
+            epoch = step * recipe.epochs // steps
+            return config.factor ** (epoch // config.step_epochs)
         progress = min(1.0, (step - warmup) / max(1, steps - warmup))
         if config.name == "cosine":
             return 0.5 * (1 + math.cos(math.pi * progress))

@@ -42,6 +42,7 @@ RECIPES = {  # by task; imported on use
     "classify": "dlcv.train.recipe:Recipe",
     "segment": "dlcv.train.recipe:Recipe",
     "byol": "dlcv.train.byol.recipe:ByolRecipe",
+    "fewshot": "dlcv.train.fewshot.recipe:FewShotRecipe",
 }
 
 

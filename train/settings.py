@@ -114,11 +114,16 @@ class OptimizerConfig(Model, frozen=True, kw_only=True):
 
 
 class ScheduleConfig(Model, frozen=True, kw_only=True):
-    """Linear warm-up, then per step: `cosine` to 0; `poly`, (1 - progress) ** power; or `constant`."""
+    """Linear warm-up, then per step: `cosine` to 0; `poly`, (1 - progress) ** power; or `constant`.
 
-    name: Literal["cosine", "poly", "constant"] = "cosine"
+    Or `steps`: times `factor` after every `step_epochs` epochs.
+    """
+
+    name: Literal["cosine", "poly", "constant", "steps"] = "cosine"
     warmup_epochs: NonNegative = 0.0
     power: AboveZero = 0.9
+    step_epochs: Positive = 1
+    factor: AboveZero = 0.9
 
 
 class AugmentConfig(Model, frozen=True, kw_only=True):

@@ -17,6 +17,9 @@ def engine(
         Literal["trt", "rtx"],
         typer.Option("--target", help="TensorRT or TensorRT-RTX.", show_default=False),
     ],
+    graph: Annotated[
+        str, typer.Option("--graph", help="Which graph of the bundle; most have this one.")
+    ] = "model",
     precision: options.PrecisionName = None,
     profile: Annotated[
         str | None,
@@ -73,6 +76,7 @@ def engine(
     with loading(settings) as engine_options:
         build = EngineBuild(
             target=target,
+            graph=graph,
             precision=precision,
             outputs=[name.strip() for name in outputs.split(",")] if outputs else None,
             largest=largest_sides(opened, size),

@@ -10,6 +10,7 @@ from dlcv.cli.infer.classify import classify
 from dlcv.cli.infer.doctor import doctor
 from dlcv.cli.infer.embed import embed
 from dlcv.cli.infer.evaluate import evaluate
+from dlcv.cli.infer.fewshot import fewshot
 from dlcv.cli.infer.info import info
 from dlcv.cli.infer.segment import segment
 from dlcv.cli.infer.tune import tune
@@ -19,7 +20,19 @@ app = new_app(
     "Run bundles on images: classes, masks, attention maps, embeddings.",
     epilog="Exit code 0: all done; 1: nothing could run; 3: finished, some inputs refused, as listed.",
 )
-for command in (classify, segment, attend, embed, evaluate, info, check, tune, bench, doctor):
+for command in (
+    classify,
+    segment,
+    attend,
+    embed,
+    fewshot,
+    evaluate,
+    info,
+    check,
+    tune,
+    bench,
+    doctor,
+):
     app.command()(command)
 
 

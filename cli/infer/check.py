@@ -27,19 +27,19 @@ def check(
       dlcv-infer check camvid-lraspp
       dlcv-infer check pets-vit --engine ort --threads 1
     """
-    from dlcv.runtime.parity import replay_golden
-    from dlcv.runtime.predictor import load
+    from dlcv.runtime.bundle import open_bundle
+    from dlcv.runtime.check import replay_all
     from dlcv.runtime.report import parity_table
 
+    opened = open_bundle(bundle)
     with loading(engine_option, threads=threads) as settings:
-        predictor = load(bundle, engine=engine, precision=precision, options=settings)
-    with predictor:
-        comparison = replay_golden(predictor.bundle, predictor.engine)
-        name, ran = predictor.bundle.manifest.name, predictor.engine.info
+        comparison, ran = replay_all(opened, engine, precision=precision, options=settings)
     print("\n".join(parity_table(comparison.outputs)))
     for failure in comparison.failures:
         say(failure)
-    cases = len(predictor.bundle.manifest.golden)
-    say(f"{name} on {ran}: {'FAILED' if comparison.failures else 'passed'}, {cases} golden cases")
+    cases = len(opened.manifest.golden)
+    say(
+        f"{opened.manifest.name} on {ran}: {'FAILED' if comparison.failures else 'passed'}, {cases} golden cases"
+    )
     if comparison.failures:
         raise typer.Exit(EXIT_FAILED)

@@ -18,7 +18,7 @@ from dlcv.cli.text import key_values
 
 if TYPE_CHECKING:
     from dlcv.runtime.engines import EngineOptions
-    from dlcv.runtime.job import Summary
+    from dlcv.runtime.job import Answering, Summary
     from dlcv.runtime.manifest import Precision
     from dlcv.runtime.predictor import Predictor
     from dlcv.runtime.writers import WriteOptions, Writer
@@ -51,28 +51,38 @@ def run_task(request: TaskRequest) -> None:
     """Run a task command to its end.
 
     Raises:
-        typer.Exit: with code 1 when nothing could run, 3 when some inputs were refused.
+        typer.Exit: see `answer_all`.
         DlcvError: the bundle, the engine or the results folder do not fit.
+    """
+    with load_bundle(request) as predictor:
+        answer_all(request, predictor)
+
+
+def answer_all(request: TaskRequest, answering: Answering) -> None:
+    """Answer every image of a request, and report.
+
+    Raises:
+        typer.Exit: with code 1 when nothing could run, 3 when some inputs were refused.
+        DlcvError: the results folder does not fit.
     """
     from dlcv.runtime.job import run_job
     from dlcv.runtime.sources import expand_inputs
 
     # Pillow warns of what it repairs by itself, such as a damaged EXIF block.
     warnings.filterwarnings("ignore", category=UserWarning, module=r"PIL\.")
-    with _load(request) as predictor:
-        folder = _folder(request)
-        writer = _writer(request, predictor, folder)
-        try:
-            with _progress(request.images) as advance:
-                summary = run_job(
-                    predictor,
-                    expand_inputs(request.images, listing=sys.stdin),
-                    writer,
-                    on_progress=advance,
-                )
-        except KeyboardInterrupt:
-            say("interrupted" + (f"; --out {folder} --resume goes on from here" if folder else ""))
-            raise typer.Exit(EXIT_INTERRUPTED) from None
+    folder = _folder(request)
+    writer = _writer(request, answering, folder)
+    try:
+        with _progress(request.images) as advance:
+            summary = run_job(
+                answering,
+                expand_inputs(request.images, listing=sys.stdin),
+                writer,
+                on_progress=advance,
+            )
+    except KeyboardInterrupt:
+        say("interrupted" + (f"; --out {folder} --resume goes on from here" if folder else ""))
+        raise typer.Exit(EXIT_INTERRUPTED) from None
     _report(summary, folder=folder, refused_before=writer.refused_before)
     if not summary.answered and not summary.skipped:
         raise typer.Exit(EXIT_FAILED)
@@ -85,7 +95,12 @@ def say(text: str) -> None:
     print(text, file=sys.stderr)
 
 
-def _load(request: TaskRequest) -> Predictor:
+def load_bundle(request: TaskRequest) -> Predictor:
+    """Load the bundle of a request, or the built-in one of its command, which is said.
+
+    Raises:
+        DlcvError: the bundle or the engine do not fit.
+    """
     from dlcv.runtime.bundle import BUILTIN
     from dlcv.runtime.predictor import load
 
@@ -167,7 +182,7 @@ def _folder(request: TaskRequest) -> Path | None:
     return next(folder for folder in folders if not folder.exists())
 
 
-def _writer(request: TaskRequest, predictor: Predictor, folder: Path | None) -> Writer:
+def _writer(request: TaskRequest, answering: Answering, folder: Path | None) -> Writer:
     from dlcv.runtime.errors import InputError
     from dlcv.runtime.writers import FolderWriter, StreamWriter
 
@@ -175,7 +190,7 @@ def _writer(request: TaskRequest, predictor: Predictor, folder: Path | None) -> 
         return FolderWriter(
             folder,
             request.write,
-            run=predictor.description(),
+            run=answering.description(),
             resume=request.resume,
             overwrite=request.overwrite,
         )

@@ -9,7 +9,7 @@ from pathlib import Path
 import msgspec
 import onnx
 
-from dlcv.export.gate import Batch, Run, pass_gate, runs_from
+from dlcv.export.gate import Run, pass_gate, runs_from
 from dlcv.export.precision.candidates import Candidate, Maker
 from dlcv.export.precision.card import CARD_FILE, card_with_precisions
 from dlcv.export.precision.images import calibration_pixels, gate_batches_of
@@ -173,10 +173,7 @@ class Gates:
 
 def _golden_runs(bundle: Bundle) -> list[Run]:
     return [
-        Run(
-            batch=Batch(name=f"golden case {case.name}", image=case.inputs["image"]),
-            expected=case.outputs,
-        )
+        Run(name=f"golden case {case.name}", feeds=case.inputs, expected=case.outputs)
         for case in bundle.golden()
     ]
 

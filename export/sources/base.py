@@ -70,12 +70,15 @@ class ExportSource(ModelFacts):
     """A model to export.
 
     model: takes normalised float32 (B, 3, H, W). A classifier gives logits (B, classes), a segmenter
-    `{"out": logits}` or logits (B, classes, H, W). mean, std: by channel, in units of 0..1.
+    `{"out": logits}` or logits (B, classes, H, W), an embedder embeddings (B, D). mean, std: by channel, in
+    units of 0..1. distance: of a few-shot network; takes embeddings (B, D) and prototypes (classes, D) and gives
+    scores (B, classes).
     """
 
     model: nn.Module
     mean: tuple[float, ...]
     std: tuple[float, ...]
+    distance: nn.Module | None = None
 
 
 def with_size(preprocessing: Preprocessing, size: tuple[int, int] | None) -> Preprocessing:

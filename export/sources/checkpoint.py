@@ -3,20 +3,18 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import msgspec
 
 from dlcv.export.sources.base import ExportSource, SourceOptions, read_classes, with_size
 from dlcv.runtime.errors import InputError
-from dlcv.runtime.manifest import Metric
+from dlcv.runtime.manifest import ClassInfo, Metric
 from dlcv.train.checkpoint import load_checkpoint
-from dlcv.train.recipe import Recipe, builtin_recipes, load_recipe
+from dlcv.train.fewshot.recipe import FewShotRecipe
+from dlcv.train.recipe import Recipe, RunRecipe, builtin_recipes, load_recipe
 
-if TYPE_CHECKING:
-    from dlcv.train.checkpoint import Checkpoint
-
-_NOT_METRICS = ("images", "epoch")
+_NOT_METRICS = ("images", "epoch", "episodes", "ways")
 
 
 def source_from_checkpoint(folder: Path, options: SourceOptions) -> ExportSource:
@@ -30,49 +28,69 @@ def source_from_checkpoint(folder: Path, options: SourceOptions) -> ExportSource
         raise InputError(
             f"{folder} holds its weights; --weights and --random are for timm: and torchvision:"
         )
-    checkpoint = load_checkpoint(folder, Recipe)
+    checkpoint = load_checkpoint(folder)
     recipe = checkpoint.recipe
-    classes = recipe.classes
-    if options.classes is not None:
-        classes = read_classes(options.classes)
-        if len(classes) != len(recipe.classes):
-            raise InputError(
-                f"{options.classes} names {len(classes)} classes, the checkpoint has {len(recipe.classes)}"
-            )
+    if isinstance(recipe, FewShotRecipe):
+        if options.classes is not None:
+            raise InputError(f"{folder} has no classes of its own; leave out --classes")
+        network: Any = checkpoint.model
+        kind: dict[str, Any] = {"task": "embed", "classes": (), "distance": network.distance}
+        data = f"Class folders `{recipe.data.name}`."
+    elif isinstance(recipe, Recipe):
+        kind = {"task": recipe.task, "classes": _classes(recipe, options)}
+        data = f"The data set `{recipe.data.name}`."
+    else:
+        raise InputError(f"a checkpoint of task {recipe.task} cannot be exported")
     return ExportSource(
         model=checkpoint.model,
         name=recipe.name,
-        task=recipe.task,
-        classes=classes,
         preprocessing=with_size(recipe.preprocessing, options.size),
         mean=recipe.normalization.mean,
         std=recipe.normalization.std,
         description=recipe.description,
         licence=recipe.licence_note or "not stated",
         origin=f"checkpoint of recipe {recipe.name}",
-        data=recipe.data_note or f"The data set `{recipe.data.name}`.",
+        data=recipe.data_note or data,
         remake=(
             f"dlcv-train fit {_recipe_argument(recipe)} --data DATA --out runs/{recipe.name}",
             f"dlcv-export bundle runs/{recipe.name}{options.command_line}",
         ),
-        metrics=_metrics(checkpoint),
+        metrics=_metrics(checkpoint.metrics, data=_tested_on(recipe, checkpoint.metrics)),
         recipe=msgspec.to_builtins(recipe),
+        **kind,
     )
 
 
-def _recipe_argument(recipe: Recipe) -> str:
+def _classes(recipe: Recipe, options: SourceOptions) -> tuple[ClassInfo, ...]:
+    if options.classes is None:
+        return recipe.classes
+    classes = read_classes(options.classes)
+    if len(classes) != len(recipe.classes):
+        raise InputError(
+            f"{options.classes} names {len(classes)} classes, the checkpoint has {len(recipe.classes)}"
+        )
+    return classes
+
+
+def _recipe_argument(recipe: RunRecipe) -> str:
     """Return what `dlcv-train fit` takes: the name of a built-in recipe, or a file to be written."""
     built_in = recipe.name in builtin_recipes() and load_recipe(recipe.name) == recipe
     return recipe.name if built_in else "recipe.yaml"
 
 
-def _metrics(checkpoint: Checkpoint[Recipe]) -> tuple[Metric, ...]:
-    """Return the numbers of `metrics.json`; those by class as `name.class`."""
-    images = checkpoint.metrics.get("images")
+def _tested_on(recipe: Recipe | FewShotRecipe, metrics: dict[str, Any]) -> str:
+    if isinstance(recipe, FewShotRecipe):
+        shots = f"{recipe.test.ways}-way {recipe.test.shots}-shot, unless named otherwise,"
+        return f"{metrics.get('episodes')} episodes, {shots} of classes that were not trained on"
+    images = metrics.get("images")
     count = f"{images:,} " if _is_number(images) else ""
-    data = f"{count}images of {checkpoint.recipe.data.name} that were not trained on"
+    return f"{count}images of {recipe.data.name} that were not trained on"
+
+
+def _metrics(metrics: dict[str, Any], *, data: str) -> tuple[Metric, ...]:
+    """Return the numbers of `metrics.json`; those by class as `name.class`."""
     flat: dict[str, Any] = {}
-    for name, value in checkpoint.metrics.items():
+    for name, value in metrics.items():
         by_class = value.items() if isinstance(value, dict) else ()
         flat |= {f"{name}.{k}": v for k, v in by_class}
         flat[name] = value

@@ -8,6 +8,7 @@ from torch import nn
 
 from dlcv.export.wrappers.base import Normalize, Unwrappable, Wrapper
 from dlcv.export.wrappers.classifier import ClassifierWrapper
+from dlcv.export.wrappers.embedder import EmbedderWrapper
 from dlcv.export.wrappers.segmenter import SegmenterWrapper
 from dlcv.export.wrappers.timm_classifier import TimmClassifierWrapper
 from dlcv.export.wrappers.timm_vit import TimmVitWrapper
@@ -28,6 +29,8 @@ def wrap(model: nn.Module, task: Task, *, normalize: Normalize, size: tuple[int,
     """
     if task == "segment":
         return SegmenterWrapper(model, normalize).eval()
+    if task == "embed":
+        return EmbedderWrapper(model, normalize).eval()
     candidates: tuple[Callable[[], Wrapper], ...] = (
         lambda: TimmVitWrapper(model, normalize),
         lambda: TorchvisionVitWrapper(model, normalize),

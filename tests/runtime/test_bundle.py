@@ -152,6 +152,15 @@ def test_a_graph_that_is_not_onnx_is_refused(new_bundle: NewBundle) -> None:
         (lambda m: m.update(graphs={}), "needs a graph named 'model'"),
         (lambda m: m["graphs"]["model"]["outputs"].pop(0), "needs the output 'probabilities'"),
         (lambda m: m["graphs"]["model"]["inputs"][0].update(dtype="float32"), "must be uint8"),
+        (lambda m: m["graphs"]["model"].update(inputs=[]), "needs the input 'image'"),
+        (
+            lambda m: m["graphs"]["model"]["outputs"][0]["shape"].pop(0),
+            r"'probabilities' must be float32 \(batch, any\), not probabilities: float32 \(3\)",
+        ),
+        (
+            lambda m: m["graphs"].update(distance=m["graphs"]["model"]),
+            "graph 'distance' is not in the contract of task 'classify'",
+        ),
         (lambda m: m["files"]["model.onnx"].update(sha256="abc"), "matching regex"),
         (lambda m: m["preprocessing"].update(multiple=3), "not a multiple of 3"),
         (lambda m: m["preprocessing"].update(size=[0, 8]), ">= 1"),

@@ -12,7 +12,7 @@ import msgspec
 from dlcv.runtime.errors import InputError, RecipeError
 from dlcv.runtime.labelled import unlabelled_images
 from dlcv.train.data.batches import Dataset
-from dlcv.train.data.decode import decoded
+from dlcv.train.data.decode import decoded, mask_coding
 from dlcv.train.data.kinds import KINDS
 
 if TYPE_CHECKING:
@@ -39,8 +39,9 @@ def load_dataset(recipe: LabelledRecipe, root: Path, *, split: Split) -> Dataset
     if split == "train":
         preprocessing = msgspec.structs.replace(preprocessing, size=recipe.stored_size)
     items = listed(recipe, root, split=split)
+    coding = mask_coding(recipe) if recipe.task == "segment" else None
     try:
-        return decoded(items, recipe, preprocessing=preprocessing)
+        return decoded(items, preprocessing=preprocessing, coding=coding)
     except InputError as e:
         raise RecipeError(f"{recipe.data.root}, {split} images: {e}") from e
 
@@ -53,7 +54,7 @@ def load_unlabelled(recipe: LabelledRecipe, root: Path, *, path: str) -> Dataset
     """
     try:
         items = [replace(item, label=0) for item in unlabelled_images(root / path)]
-        return decoded(items, recipe, preprocessing=recipe.preprocessing)
+        return decoded(items, preprocessing=recipe.preprocessing)
     except InputError as e:
         raise RecipeError(f"unlabelled images: {e}") from e
 

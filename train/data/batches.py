@@ -112,8 +112,13 @@ class TrainBatches:
         return torch.randperm(count, generator=self._generator(0))
 
     def _generator(self, number: int) -> torch.Generator:
-        seed = (self.seed * _EPOCHS_A_SEED + self.epoch) * _BATCHES_AN_EPOCH + number
-        return torch.Generator().manual_seed(seed % 2**63)
+        return generator_for(self.seed, epoch=self.epoch, number=number)
+
+
+def generator_for(seed: int, *, epoch: int, number: int) -> torch.Generator:
+    """Return the generator of a batch of an epoch: a function of these three numbers alone."""
+    mixed = (seed * _EPOCHS_A_SEED + epoch) * _BATCHES_AN_EPOCH + number
+    return torch.Generator().manual_seed(mixed % 2**63)
 
 
 def prefetched(batches: TrainBatches, *, workers: int) -> DataLoader[Batch]:

@@ -22,29 +22,34 @@ if TYPE_CHECKING:
 
 
 def decoded(
-    items: Sequence[LabelledImage], recipe: LabelledRecipe, *, preprocessing: Preprocessing
+    items: Sequence[LabelledImage],
+    *,
+    preprocessing: Preprocessing,
+    coding: MaskCoding | None = None,
 ) -> Dataset:
     """Decode every image once. A mask follows the crop and resize of its image, by the nearest pixel.
+
+    coding: how masks hold classes; None where images have a label and no mask.
 
     Raises:
         InputError: a file cannot be read, images differ in size after preprocessing, a mask has another
             size than its image or holds a label that is neither a class nor ignored.
     """
-    masks = items[0].read_mask is not None
-    coding, strays, sizes = _coding(recipe), Counter[Any](), []
+    strays: Counter[Any] = Counter()
+    sizes = []
     images: Any = None
     labels: Any = None
     for number, item in enumerate(items):
         image = _image(item, preprocessing)
         if images is None:
             images = np.empty((len(items), *image.pixels.shape), np.uint8)
-            labels = np.empty((len(items), *(image.pixels.shape[:2] if masks else ())), np.uint8)
-            labels = labels if masks else labels.astype(np.int64)
+            labels = np.empty((len(items), *(image.pixels.shape[:2] if coding else ())), np.uint8)
+            labels = labels if coding else labels.astype(np.int64)
         if image.pixels.shape != images.shape[1:]:
             raise InputError(_sizes_differ(item, image, first=items[0], shape=images.shape[1:3]))
         images[number] = image.pixels
         sizes.append(image.frame.size)
-        labels[number] = _mask(item, image, coding, strays=strays) if masks else item.label
+        labels[number] = _mask(item, image, coding, strays=strays) if coding else item.label
     return Dataset(
         images=torch.from_numpy(images),
         labels=torch.from_numpy(labels),
@@ -74,7 +79,8 @@ def _mask(item: LabelledImage, image: DecodedImage, coding: MaskCoding, *, stray
     return _fitted(found.labels, image.frame, size=image.pixels.shape[:2])
 
 
-def _coding(recipe: LabelledRecipe) -> MaskCoding:
+def mask_coding(recipe: LabelledRecipe) -> MaskCoding:
+    """Return how the masks of a recipe's data hold its classes."""
     colors = tuple(c.color for c in recipe.classes if c.color is not None)
     return MaskCoding(
         classes=len(recipe.classes),

@@ -10,7 +10,7 @@ import torch
 
 from dlcv.runtime.draw import palette
 from dlcv.train.data.batches import IGNORE_LABEL
-from dlcv.train.data.decode import decoded
+from dlcv.train.data.decode import decoded, mask_coding
 from dlcv.train.figures.canvas import new_figure
 from dlcv.train.figures.photos import chosen_images, short_name
 from dlcv.train.figures.request import Drawn, Request, Skipped
@@ -34,7 +34,9 @@ def draw_masks(request: Request) -> Drawn:
     recipe = request.final.recipe
     if recipe.task != "segment":
         raise Skipped("masks: the run classifies")
-    dataset = decoded(chosen_images(request), recipe, preprocessing=recipe.preprocessing)
+    dataset = decoded(
+        chosen_images(request), preprocessing=recipe.preprocessing, coding=mask_coding(recipe)
+    )
     masks = {"truth": dataset.labels.numpy()}
     for title, checkpoint in request.checkpoints():
         masks[title] = predicted_masks(checkpoint, dataset.images)

@@ -14,6 +14,7 @@ from dlcv.train.models.spec import ModelSpec
 
 MODELS = {
     "small_cnn": "dlcv.train.models.small_cnn:small_cnn",
+    "conv4": "dlcv.train.models.conv4:conv4",
     "cifar_resnet20": "dlcv.train.models.cifar_resnet:resnet20",
     "cifar_resnet32": "dlcv.train.models.cifar_resnet:resnet32",
     "vit_conv_stem": "dlcv.train.models.vit:vit_conv_stem",

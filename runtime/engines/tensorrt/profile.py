@@ -31,7 +31,7 @@ class Range:
 
 @dataclass(frozen=True, kw_only=True)
 class Profile:
-    """Ranges by symbol: "batch", and "height" and "width" of graphs of dynamic size."""
+    """Ranges by symbol: "batch"; "height" and "width" of graphs of dynamic size; "classes" of a distance."""
 
     ranges: Mapping[str, Range]
 
@@ -68,6 +68,13 @@ class Profile:
         )
 
 
+_FIXES = {
+    "batch": "give a larger --batch, or build with another -E profile=MIN,OPT,MAX",
+    "classes": "run it on --engine cuda or ort",
+}
+_CLASSES = Range(least=1, usual=8, most=1024)  # prototypes of few-shot bundles
+
+
 def profile_for(model: EngineModel, *, batch: str, batch_size: int | None) -> Profile:
     """Return the profile to build a model for.
 
@@ -78,6 +85,8 @@ def profile_for(model: EngineModel, *, batch: str, batch_size: int | None) -> Pr
     """
     usual = batch_size or DEFAULT_BATCH_SIZE
     ranges = {"batch": range_from_text(batch) if batch else Range(least=1, usual=usual, most=usual)}
+    if any("classes" in spec.shape for spec in model.tensors):
+        ranges["classes"] = _CLASSES
     if model.largest is not None:
         longest = max(model.largest)
         for symbol, size in zip(("height", "width"), model.largest, strict=True):
@@ -121,11 +130,7 @@ def require_in_profile(
     for number, (size, low, high) in enumerate(zip(shape, least, most, strict=True)):
         if not low <= size <= high:
             symbol = spec.shape[number]
-            fix = (
-                "give a larger --batch, or build with another -E profile=MIN,OPT,MAX"
-                if number == 0
-                else "give --size, or build with dlcv-export engine --size"
-            )
+            fix = _FIXES.get(str(symbol), "give --size, or build with dlcv-export engine --size")
             raise InputError(
                 f"{spec.name!r} has {symbol} {size}, the engine was built for {low} to {high}; {fix}"
             )

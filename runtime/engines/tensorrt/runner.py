@@ -148,7 +148,7 @@ class Runner:
 
     def _check(self, feeds: Mapping[str, np.ndarray[Any, Any]], *, items: int) -> None:
         for spec in self._tensors.inputs:
-            shape = (items, *feeds[spec.name].shape[1:])
+            shape = _part(spec, feeds[spec.name], 0, items).shape
             least, most = self._tensors.least[spec.name], self._tensors.most[spec.name]
             require_in_profile(spec, shape, least=least, most=most)
 
@@ -165,7 +165,8 @@ class Runner:
         """Send one part through the three streams; nothing is waited for."""
         self._upload(buffers, feeds, start=start, end=end)
         self._device.make_wait(self._compute, event=buffers.uploaded)
-        shapes = {name: (end - start, *array.shape[1:]) for name, array in feeds.items()}
+        inputs = self._tensors.inputs
+        shapes = {s.name: _part(s, feeds[s.name], start, end).shape for s in inputs}
         outputs = self._execute(buffers, shapes)
         self._device.record(buffers.computed, stream=self._compute)
         self._device.make_wait(self._down, event=buffers.computed)
@@ -187,7 +188,7 @@ class Runner:
         end: int,
     ) -> None:
         for spec in self._tensors.inputs:
-            part = feeds[spec.name][start:end]
+            part = _part(spec, feeds[spec.name], start, end)
             pinned = buffers.pinned[spec.name][: part.nbytes]
             pinned.view(part.dtype).reshape(part.shape)[...] = part
             self._device.upload(buffers.addresses[spec.name], pinned, stream=self._up)
@@ -270,6 +271,13 @@ class Runner:
             if buffers.pending is not None:
                 buffers.pending = None
                 self._device.wait(buffers.downloaded)
+
+
+def _part(
+    spec: TensorSpec, array: np.ndarray[Any, Any], start: int, end: int
+) -> np.ndarray[Any, Any]:
+    """Cut a part out of a batch; what has no batch, such as prototypes, belongs whole to every part."""
+    return array[start:end] if spec.shape[0] == "batch" else array
 
 
 def _size(spec: TensorSpec, shape: Shape) -> int:

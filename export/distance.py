@@ -1,0 +1,66 @@
+"""The second graph of a few-shot bundle: how near embeddings are to prototypes."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any, TypeAlias
+
+import numpy as np
+import torch
+from torch import nn
+
+from dlcv.export.gate import Run
+from dlcv.export.graph import graph_from_module
+from dlcv.export.writing import ExportedGraph, Part
+from dlcv.runtime.manifest import TensorSpec
+
+Vectors: TypeAlias = "np.ndarray[Any, np.dtype[np.float32]]"
+
+_QUERIES, _CLASSES = 2, 3  # of the example: different numbers, so that the axes stay apart
+
+
+def graph_from_distance(distance: nn.Module, *, width: int) -> ExportedGraph:
+    """Export a distance with any number of queries and prototypes. width: of the embeddings."""
+    random = torch.Generator().manual_seed(0)
+    examples = tuple(torch.randn(n, width, generator=random) for n in (_QUERIES, _CLASSES))
+    symbols = ("batch", "classes")
+    return graph_from_module(
+        distance.eval(),
+        examples,
+        inputs=tuple(
+            TensorSpec(name=name, dtype="float32", shape=(symbol, width))
+            for name, symbol in zip(("query", "prototypes"), symbols, strict=True)
+        ),
+        outputs=(TensorSpec(name="scores", dtype="float32", shape=symbols),),
+        dimensions=tuple({0: torch.export.Dim(symbol)} for symbol in symbols),
+    )
+
+
+def distance_part(distance: nn.Module, model: Part) -> Part:
+    """Return the graph `distance`, to be compared on the embeddings that the reference gave of photos."""
+    width = model.golden[0].expected["embedding"].shape[1]
+    return Part(
+        name="distance",
+        graph=graph_from_distance(distance, width=width),
+        runs=distance_runs(distance, model.runs),
+        golden=distance_runs(distance, model.golden),
+    )
+
+
+def distance_runs(distance: nn.Module, image_runs: Sequence[Run]) -> list[Run]:
+    """Compare the embeddings of photos: one with all others, then all with all of them."""
+    vectors = np.concatenate([run.expected["embedding"] for run in image_runs])
+    return [
+        _run(distance, vectors[:1], vectors[1:]),
+        _run(distance, vectors, vectors[: len(vectors) - 1]),
+    ]
+
+
+def _run(distance: nn.Module, query: Vectors, prototypes: Vectors) -> Run:
+    with torch.inference_mode():
+        scores = distance.eval()(torch.tensor(query), torch.tensor(prototypes)).numpy()
+    return Run(
+        name=f"{len(query)} queries, {len(prototypes)} prototypes",
+        feeds={"query": query, "prototypes": prototypes},
+        expected={"scores": np.ascontiguousarray(scores)},
+    )

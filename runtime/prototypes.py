@@ -1,0 +1,345 @@
+"""Few-shot classification: classes known by a few examples, each the mean of their embeddings.
+
+Snell et al. 2017, https://arxiv.org/abs/1703.05175. A bundle with a graph `distance` compares as it was trained to.
+Of any other, embeddings are scaled to length 1 and compared by their cosine, as Chen et al. 2019 do
+(https://arxiv.org/abs/1904.04232); `COSINE_SCALE` makes probabilities of it.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import warnings
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Self, final
+from zipfile import BadZipFile, is_zipfile
+
+import msgspec
+import numpy as np
+
+from dlcv.runtime.closing import Closing
+from dlcv.runtime.engines import load_engine
+from dlcv.runtime.engines.base import Engine, EngineOptions
+from dlcv.runtime.errors import BundleError, ImageError, InputError
+from dlcv.runtime.files import write_atomically
+from dlcv.runtime.manifest import ClassInfo, Preprocessing
+from dlcv.runtime.pipeline import windows
+from dlcv.runtime.results import Classification, Embedding, Float32, Refused, Result, name_of
+from dlcv.runtime.support import Support, SupportImages, support_images
+
+if TYPE_CHECKING:
+    from dlcv.runtime.images import Source
+    from dlcv.runtime.predictor import Predictor
+
+COSINE_SCALE = 20.0
+_DISTANCE = "distance"
+_UNREADABLE = (ValueError, KeyError, OSError, EOFError, BadZipFile, msgspec.MsgspecError)
+
+
+class Identity(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """The bundle that prototypes were made with. graphs: SHA-256 of each graph as exported."""
+
+    bundle: str
+    graphs: dict[str, str]
+    preprocessing: Preprocessing
+
+
+class _About(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """What a file of prototypes says beside the vectors: classes with how many images each, in their order."""
+
+    made_with: Identity
+    classes: tuple[tuple[str, int], ...]
+
+
+def _warn(text: str) -> None:
+    warnings.warn(text, stacklevel=2)
+
+
+@final
+@dataclass(frozen=True, kw_only=True)
+class Prototypes:
+    """One vector a class.
+
+    names: of the classes. counts: how many images each is the mean of. vectors: float32 (classes, D).
+    made_with: the bundle whose embeddings these are; with another they mean nothing, and are refused.
+    """
+
+    names: tuple[str, ...]
+    counts: tuple[int, ...]
+    vectors: Float32
+    made_with: Identity
+
+    def __post_init__(self) -> None:
+        if len(self.names) < 2 or len(set(self.names)) != len(self.names):
+            raise InputError(
+                f"few-shot classification needs two or more different classes, not {list(self.names)}"
+            )
+        if self.vectors.dtype != np.float32 or self.vectors.ndim != 2:
+            raise ValueError(f"prototypes are float32 (classes, D), not {self.vectors.dtype}")
+        if not len(self.names) == len(self.counts) == len(self.vectors):
+            raise ValueError(f"{len(self.vectors)} prototypes for {len(self.names)} classes")
+        if not np.isfinite(self.vectors).all():
+            raise ValueError("prototypes hold values that are not finite")
+
+    @classmethod
+    def fit(
+        cls, predictor: Predictor, support: Support, *, on_refused: Callable[[str], object] = _warn
+    ) -> Self:
+        """Make prototypes of examples: a folder, ZIP or tar with a folder a class, or images by class name.
+
+        on_refused: told of each image that cannot be read, in a sentence.
+
+        Raises:
+            InputError: there are fewer than two classes, or a class has no readable image.
+            BundleError: the bundle gives no embeddings.
+        """
+        made_with = identity_of(predictor)
+        return cls(**_fitted(predictor, support_images(support), on_refused), made_with=made_with)
+
+    def extended(
+        self, predictor: Predictor, support: Support, *, on_refused: Callable[[str], object] = _warn
+    ) -> Self:
+        """Return these and prototypes of further classes. Arguments as of `fit`.
+
+        Raises:
+            InputError: a class is there already, or has no readable image; or this is another bundle than theirs.
+        """
+        self.require_made_with(predictor)
+        images = support_images(support)
+        if known := next((name for name in images if name in self.names), None):
+            raise InputError(f"class {known!r} has a prototype already; take it out of the support")
+        new = _fitted(predictor, images, on_refused)
+        return type(self)(
+            names=self.names + new["names"],
+            counts=self.counts + new["counts"],
+            vectors=np.concatenate([self.vectors, new["vectors"]]),
+            made_with=self.made_with,
+        )
+
+    def predict(
+        self, predictor: Predictor, images: Source | Iterable[Source]
+    ) -> list[Classification]:
+        """Return the classes of every image, in order; probabilities are over these classes.
+
+        Raises:
+            InputError: this is another bundle than theirs.
+            ImageError: an image cannot be read.
+        """
+        with PrototypeClassifier(predictor, self) as classifier:
+            return classifier(images)
+
+    def require_made_with(self, predictor: Predictor) -> None:
+        """Check that these are of a predictor's bundle.
+
+        Raises:
+            InputError: they are not.
+        """
+        now = identity_of(predictor)
+        if (now.graphs, now.preprocessing) == (self.made_with.graphs, self.made_with.preprocessing):
+            return
+        raise InputError(
+            f"the prototypes were made with bundle {self.made_with.bundle!r} ({_digest(self.made_with)}), not with"
+            f" {now.bundle!r} ({_digest(now)}); give that bundle with -m, or fit them anew with --support"
+        )
+
+    def save(self, path: str | Path) -> None:
+        """Write them to one NPZ file, without pickle: `prototypes`, and `about` as a JSON text.
+
+        Raises:
+            OutputError: it cannot be written.
+        """
+        classes = tuple(zip(self.names, self.counts, strict=True))
+        about = msgspec.json.encode(_About(made_with=self.made_with, classes=classes)).decode()
+        arrays: dict[str, Any] = {"prototypes": self.vectors, "about": np.array(about)}
+        write_atomically(Path(path), partial(np.savez, allow_pickle=False, **arrays))
+
+    @classmethod
+    def load(cls, path: str | Path) -> Self:
+        """Read what `save` wrote.
+
+        Raises:
+            InputError: there is no such file, or it is something else.
+        """
+        if Path(path).is_file() and not is_zipfile(path):
+            raise InputError(f"{path} is not a file of prototypes, which is an NPZ file")
+        try:
+            with np.load(path, allow_pickle=False) as arrays:
+                about = msgspec.json.decode(str(arrays["about"]), type=_About)
+                vectors = arrays["prototypes"]
+            return cls(
+                names=tuple(name for name, _ in about.classes),
+                counts=tuple(count for _, count in about.classes),
+                vectors=vectors,
+                made_with=about.made_with,
+            )
+        except FileNotFoundError as e:
+            raise InputError(f"there are no prototypes at {path}") from e
+        except (*_UNREADABLE, TypeError, AttributeError) as e:
+            reason = " ".join(str(e).split())
+            raise InputError(f"{path} is not a file of prototypes: {reason}") from e
+
+
+@final
+class PrototypeClassifier(Closing):
+    """Answers images with the nearest prototypes; used as a `Predictor` is, which stays the caller's to close."""
+
+    def __init__(self, predictor: Predictor, prototypes: Prototypes) -> None:
+        """Load the bundle's distance, where it has one, on the predictor's engine.
+
+        Raises:
+            InputError: the prototypes are of another bundle.
+        """
+        prototypes.require_made_with(predictor)
+        self.prototypes = prototypes
+        self.workers, self.batch_size = predictor.workers, predictor.batch_size
+        self._predictor = predictor
+        self._classes = tuple(ClassInfo(name=name) for name in prototypes.names)
+        self._distance = _loaded_distance(predictor)
+
+    def __call__(self, images: Source | Iterable[Source]) -> list[Classification]:
+        """Return the classes of every image, in order. One image may be given without a list.
+
+        Raises:
+            ImageError: an image cannot be read; `stream` skips and reports such images instead.
+        """
+        from dlcv.runtime.predictor import listed
+
+        answers = []
+        for answer in self.stream(listed(images)):
+            if isinstance(answer, Refused):
+                raise ImageError(f"{answer.name}: {answer.reason}")
+            answers.append(answer)
+        return answers
+
+    def stream(self, sources: Iterable[Source | Refused]) -> Iterator[Classification | Refused]:
+        """Yield the classes of every source, in order; memory does not depend on their number."""
+        for results in windows(self._predictor.stream(sources), self.batch_size):
+            embedded = [r for r in results if not isinstance(r, Refused)]
+            answers = iter(self._answers(embedded))
+            for result in results:
+                yield result if isinstance(result, Refused) else next(answers)
+
+    def description(self) -> dict[str, Any]:
+        """Return what runs, for `run.json`."""
+        digest = hashlib.sha256(self.prototypes.vectors.tobytes())
+        digest.update("\n".join(self.prototypes.names).encode())
+        return self._predictor.description() | {"prototypes": digest.hexdigest()}
+
+    def close(self) -> None:
+        """Free the distance."""
+        if self._distance is not None:
+            self._distance.close()
+
+    def _answers(self, results: Sequence[Result]) -> list[Classification]:
+        if not results:
+            return []
+        vectors = np.stack([_vector(result) for result in results])
+        probabilities = _softmax(self._scores(vectors))
+        return [
+            Classification(
+                source=result.source,
+                frame=result.frame,
+                engine=result.engine,
+                classes=self._classes,
+                probabilities=row,
+                embedding=vector,
+            )
+            for result, row, vector in zip(results, probabilities, vectors, strict=True)
+        ]
+
+    def _scores(self, vectors: Float32) -> Float32:
+        """Return how near vectors (B, D) are to each prototype, float32 (B, classes)."""
+        prototypes = self.prototypes.vectors
+        if self._distance is None:
+            cosines: Float32 = _unit(vectors) @ _unit(prototypes).T
+            return COSINE_SCALE * cosines
+        return self._distance.infer({"query": vectors, "prototypes": prototypes})["scores"]
+
+
+def identity_of(predictor: Predictor) -> Identity:
+    """Return what prototypes of a predictor depend on; a lower precision of a graph gives nearly the same."""
+    bundle = predictor.bundle
+    graphs = {
+        name: bundle.manifest.files[bundle.variant(graph=name, precision=None).file].sha256
+        for name in bundle.manifest.graphs
+    }
+    return Identity(
+        bundle=bundle.manifest.name, graphs=graphs, preprocessing=predictor.preprocessing
+    )
+
+
+def _loaded_distance(predictor: Predictor) -> Engine | None:
+    bundle = predictor.bundle
+    if _DISTANCE not in bundle.manifest.graphs:
+        return None
+    return load_engine(
+        bundle,
+        predictor.engine.info.name,
+        graph=_DISTANCE,
+        precision=bundle.graph(_DISTANCE).default_precision,
+        options=EngineOptions(batch_size=predictor.batch_size),
+    )
+
+
+def _fitted(
+    predictor: Predictor, support: SupportImages, on_refused: Callable[[str], object]
+) -> dict[str, Any]:
+    """Return names, counts and vectors of classes."""
+    trained = _DISTANCE in predictor.bundle.manifest.graphs
+    counts, vectors = [], []
+    for name, images in support.items():
+        found, reasons = [], []
+        results = predictor.stream(_source(image.name, image.read) for image in images)
+        for image, result in zip(images, results, strict=True):
+            if isinstance(result, Refused):
+                reasons.append(f"{image.name}: {result.reason}")
+            else:
+                found.append(_vector(result))
+        if not found:
+            raise InputError(
+                f"class {name!r}: none of its {len(images)} images can be read ({reasons[0]})"
+            )
+        for reason in reasons:
+            on_refused(f"left out of class {name!r}: {reason}")
+        matrix = np.stack(found)
+        counts.append(len(found))
+        vectors.append((matrix if trained else _unit(matrix)).mean(axis=0))
+    return {
+        "names": tuple(support),
+        "counts": tuple(counts),
+        "vectors": np.stack(vectors) if vectors else np.empty((0, 0), np.float32),
+    }
+
+
+def _source(name: str, read: Callable[[], Source]) -> Source | Refused:
+    try:
+        return read()
+    except (InputError, OSError) as e:
+        return Refused(source=name, reason=str(e))
+
+
+def _vector(result: Result) -> Float32:
+    vector = result.vector if isinstance(result, Embedding) else getattr(result, "embedding", None)
+    if vector is None:
+        raise BundleError(
+            f"what the bundle says of {name_of(result.source)} has no embedding; load it with"
+            ' outputs=("embedding",), or give a bundle of task embed or classify'
+        )
+    return np.asarray(vector)
+
+
+def _unit(vectors: Float32) -> Float32:
+    lengths = np.linalg.norm(vectors, axis=1, keepdims=True)
+    return np.asarray(vectors / np.maximum(lengths, 1e-12))
+
+
+def _softmax(scores: Float32) -> Float32:
+    exponents = np.exp(scores - scores.max(axis=1, keepdims=True))
+    return np.asarray(exponents / exponents.sum(axis=1, keepdims=True), np.float32)
+
+
+def _digest(identity: Identity) -> str:
+    height, width = identity.preprocessing.size
+    return f"graph {identity.graphs['model'][:12]}…, {height}x{width}"

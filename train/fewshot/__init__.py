@@ -1,0 +1,1 @@
+"""Few-shot classification by prototypes: recipe, episodes, network, training."""

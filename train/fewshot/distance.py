@@ -1,0 +1,58 @@
+"""Distances between embeddings and prototypes, as scores: more is nearer."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+_FIRST_SCALE = 10.0
+
+
+class Euclidean(nn.Module):
+    """The negative squared Euclidean distance (Snell et al. 2017, equation 2)."""
+
+    def forward(self, query: Tensor, prototypes: Tensor) -> Tensor:
+        """query (batch, D), prototypes (classes, D) to scores (batch, classes)."""
+        # Differences, not the cheaper products: those lose digits where two points are near.
+        return -(query[:, None] - prototypes[None]).square().sum(dim=2)
+
+
+class Cosine(nn.Module):
+    """Cosine similarity times a learnt scale: between -1 and 1 alone, softmax would be nearly flat."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.scale = nn.Parameter(torch.tensor(_FIRST_SCALE))
+
+    def forward(self, query: Tensor, prototypes: Tensor) -> Tensor:
+        """query (batch, D), prototypes (classes, D) to scores (batch, classes)."""
+        return self.scale * F.normalize(query, dim=1) @ F.normalize(prototypes, dim=1).T
+
+
+class Parametric(nn.Module):
+    """A learnt distance: a prototype and a query side by side through two linear layers."""
+
+    def __init__(self, width: int) -> None:
+        super().__init__()
+        self.hidden = nn.Linear(2 * width, width)
+        self.score = nn.Linear(width, 1)
+
+    def forward(self, query: Tensor, prototypes: Tensor) -> Tensor:
+        """query (batch, D), prototypes (classes, D) to scores (batch, classes)."""
+        shape = (query.shape[0], prototypes.shape[0], query.shape[1])
+        pairs = torch.cat([prototypes[None].expand(shape), query[:, None].expand(shape)], dim=2)
+        scores: Tensor = self.score(F.relu(self.hidden(pairs)))
+        return scores.squeeze(2)
+
+
+def distance_by_name(name: str, *, width: int) -> nn.Module:
+    """Return a distance by its name in a recipe. width: of the embeddings."""
+    builders: dict[str, Callable[[], nn.Module]] = {
+        "euclidean": Euclidean,
+        "cosine": Cosine,
+        "parametric": lambda: Parametric(width),
+    }
+    return builders[name]()

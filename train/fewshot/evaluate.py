@@ -1,0 +1,77 @@
+"""Score a checkpoint of a prototypical network on the classes that it never saw."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import torch
+from torch import Tensor
+
+from dlcv.train.checkpoint import Checkpoint
+from dlcv.train.data.batches import Dataset, PlainBatches
+from dlcv.train.fewshot.data import EMBEDDED_AT_ONCE, ClassSplit, load_split
+from dlcv.train.fewshot.episodes import Episode, episodes_from_csv
+from dlcv.train.fewshot.recipe import EpisodeConfig, FewShotRecipe
+from dlcv.train.fewshot.score import Distance, EpisodeScore, score_episodes
+from dlcv.train.modules import normalised
+
+
+def evaluate(checkpoint: Checkpoint[FewShotRecipe], root: Path) -> dict[str, Any]:
+    """Return the mean accuracy over the test episodes, `interval` (half of the 95 % one) and what was tested.
+
+    With `test_shots` also `shots` and `intervals`, the same by number of shots.
+
+    Raises:
+        RecipeError: the data are missing or do not fit.
+    """
+    recipe = checkpoint.recipe
+    split = load_split(recipe, root, split="test")
+    embeddings = embedded(checkpoint, split.images)
+    distance: Any = checkpoint.model.distance
+    scores = {"": _scored(embeddings, episodes_of_test(recipe, split, root), distance=distance)}
+    for shots in recipe.test_shots:
+        config = msgspec.structs.replace(recipe.test, shots=shots)
+        drawn = split.sampler(config, split="test", seed=recipe.seed)
+        scores[f"{shots}-shot"] = _scored(embeddings, drawn, distance=distance)
+    return _metrics(scores, recipe.test, images=len(split.images))
+
+
+def episodes_of_test(recipe: FewShotRecipe, split: ClassSplit, root: Path) -> Iterable[Episode]:
+    """Return the episodes on which a checkpoint is scored: those of the CSV, or drawn ones."""
+    if recipe.data.episodes is not None:
+        return episodes_from_csv(root / recipe.data.episodes, split.images.names)
+    return split.sampler(recipe.test, split="test", seed=recipe.seed)
+
+
+def embedded(checkpoint: Checkpoint[FewShotRecipe], images: Dataset) -> Tensor:
+    """Return the embeddings of images, float32 (N, D)."""
+    normalization = checkpoint.recipe.normalization
+    with torch.inference_mode():
+        batches = PlainBatches(dataset=images, batch=EMBEDDED_AT_ONCE)
+        return torch.cat([checkpoint.model(normalised(i, normalization)) for i, _ in batches])
+
+
+def _scored(embeddings: Tensor, episodes: Iterable[Episode], *, distance: Distance) -> EpisodeScore:
+    with torch.inference_mode():
+        return score_episodes(embeddings, episodes, distance=distance)
+
+
+def _metrics(
+    scores: dict[str, EpisodeScore], config: EpisodeConfig, *, images: int
+) -> dict[str, Any]:
+    first = scores.pop("")
+    by_shots = {
+        "shots": {name: score.accuracy for name, score in scores.items()},
+        "intervals": {f"{name} ±": score.interval for name, score in scores.items()},
+    }
+    return {
+        "accuracy": first.accuracy,
+        "interval": first.interval,
+        **(by_shots if scores else {}),
+        "episodes": first.episodes,
+        "ways": config.ways,
+        "images": images,
+    }
