@@ -35,9 +35,8 @@ class CaptionModule(RunModule[CaptionRecipe]):
         self.files = {TOKENIZER_FILE: data.vocabulary.to_json()}
         self.validation_loss = MeanMetric(nan_strategy="disable")
         self._data = data
-        self._known: dict[
-            bool, Tensor
-        ] = {}  # features of the training (True) and validation images
+        # Features of the training (True) and validation images, where they never change.
+        self._known: dict[bool, Tensor] = {}
 
     def on_fit_start(self) -> None:
         if self.recipe.encodes_once:
@@ -75,9 +74,7 @@ class CaptionModule(RunModule[CaptionRecipe]):
     def _loss(self, features: Tensor, tokens: Tensor, *, smoothing: float = 0.0) -> Tensor:
         vocabulary = self._data.vocabulary
         longest = int((tokens != vocabulary.pad).sum(dim=1).max())
-        tokens = tokens[
-            :, :longest
-        ]  # what is behind all captions of the batch costs as much as they do
+        tokens = tokens[:, :longest]  # padding behind all captions costs as much as words
         targets = targets_from_tokens(tokens, vocabulary.unsaid)
         decoder: Any = self.network.decoder
         logits = decoder(tokens[:, :-1], decoder.memory(features))
@@ -104,13 +101,13 @@ class CaptionModule(RunModule[CaptionRecipe]):
     def _encoded(self, images: Tensor) -> Tensor:
         """Return the features of a split: they never change."""
         encoder = self._encoder.eval()
-        with torch.inference_mode():
+        with torch.no_grad():
             parts = [
                 encoder(normalised(batch.to(self.device), self.recipe.normalization))
                 for batch in torch.split(images, self.recipe.batch)
             ]
         encoder.train()
-        return torch.cat(parts).clone()  # outside of inference mode, autograd may keep it
+        return torch.cat(parts)
 
     def _captions(self, split: CaptionSet, *, train: bool) -> list[str]:
         """Return a greedy caption for each image of the beginning of a split."""

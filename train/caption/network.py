@@ -161,6 +161,11 @@ class Captioner(nn.Module):
         self.encoder = encoder
         self.decoder = decoder
 
-    def forward(self, images: Tensor, tokens: Tensor) -> Tensor:
-        """Return the logits (B, T, V) of the token after each of tokens (B, T)."""
+    def forward(self, images: Tensor, tokens: Tensor | None = None) -> Tensor:
+        """Return the logits (B, T, V) of the token after each of tokens (B, T).
+
+        Without tokens, of the one after token 0: so that a table of the layers can be made from an image alone.
+        """
+        if tokens is None:
+            tokens = torch.zeros(len(images), 1, dtype=torch.int64, device=images.device)
         return self.decoder(tokens, self.decoder.memory(self.encoder(images)))  # type: ignore[no-any-return]

@@ -10,7 +10,7 @@ from dlcv.runtime.manifest import Positive
 from dlcv.train.recipe import RunRecipe
 from dlcv.train.settings import Model, Share, require_relative
 
-ENCODER = "encoder."  # what `freeze` names to leave the encoder as it is
+_ENCODER = {"encoder.", "backbone"}  # what `freeze` names to leave the encoder as it is
 
 
 class CaptionData(Model, frozen=True, kw_only=True):
@@ -54,7 +54,7 @@ class CaptionRecipe(RunRecipe, frozen=True, kw_only=True):
 
     vocabulary: tokens, four of which are marks and the others the most frequent words of the training captions.
     remember: so many training images are captioned at every validation; `remembered` is the share of them that got
-    one of their own captions. freeze: with `encoder.` each image is encoded once for the whole run.
+    one of their own captions. freeze: with `encoder.` or `backbone` each image is encoded once for the whole run.
     """
 
     task: Literal["caption"]
@@ -76,4 +76,4 @@ class CaptionRecipe(RunRecipe, frozen=True, kw_only=True):
     @property
     def encodes_once(self) -> bool:
         """Whether what the encoder gives for an image stays the same through the run."""
-        return ENCODER in self.freeze
+        return not _ENCODER.isdisjoint(self.freeze)

@@ -9,6 +9,7 @@ from dlcv.train.caption.evaluate import captions_from_features
 from dlcv.train.caption.network import CaptionDecoder, Captioner
 from dlcv.train.caption.recipe import DecoderConfig
 from dlcv.train.settings import ModelConfig
+from dlcv.train.summary import layer_rows
 
 
 @pytest.fixture(scope="module")
@@ -71,6 +72,15 @@ def test_greedy_captions_are_those_of_repeated_argmax_without_a_cache(decoder, v
                 break
         expected = [token for token in said[1:] if token != vocabulary.end]
         assert [int(t) for t in tokens if t != vocabulary.pad] == expected
+
+
+def test_a_captioner_has_a_table_of_its_layers():
+    spec = build_encoder(ModelConfig(name="torchvision:squeezenet1_1"))
+    config = DecoderConfig(dim=16, depth=1, heads=2, length=8)
+    decoder = CaptionDecoder(config, vocabulary=11, channels=512, grid=(3, 3))
+    rows = {row.name: row for row in layer_rows(Captioner(spec.network, decoder), (64, 64))}
+    assert rows["decoder.logits"].output == "(1, 1, 11)"
+    assert rows["decoder.logits"].parameters == 16 * 11 + 11
 
 
 def test_a_row_of_tokens_is_padded_or_cut(vocabulary):
