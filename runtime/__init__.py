@@ -4,8 +4,8 @@ from dlcv.runtime.bundle import Bundle, open_bundle
 from dlcv.runtime.caption.search import SearchOptions
 from dlcv.runtime.engines import Engine, EngineInfo, EngineOptions, load_engine
 from dlcv.runtime.errors import DlcvError
+from dlcv.runtime.fewshot.prototypes import PrototypeClassifier, Prototypes
 from dlcv.runtime.predictor import Predictor, load
-from dlcv.runtime.prototypes import PrototypeClassifier, Prototypes
 from dlcv.runtime.results import (
     Caption,
     Classification,

@@ -11,8 +11,8 @@ from dlcv.cli.infer import options
 from dlcv.cli.infer.task import TaskRequest, answer_all, load_bundle, say
 
 if TYPE_CHECKING:
+    from dlcv.runtime.fewshot.prototypes import Prototypes
     from dlcv.runtime.predictor import Predictor
-    from dlcv.runtime.prototypes import Prototypes
 
 
 def fewshot(
@@ -64,7 +64,7 @@ def fewshot(
       dlcv-infer fewshot --prototypes pets.npz --list
     """
     from dlcv.runtime.errors import InputError
-    from dlcv.runtime.prototypes import PrototypeClassifier, Prototypes
+    from dlcv.runtime.fewshot.prototypes import PrototypeClassifier, Prototypes
     from dlcv.runtime.report import table
     from dlcv.runtime.writers import WriteOptions
 
@@ -104,7 +104,7 @@ def fewshot(
 
 
 def _fitted(predictor: Predictor, found: Prototypes | None, *, support: Path | None) -> Prototypes:
-    from dlcv.runtime.prototypes import Prototypes
+    from dlcv.runtime.fewshot.prototypes import Prototypes
 
     if found is None:
         assert support is not None  # one of the two is given

@@ -16,6 +16,8 @@ from dlcv.runtime.check import replay_all
 from dlcv.runtime.engines import load_engine
 from dlcv.runtime.engines.base import EngineOptions
 from dlcv.runtime.errors import BundleError, InputError, ParityError
+from dlcv.runtime.fewshot.episodes import EpisodeConfig
+from dlcv.runtime.fewshot.score import scores_of
 from dlcv.runtime.manifest import Manifest, json_from_manifest
 from dlcv.runtime.system import is_importable
 from dlcv.train.checkpoint import load_checkpoint, save_checkpoint
@@ -23,7 +25,6 @@ from dlcv.train.fewshot.data import load_split
 from dlcv.train.fewshot.evaluate import embedded, episodes_of_test
 from dlcv.train.fewshot.network import network_from_recipe
 from dlcv.train.fewshot.recipe import FewShotRecipe
-from dlcv.train.fewshot.score import scores_of
 from dlcv.train.recipe import load_recipe
 
 DISTANCES = ["euclidean", "cosine", "parametric"]
@@ -124,7 +125,6 @@ def colours():
 def test_the_engine_predicts_what_pytorch_predicts(made, name, engine, colours):
     from dlcv.train.data.batches import Dataset
     from dlcv.train.fewshot.data import ClassSplit
-    from dlcv.train.fewshot.recipe import EpisodeConfig
 
     labels = torch.arange(6).repeat_interleave(10)
     split = ClassSplit(images=Dataset(images=colours, labels=labels), classes=tuple("abcdef"))

@@ -9,19 +9,20 @@ from functools import cached_property
 from pathlib import Path, PurePosixPath
 from typing import Any, Literal, TypeAlias
 
+import numpy as np
 import torch
 from lightning.pytorch import LightningDataModule
 from torch import Tensor
 
 from dlcv.runtime.archives import Readers, files_in
 from dlcv.runtime.errors import InputError, RecipeError
+from dlcv.runtime.fewshot.episodes import EpisodeConfig, EpisodeSampler
 from dlcv.runtime.images import SUFFIXES
 from dlcv.runtime.labelled import LabelledImage
 from dlcv.train.data.augment import Classify
 from dlcv.train.data.batches import Dataset, PlainBatches, generator_for
 from dlcv.train.data.decode import decoded
-from dlcv.train.fewshot.episodes import EpisodeSampler
-from dlcv.train.fewshot.recipe import EpisodeConfig, EpisodeData, FewShotRecipe
+from dlcv.train.fewshot.recipe import EpisodeData, FewShotRecipe
 from dlcv.train.settings import AugmentConfig
 
 Split: TypeAlias = Literal["train", "validation", "test"]
@@ -39,9 +40,15 @@ class ClassSplit:
     classes: tuple[str, ...]
 
     def sampler(self, config: EpisodeConfig, *, split: str, seed: int) -> EpisodeSampler:
-        """Return what draws episodes of it."""
-        labels = self.images.labels
-        return EpisodeSampler(labels, config, names=self.classes, split=split, seed=seed)
+        """Return what draws episodes of it. split: for the message.
+
+        Raises:
+            RecipeError: it has fewer classes or images than an episode takes.
+        """
+        try:
+            return EpisodeSampler(self.images.labels.numpy(), config, names=self.classes, seed=seed)
+        except InputError as e:
+            raise RecipeError(f"{split}: {e}") from e
 
 
 def load_split(recipe: FewShotRecipe, root: Path, *, split: Split) -> ClassSplit:
@@ -134,7 +141,7 @@ class EpisodeBatches:
             self.sampler.drawn(episode, epoch=self.epoch)
             for episode in range(first, first + self.batch)
         ]
-        indices = torch.stack(drawn)
+        indices = torch.from_numpy(np.stack(drawn))
         images = self._changed(self.split.images.images[indices.flatten()], number=first)
         return images.reshape(*indices.shape, *images.shape[1:])
 

@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
+
+from dlcv.runtime.fewshot.score import Distance
 
 _FIRST_SCALE = 10.0
 
@@ -56,3 +59,14 @@ def distance_by_name(name: str, *, width: int) -> nn.Module:
         "parametric": lambda: Parametric(width),
     }
     return builders[name]()
+
+
+def distance_on_arrays(module: nn.Module, *, device: torch.device | str = "cpu") -> Distance:
+    """Return a distance that takes and gives float32 arrays, computed by PyTorch where the module lies."""
+
+    def distance(query: Any, prototypes: Any) -> Any:
+        tensors = (torch.from_numpy(array).to(device) for array in (query, prototypes))
+        with torch.inference_mode():
+            return module(*tensors).float().cpu().numpy()
+
+    return distance

@@ -8,14 +8,16 @@ from typing import Any
 
 import msgspec
 import torch
-from torch import Tensor
 
+from dlcv.runtime.errors import InputError, RecipeError
+from dlcv.runtime.fewshot.episodes import Episode, EpisodeConfig, episodes_from_csv
+from dlcv.runtime.fewshot.score import EpisodeScore, score_episodes
+from dlcv.runtime.results import Float32
 from dlcv.train.checkpoint import Checkpoint
 from dlcv.train.data.batches import Dataset, PlainBatches
 from dlcv.train.fewshot.data import EMBEDDED_AT_ONCE, ClassSplit, load_split
-from dlcv.train.fewshot.episodes import Episode, episodes_from_csv
-from dlcv.train.fewshot.recipe import EpisodeConfig, FewShotRecipe
-from dlcv.train.fewshot.score import Distance, EpisodeScore, score_episodes
+from dlcv.train.fewshot.distance import distance_on_arrays
+from dlcv.train.fewshot.recipe import FewShotRecipe
 from dlcv.train.modules import normalised
 
 
@@ -30,33 +32,38 @@ def evaluate(checkpoint: Checkpoint[FewShotRecipe], root: Path) -> dict[str, Any
     recipe = checkpoint.recipe
     split = load_split(recipe, root, split="test")
     embeddings = embedded(checkpoint, split.images)
-    distance: Any = checkpoint.model.distance
-    scores = {"": _scored(embeddings, episodes_of_test(recipe, split, root), distance=distance)}
+    distance = distance_on_arrays(checkpoint.model.distance)  # type: ignore[arg-type]
+    episodes = episodes_of_test(recipe, split, root)
+    scores = {"": score_episodes(embeddings, episodes, distance=distance)}
     for shots in recipe.test_shots:
         config = msgspec.structs.replace(recipe.test, shots=shots)
         drawn = split.sampler(config, split="test", seed=recipe.seed)
-        scores[f"{shots}-shot"] = _scored(embeddings, drawn, distance=distance)
+        scores[f"{shots}-shot"] = score_episodes(embeddings, drawn, distance=distance)
     return _metrics(scores, recipe.test, images=len(split.images))
 
 
 def episodes_of_test(recipe: FewShotRecipe, split: ClassSplit, root: Path) -> Iterable[Episode]:
-    """Return the episodes on which a checkpoint is scored: those of the CSV, or drawn ones."""
+    """Return the episodes on which a checkpoint is scored: those of the CSV, or drawn ones.
+
+    Raises:
+        RecipeError: the CSV does not fit, or the split has less than an episode takes.
+    """
     if recipe.data.episodes is not None:
-        return episodes_from_csv(root / recipe.data.episodes, split.images.names)
+        try:
+            return episodes_from_csv(root / recipe.data.episodes, split.images.names)
+        except InputError as e:
+            raise RecipeError(f"data.episodes: {e}") from e
     return split.sampler(recipe.test, split="test", seed=recipe.seed)
 
 
-def embedded(checkpoint: Checkpoint[FewShotRecipe], images: Dataset) -> Tensor:
+def embedded(checkpoint: Checkpoint[FewShotRecipe], images: Dataset) -> Float32:
     """Return the embeddings of images, float32 (N, D)."""
     normalization = checkpoint.recipe.normalization
     with torch.inference_mode():
         batches = PlainBatches(dataset=images, batch=EMBEDDED_AT_ONCE)
-        return torch.cat([checkpoint.model(normalised(i, normalization)) for i, _ in batches])
-
-
-def _scored(embeddings: Tensor, episodes: Iterable[Episode], *, distance: Distance) -> EpisodeScore:
-    with torch.inference_mode():
-        return score_episodes(embeddings, episodes, distance=distance)
+        rows = [checkpoint.model(normalised(i, normalization)) for i, _ in batches]
+        vectors: Float32 = torch.cat(rows).numpy()
+    return vectors
 
 
 def _metrics(

@@ -2,17 +2,18 @@
 
 from __future__ import annotations
 
-from typing import Any, cast
+from typing import cast
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn import functional as F
 
+from dlcv.runtime.fewshot.episodes import Episode
+from dlcv.runtime.fewshot.score import score_episodes
 from dlcv.train.data.batches import Batch
 from dlcv.train.fewshot.data import FewShotData
-from dlcv.train.fewshot.episodes import Episode
+from dlcv.train.fewshot.distance import distance_on_arrays
 from dlcv.train.fewshot.recipe import FewShotRecipe
-from dlcv.train.fewshot.score import Distance, score_episodes
 from dlcv.train.models import ModelSpec
 from dlcv.train.modules import RunModule, normalised
 
@@ -26,9 +27,8 @@ class FewShotModule(RunModule[FewShotRecipe]):
         self._embedded: list[Tensor] = []
 
     @property
-    def _distance(self) -> Distance:
-        distance: Any = self.network.distance
-        return cast("Distance", distance)
+    def _distance(self) -> nn.Module:
+        return cast("nn.Module", self.network.distance)
 
     def training_step(self, batch: Tensor, batch_index: int) -> Tensor:
         """batch: uint8 (episodes, ways, shots + queries, H, W, 3)."""
@@ -53,9 +53,10 @@ class FewShotModule(RunModule[FewShotRecipe]):
         self._embedded.append(self.network(normalised(batch[0], self.recipe.normalization)).float())
 
     def on_validation_epoch_end(self) -> None:
-        embeddings = torch.cat(self._embedded)
+        embeddings = torch.cat(self._embedded).cpu().numpy()
         self._embedded.clear()
-        score = score_episodes(embeddings, self._episodes, distance=self._distance)
+        distance = distance_on_arrays(self._distance, device=self.device)
+        score = score_episodes(embeddings, self._episodes, distance=distance)
         self.metrics = {
             "accuracy": score.accuracy,
             "interval": score.interval,

@@ -9,9 +9,9 @@ from torch import Tensor, nn
 
 from dlcv.train.fewshot.distance import distance_by_name
 from dlcv.train.fewshot.recipe import FewShotRecipe
-from dlcv.train.models import ModelSpec
+from dlcv.train.models import ModelSpec, build_model
 from dlcv.train.models.classifiers import mlp_head
-from dlcv.train.models.features import build_features
+from dlcv.train.models.spec import without_head
 
 
 class PrototypicalNetwork(nn.Module):
@@ -35,7 +35,9 @@ def network_from_recipe(recipe: FewShotRecipe) -> ModelSpec:
     Raises:
         RecipeError: no such model, or it has no head that could be left out.
     """
-    spec = build_features(recipe.model.name, recipe.model.options)
+    name = recipe.model.name
+    classifier = build_model(name, recipe.model.options, num_classes=2)  # these go with the head
+    spec = without_head(classifier, name=name)
     width = _width(spec.network, recipe.preprocessing.size)
     head: nn.Module = nn.Identity()
     if (mlp := recipe.mlp) is not None:

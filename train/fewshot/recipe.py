@@ -4,21 +4,10 @@ from __future__ import annotations
 
 from typing import Literal
 
+from dlcv.runtime.fewshot.episodes import EpisodeConfig
 from dlcv.runtime.manifest import Positive
 from dlcv.train.recipe import RunRecipe
 from dlcv.train.settings import AugmentConfig, Model, Share, require_relative
-
-
-class EpisodeConfig(Model, frozen=True, kw_only=True):
-    """What an episode is drawn of: `ways` classes, of each `shots` support images and `queries` others.
-
-    episodes: how many; of training, in an epoch.
-    """
-
-    ways: Positive
-    shots: Positive
-    queries: Positive = 15
-    episodes: Positive
 
 
 class EpisodeData(Model, frozen=True, kw_only=True):

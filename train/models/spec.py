@@ -51,7 +51,7 @@ def backbone_names(spec: ModelSpec) -> list[str]:
 def without_head(spec: ModelSpec, *, name: str) -> ModelSpec:
     """Return the same network without its head: it gives what the head saw, an embedding (B, D).
 
-    name: of the model, for the error.
+    Weights of the whole network still fit: those of its head are left out. name: of the model, for the error.
 
     Raises:
         RecipeError: the model is not a backbone with a head on it.
@@ -65,4 +65,4 @@ def without_head(spec: ModelSpec, *, name: str) -> ModelSpec:
         )
     for head in there:
         spec.network.set_submodule(head, nn.Identity())
-    return replace(spec, head=())
+    return replace(spec, head=(), unused_weights=(*spec.unused_weights, *spec.head))

@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from dlcv.runtime.errors import RecipeError
-from dlcv.train.fewshot.data import FewShotData, load_split
+from dlcv.train.fewshot.data import EpisodeBatches, FewShotData, load_split
 
 
 def changed_data(**changes):
@@ -68,3 +68,24 @@ def test_a_run_says_what_its_episodes_are_drawn_from(fewshot_recipe, fewshot_roo
         "training: 24 images of 4 classes (6 each); 8 episodes of 3 classes, 1 + 2 images"
     )
     assert lines[1].startswith("validation: 18 images of 3 classes")
+
+
+def test_episodes_of_more_classes_than_a_split_has_name_the_split(fewshot_recipe, fewshot_root):
+    asked = {"ways": 4, "shots": 1, "queries": 2, "episodes": 4}
+    with pytest.raises(RecipeError, match="validation: an episode asks for 4 classes, there are 3"):
+        FewShotData(fewshot_recipe(validation=asked), fewshot_root)
+
+
+def test_training_steps_are_the_same_again_and_support_comes_first(fewshot_recipe, fewshot_root):
+    recipe = fewshot_recipe()
+    split = load_split(recipe, fewshot_root, split="train")
+    drawing = split.sampler(recipe.training, split="training", seed=0)
+    batches = EpisodeBatches(
+        split=split, sampler=drawing, batch=2, epoch=1, augment=recipe.augment, seed=0
+    )
+    assert len(batches) == 4
+    assert batches[0].shape == (2, 3, 3, 16, 16, 3)
+    assert torch.equal(batches[1], batches[1])
+    plain = EpisodeBatches(split=split, sampler=drawing, batch=2, epoch=1)
+    assert torch.equal(plain[1][0], split.images.images[drawing.drawn(2, epoch=1)])
+    assert not torch.equal(plain[1], batches[1])

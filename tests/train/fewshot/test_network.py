@@ -9,12 +9,10 @@ from torch import nn
 
 from dlcv.runtime.errors import RecipeError
 from dlcv.train.fewshot.distance import distance_by_name
-from dlcv.train.fewshot.episodes import Episode
 from dlcv.train.fewshot.network import network_from_recipe
 from dlcv.train.fewshot.recipe import FewShotRecipe
-from dlcv.train.fewshot.score import score_episodes
 from dlcv.train.models import build_model
-from dlcv.train.models.features import build_features
+from dlcv.train.models.spec import without_head
 from dlcv.train.recipe import builtin_recipes, load_recipe
 from dlcv.train.summary import layer_rows
 
@@ -31,8 +29,9 @@ def test_the_layer_table_is_that_of_the_report():
 
 @pytest.mark.parametrize(("size", "features"), [(84, 1600), (32, 1024), (28, 3136), (16, 1024)])
 def test_conv4_pools_while_four_pixels_are_left(size, features):
-    spec = build_features("conv4", {"image_size": size})
-    assert spec.network(torch.zeros(2, 3, size, size)).shape == (2, features)
+    spec = build_model("conv4", {"image_size": size}, num_classes=3)
+    network = without_head(spec, name="conv4").network
+    assert network(torch.zeros(2, 3, size, size)).shape == (2, features)
 
 
 def test_conv4_refuses_pools_that_do_not_fit():
@@ -50,9 +49,10 @@ def test_any_backbone_is_a_network_without_its_head(name, fewshot_recipe):
     assert spec.unused_weights == ("fc.",)
 
 
-def test_a_model_without_a_head_is_refused():
-    with pytest.raises(RecipeError, match="'small_cnn' names no head that could be left out"):
-        build_features("small_cnn")
+def test_a_model_without_a_head_is_refused(fewshot_recipe):
+    model = {"name": "vit_conv_stem", "options": {"dim": 16, "depth": 1, "heads": 2}}
+    with pytest.raises(RecipeError, match="is not a classifier that ends in a head"):
+        network_from_recipe(fewshot_recipe(model=model))
 
 
 def test_a_new_network_learns_its_batch_statistics(fewshot_recipe):
@@ -85,15 +85,3 @@ def test_the_parametric_distance_sees_the_prototype_and_then_the_query():
     pair = torch.cat([prototypes[2], query[1]])
     expected = distance.score(nn.functional.relu(distance.hidden(pair)))
     torch.testing.assert_close(scores[1, 2], expected[0])
-
-
-def test_accuracy_and_interval_are_those_of_the_episodes():
-    embeddings = torch.tensor([[0.0], [1.0], [0.1], [0.9]])
-    support = (torch.tensor([0]), torch.tensor([1]))
-    right = Episode(support=support, query=torch.tensor([2, 3]), labels=torch.tensor([0, 1]))
-    wrong = Episode(support=support, query=torch.tensor([2, 3]), labels=torch.tensor([1, 0]))
-    distance = distance_by_name("euclidean", width=1)
-    score = score_episodes(embeddings, [right, right, right, wrong], distance=distance)
-    assert score.accuracy == 0.75
-    assert score.interval == pytest.approx(1.96 * 0.5 / 2)  # s of 1, 1, 1, 0 is 0.5
-    assert score_episodes(embeddings, [right], distance=distance).interval == 0.0

@@ -14,11 +14,12 @@ import pytest
 
 from dlcv.runtime import Predictor, Prototypes, load
 from dlcv.runtime.errors import BundleError, ImageError, InputError
+from dlcv.runtime.fewshot.distance import COSINE_SCALE
+from dlcv.runtime.fewshot.prototypes import PrototypeClassifier
+from dlcv.runtime.fewshot.support import support_images
 from dlcv.runtime.images import Source
 from dlcv.runtime.manifest import Preprocessing
-from dlcv.runtime.prototypes import COSINE_SCALE, PrototypeClassifier
 from dlcv.runtime.results import Refused
-from dlcv.runtime.support import support_images
 
 NewPhoto = Callable[..., Path]
 RED, LIME = (1.0, 0.0, 0.0), (0.0, 1.0, 0.0)

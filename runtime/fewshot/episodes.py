@@ -1,7 +1,7 @@
 """Episodes: which images are support and which are queries, drawn from a seed or read from a CSV.
 
 An episode of index n is a function of the seed, the epoch and n alone, so that a resumed run sees what it would
-have seen, and runs of one seed are scored on the same episodes.
+have seen, and a checkpoint, its bundle and another bundle are scored on the same episodes.
 """
 
 from __future__ import annotations
@@ -10,16 +10,30 @@ import csv
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any, TypeAlias, final
 
-import torch
-from torch import Tensor
+import numpy as np
 
-from dlcv.runtime.errors import RecipeError
-from dlcv.train.data.batches import generator_for
-from dlcv.train.fewshot.recipe import EpisodeConfig
+from dlcv.runtime.errors import InputError
+from dlcv.runtime.manifest import Model, Positive
+
+Indices: TypeAlias = "np.ndarray[Any, np.dtype[np.int64]]"
 
 _COLUMNS = ("episode", "role", "class", "file")
 _ROLES = ("support", "query")
+_BITS = 64  # a seed of numpy is not negative
+
+
+class EpisodeConfig(Model, frozen=True, kw_only=True):
+    """What an episode is drawn of: `ways` classes, of each `shots` support images and `queries` others.
+
+    episodes: how many; of training, in an epoch.
+    """
+
+    ways: Positive
+    shots: Positive
+    queries: Positive = 15
+    episodes: Positive
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -29,51 +43,47 @@ class Episode:
     support: int64 (shots,), for each class. query: int64 (Q,). labels: int64 (Q,), which of the classes a query is of.
     """
 
-    support: tuple[Tensor, ...]
-    query: Tensor
-    labels: Tensor
+    support: tuple[Indices, ...]
+    query: Indices
+    labels: Indices
 
 
+@final
 class EpisodeSampler:
-    """Draws episodes of a data set's classes.
+    """Draws episodes of a data set's classes; an iterable of those of epoch 0.
 
     Raises:
-        RecipeError: there are fewer classes than `ways`, or a class has fewer images than an episode takes.
+        InputError: there are fewer classes than `ways`, or a class has fewer images than an episode takes.
     """
 
     def __init__(
-        self, labels: Tensor, config: EpisodeConfig, *, names: Sequence[str], split: str, seed: int
+        self, labels: Indices, config: EpisodeConfig, *, names: Sequence[str], seed: int
     ) -> None:
-        """labels: int64 (N,), the class of each image. names: of the classes. split: for messages."""
+        """labels: int64 (N,), the class of each image. names: of the classes."""
         self.config = config
-        self._seed = seed
-        self._members = [torch.nonzero(labels == c).flatten() for c in range(len(names))]
+        self._seed = seed % 2**_BITS
+        self._members = [np.flatnonzero(labels == c) for c in range(len(names))]
         if config.ways > len(names):
-            raise RecipeError(
-                f"a {split} episode asks for {config.ways} classes, the split has {len(names)};"
-                f" lower {split}.ways"
+            raise InputError(
+                f"an episode asks for {config.ways} classes, there are {len(names)}; lower ways"
             )
         for name, members in zip(names, self._members, strict=True):
             if len(members) < config.shots + config.queries:
-                raise RecipeError(
-                    f"a {split} episode takes {config.shots} support images and {config.queries} queries of a"
-                    f" class, {name!r} has {len(members)} images; lower {split}.shots or {split}.queries"
+                raise InputError(
+                    f"an episode takes {config.shots} support images and {config.queries} queries of a class,"
+                    f" {name!r} has {len(members)} images; lower shots or queries"
                 )
 
-    def drawn(self, number: int, *, epoch: int = 0) -> Tensor:
+    def drawn(self, number: int, *, epoch: int = 0) -> Indices:
         """Return the images of an episode, int64 (ways, shots + queries), the support first."""
-        generator = generator_for(self._seed, epoch=epoch, number=number)
+        random = np.random.default_rng((self._seed, epoch, number))
+        classes = random.permutation(len(self._members))[: self.config.ways]
         count = self.config.shots + self.config.queries
-        classes = torch.randperm(len(self._members), generator=generator)[: self.config.ways]
-        rows = [self._members[int(c)] for c in classes]
-        return torch.stack(
-            [row[torch.randperm(len(row), generator=generator)[:count]] for row in rows]
-        )
+        return np.stack([random.permutation(self._members[c])[:count] for c in classes])
 
     def __iter__(self) -> Iterator[Episode]:
-        """Yield the episodes of epoch 0."""
         shots, queries = self.config.shots, self.config.queries
-        labels = torch.arange(self.config.ways).repeat_interleave(queries)
+        labels = np.repeat(np.arange(self.config.ways), queries)
         for number in range(self.config.episodes):
             images = self.drawn(number)
             query = images[:, shots:].flatten()
@@ -86,22 +96,22 @@ def episodes_from_csv(path: Path, files: Sequence[str]) -> list[Episode]:
     files: names of the data set's images, as they are in the column `file`.
 
     Raises:
-        RecipeError: the file cannot be read, a line does not fit, or an episode has one class or no query.
+        InputError: the file cannot be read, a line does not fit, or an episode has one class or no query.
     """
     try:
         with path.open(newline="", encoding="utf-8-sig") as file:
             rows = list(csv.DictReader(file))
     except (OSError, UnicodeDecodeError, csv.Error) as e:
-        raise RecipeError(f"cannot read episodes from {path}: {e}") from e
+        raise InputError(f"cannot read episodes from {path}: {e}") from e
     if not rows or any(column not in rows[0] for column in _COLUMNS):
-        raise RecipeError(f"{path} must have rows and the columns {', '.join(_COLUMNS)}")
+        raise InputError(f"{path} must have rows and the columns {', '.join(_COLUMNS)}")
     positions = {name: number for number, name in enumerate(files)}
     episodes: dict[str, list[dict[str, str]]] = {}
     for line, row in enumerate(rows, start=2):
         if row["role"] not in _ROLES:
-            raise RecipeError(f"{path} line {line}: role is support or query, not {row['role']!r}")
+            raise InputError(f"{path} line {line}: role is support or query, not {row['role']!r}")
         if row["file"] not in positions:
-            raise RecipeError(f"{path} line {line}: the test split has no image {row['file']!r}")
+            raise InputError(f"{path} line {line}: the data have no image {row['file']!r}")
         episodes.setdefault(row["episode"], []).append(row)
     return [
         _episode(group, positions, where=f"{path}, episode {name}")
@@ -116,15 +126,15 @@ def _episode(rows: list[dict[str, str]], positions: dict[str, int], *, where: st
         if row["role"] == "support":
             support.setdefault(row["class"], []).append(positions[row["file"]])
     if len(support) < 2 or not queries:
-        raise RecipeError(
+        raise InputError(
             f"{where}: it has support of {len(support)} classes and {len(queries)} queries;"
             " it needs two classes and a query"
         )
     order = list(support)
     if unknown := next((row["class"] for row in queries if row["class"] not in support), None):
-        raise RecipeError(f"{where}: a query is of class {unknown!r}, which has no support")
+        raise InputError(f"{where}: a query is of class {unknown!r}, which has no support")
     return Episode(
-        support=tuple(torch.tensor(indices) for indices in support.values()),
-        query=torch.tensor([positions[row["file"]] for row in queries]),
-        labels=torch.tensor([order.index(row["class"]) for row in queries]),
+        support=tuple(np.array(indices) for indices in support.values()),
+        query=np.array([positions[row["file"]] for row in queries]),
+        labels=np.array([order.index(row["class"]) for row in queries]),
     )

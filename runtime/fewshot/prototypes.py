@@ -1,8 +1,6 @@
 """Few-shot classification: classes known by a few examples, each the mean of their embeddings.
 
-Snell et al. 2017, https://arxiv.org/abs/1703.05175. A bundle with a graph `distance` compares as it was trained to.
-Of any other, embeddings are scaled to length 1 and compared by their cosine, as Chen et al. 2019 do
-(https://arxiv.org/abs/1904.04232); `COSINE_SCALE` makes probabilities of it.
+Snell et al. 2017, https://arxiv.org/abs/1703.05175. How embeddings are compared says `dlcv.runtime.fewshot.distance`.
 """
 
 from __future__ import annotations
@@ -20,21 +18,18 @@ import msgspec
 import numpy as np
 
 from dlcv.runtime.closing import Closing
-from dlcv.runtime.engines import load_engine
-from dlcv.runtime.engines.base import Engine, EngineOptions
 from dlcv.runtime.errors import BundleError, ImageError, InputError
+from dlcv.runtime.fewshot.distance import BundleDistance, averageable
+from dlcv.runtime.fewshot.support import Support, SupportImages, support_images
 from dlcv.runtime.files import write_atomically
 from dlcv.runtime.manifest import ClassInfo, Preprocessing
 from dlcv.runtime.pipeline import windows
 from dlcv.runtime.results import Classification, Embedding, Float32, Refused, Result, name_of
-from dlcv.runtime.support import Support, SupportImages, support_images
 
 if TYPE_CHECKING:
     from dlcv.runtime.images import Source
     from dlcv.runtime.predictor import Predictor
 
-COSINE_SCALE = 20.0
-_DISTANCE = "distance"
 _UNREADABLE = (ValueError, KeyError, OSError, EOFError, BadZipFile, msgspec.MsgspecError)
 
 
@@ -196,7 +191,7 @@ class PrototypeClassifier(Closing):
         self.workers, self.batch_size = predictor.workers, predictor.batch_size
         self._predictor = predictor
         self._classes = tuple(ClassInfo(name=name) for name in prototypes.names)
-        self._distance = _loaded_distance(predictor)
+        self._distance = BundleDistance(predictor)
 
     def __call__(self, images: Source | Iterable[Source]) -> list[Classification]:
         """Return the classes of every image, in order. One image may be given without a list.
@@ -229,14 +224,13 @@ class PrototypeClassifier(Closing):
 
     def close(self) -> None:
         """Free the distance."""
-        if self._distance is not None:
-            self._distance.close()
+        self._distance.close()
 
     def _answers(self, results: Sequence[Result]) -> list[Classification]:
         if not results:
             return []
-        vectors = np.stack([_vector(result) for result in results])
-        probabilities = _softmax(self._scores(vectors))
+        vectors = np.stack([vector_of(result) for result in results])
+        probabilities = _softmax(self._distance(vectors, self.prototypes.vectors))
         return [
             Classification(
                 source=result.source,
@@ -248,14 +242,6 @@ class PrototypeClassifier(Closing):
             )
             for result, row, vector in zip(results, probabilities, vectors, strict=True)
         ]
-
-    def _scores(self, vectors: Float32) -> Float32:
-        """Return how near vectors (B, D) are to each prototype, float32 (B, classes)."""
-        prototypes = self.prototypes.vectors
-        if self._distance is None:
-            cosines: Float32 = _unit(vectors) @ _unit(prototypes).T
-            return COSINE_SCALE * cosines
-        return self._distance.infer({"query": vectors, "prototypes": prototypes})["scores"]
 
 
 def identity_of(predictor: Predictor) -> Identity:
@@ -270,24 +256,10 @@ def identity_of(predictor: Predictor) -> Identity:
     )
 
 
-def _loaded_distance(predictor: Predictor) -> Engine | None:
-    bundle = predictor.bundle
-    if _DISTANCE not in bundle.manifest.graphs:
-        return None
-    return load_engine(
-        bundle,
-        predictor.engine.info.name,
-        graph=_DISTANCE,
-        precision=bundle.graph(_DISTANCE).default_precision,
-        options=EngineOptions(batch_size=predictor.batch_size),
-    )
-
-
 def _fitted(
     predictor: Predictor, support: SupportImages, on_refused: Callable[[str], object]
 ) -> dict[str, Any]:
     """Return names, counts and vectors of classes."""
-    trained = _DISTANCE in predictor.bundle.manifest.graphs
     counts, vectors = [], []
     for name, images in support.items():
         found, reasons = [], []
@@ -296,16 +268,15 @@ def _fitted(
             if isinstance(result, Refused):
                 reasons.append(f"{image.name}: {result.reason}")
             else:
-                found.append(_vector(result))
+                found.append(vector_of(result))
         if not found:
             raise InputError(
                 f"class {name!r}: none of its {len(images)} images can be read ({reasons[0]})"
             )
         for reason in reasons:
             on_refused(f"left out of class {name!r}: {reason}")
-        matrix = np.stack(found)
         counts.append(len(found))
-        vectors.append((matrix if trained else _unit(matrix)).mean(axis=0))
+        vectors.append(averageable(np.stack(found), predictor.bundle).mean(axis=0))
     return {
         "names": tuple(support),
         "counts": tuple(counts),
@@ -320,7 +291,12 @@ def _source(name: str, read: Callable[[], Source]) -> Source | Refused:
         return Refused(source=name, reason=str(e))
 
 
-def _vector(result: Result) -> Float32:
+def vector_of(result: Result) -> Float32:
+    """Return the embedding in a result, float32 (D,).
+
+    Raises:
+        BundleError: it has none.
+    """
     vector = result.vector if isinstance(result, Embedding) else getattr(result, "embedding", None)
     if vector is None:
         raise BundleError(
@@ -328,11 +304,6 @@ def _vector(result: Result) -> Float32:
             ' outputs=("embedding",), or give a bundle of task embed or classify'
         )
     return np.asarray(vector)
-
-
-def _unit(vectors: Float32) -> Float32:
-    lengths = np.linalg.norm(vectors, axis=1, keepdims=True)
-    return np.asarray(vectors / np.maximum(lengths, 1e-12))
 
 
 def _softmax(scores: Float32) -> Float32:

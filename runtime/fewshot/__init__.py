@@ -1,0 +1,1 @@
+"""Few-shot classification without PyTorch: examples, prototypes, and what they score on episodes."""
