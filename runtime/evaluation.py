@@ -15,7 +15,7 @@ from dlcv.runtime.accuracy import Counts, confusion, mean_iou, top1
 from dlcv.runtime.bundle import MANIFEST, Bundle, open_bundle
 from dlcv.runtime.errors import BundleError, InputError, OutputError
 from dlcv.runtime.files import write_atomically
-from dlcv.runtime.labelled import LabelledImage
+from dlcv.runtime.labelled import LabelledImage, source_of
 from dlcv.runtime.manifest import Deployed, ScoreName, json_from_manifest
 from dlcv.runtime.masks import Strays, decoded_mask, mask_coding_from_classes, stray_note
 from dlcv.runtime.results import Classification, Refused, Result, Segmentation
@@ -111,7 +111,7 @@ def evaluate(
     """
     tally = _Tally(predictor.bundle.manifest)
     start = time.perf_counter()
-    results = predictor.stream(_source(item) for item in items)
+    results = predictor.stream(source_of(item.name, item.read) for item in items)
     for item, result in zip(items, results, strict=True):
         tally.add(item, result)
         if on_progress:
@@ -194,14 +194,6 @@ def _with_record(bundle: Bundle, deployed: Deployed, *, precision: Precision) ->
     changed = replace(variant, deployed=(*kept, deployed))
     graph = replace(graph, variants={**graph.variants, precision: changed})
     return replace(bundle.manifest, graphs={**bundle.manifest.graphs, "model": graph})
-
-
-def _source(item: LabelledImage) -> Any:
-    """Read an image; what an archive or a contact sheet cannot give is refused, not an end of the run."""
-    try:
-        return item.read()
-    except (InputError, OSError) as e:
-        return Refused(source=item.name, reason=str(e))
 
 
 @final

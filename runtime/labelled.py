@@ -16,6 +16,7 @@ from dlcv.runtime.archives import Readers, files_within
 from dlcv.runtime.errors import InputError
 from dlcv.runtime.images import SUFFIXES, Source
 from dlcv.runtime.manifest import Task
+from dlcv.runtime.results import Refused
 from dlcv.runtime.sheets import has_sheets, tile_readers
 
 PAIRS = ("images/{}.*", "labels/{}.*")
@@ -37,6 +38,14 @@ class LabelledImage:
     label: int | None = None
     mask: str = ""
     read_mask: Callable[[], bytes] | None = None
+
+
+def source_of(name: str, read: Callable[[], Source]) -> Source | Refused:
+    """Read an image; what an archive or a contact sheet cannot give is refused, not an end of the run."""
+    try:
+        return read()
+    except (InputError, OSError) as e:
+        return Refused(source=name, reason=str(e))
 
 
 def labelled_images(

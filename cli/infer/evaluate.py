@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal, Protocol
 
 import typer
 
@@ -14,7 +15,19 @@ from dlcv.cli.infer import options
 from dlcv.cli.infer.task import loading, say
 
 if TYPE_CHECKING:
-    from dlcv.runtime.predictor import Predictor
+    from dlcv.runtime.fewshot.evaluation import EpisodeOptions
+    from dlcv.runtime.manifest import Manifest
+
+
+_NOT_PRINTED = {"confusion", "ran", "refused", "notes", "interval", "intervals"}
+
+
+class Scored(Protocol):
+    """What every evaluation gives: figures for JSON, and the images that could not be read."""
+
+    @property
+    def refused(self) -> tuple[str, ...]: ...
+    def record(self) -> dict[str, Any]: ...
 
 
 def evaluate(
@@ -48,6 +61,25 @@ def evaluate(
         tuple[str, str],
         typer.Option(help="Where images and masks are; {} stands for the name both have."),
     ] = ("images/{}.*", "labels/{}.*"),
+    ways: Annotated[
+        int | None, typer.Option(min=2, help="Few-shot: classes of an episode; 5 by default.")
+    ] = None,
+    shots: Annotated[
+        list[int] | None,
+        typer.Option(
+            min=1, help="Few-shot: examples of a class; give it again for more. 1 and 5 by default."
+        ),
+    ] = None,
+    queries: Annotated[int, typer.Option(min=1, help="Few-shot: images to name of a class.")] = 15,
+    episodes: Annotated[int, typer.Option(min=1, help="Few-shot: how many to draw.")] = 600,
+    seed: Annotated[int, typer.Option(min=0, help="Few-shot: of the drawing.")] = 0,
+    episode_file: Annotated[
+        Path | None, typer.Option(help="Few-shot: a CSV of fixed episodes (docs/fewshot.md).")
+    ] = None,
+    within: Annotated[
+        list[str] | None,
+        typer.Option(metavar="FOLDER", help="Few-shot: only class folders in this one of DATA."),
+    ] = None,
     engine_option: options.EngineSetting = None,
     batch: options.Batch = None,
     threads: options.Threads = None,
@@ -58,6 +90,8 @@ def evaluate(
     Masks: IoU of each class over the whole set, their mean, pixel accuracy. Masks hold class indices, or in RGB files
     the classes' colors; label 255 and what is of no class do not count.
     Captions: BLEU-4 and CIDEr against those of a file {"image.jpg": ["a caption", ...]} beside the images.
+    Few-shot: mean accuracy over episodes of classes that the bundle need not know, with its 95 % interval: of bundles
+    that embed, and of classifiers where --ways, --shots or --episode-file is given.
 
     \b
     Examples:
@@ -65,88 +99,120 @@ def evaluate(
       dlcv-infer evaluate bundles/cnn ~/data/cifar10 --format json --confusion confusion.png
       dlcv-infer evaluate bundles/fcn validation.zip --pairs "{}_sat.jpg" "{}_mask.png" --record
       dlcv-infer evaluate bundles/captioner ~/data/flickr8k/test_captions.json
+      dlcv-infer evaluate bundles/protonet omniglot.zip --within Korean --ways 20 --shots 1 --shots 5
     """
     from dlcv.runtime.bundle import open_bundle
     from dlcv.runtime.confusion import require_confusion_file, save_confusion
-    from dlcv.runtime.evaluation import evaluate as score
-    from dlcv.runtime.evaluation import recorded, require_recordable
-    from dlcv.runtime.labelled import labelled_images
+    from dlcv.runtime.evaluation import Evaluation, recorded, require_recordable
+    from dlcv.runtime.fewshot.evaluation import EpisodeOptions
     from dlcv.runtime.predictor import load
 
     opened = open_bundle(bundle)
-    _require_agreeing(record=record, data_name=data_name)
-    if opened.manifest.task == "caption":
-        _require_no_classes(confusion=confusion, record=record)
-        with loading(engine_option, threads=threads, batch=batch) as settings:
-            predictor = load(opened, engine=engine, precision=precision, options=settings)
-        _score_captions(predictor, data, format)
-        return
+    manifest = opened.manifest
+    by_episodes = bool(ways or shots or episode_file or within)
+    kind = "embed" if by_episodes and manifest.task == "classify" else manifest.task
+    _require_agreeing(
+        kind,
+        by_episodes=by_episodes,
+        labels=bool(confusion or record),
+        named=data_name and not record,
+    )
     if confusion is not None:
         require_confusion_file(confusion)
     if record:
         require_recordable(opened)
-    manifest = opened.manifest
-    names = [info.name for info in manifest.classes]
-    items = labelled_images(data, task=manifest.task, classes=names, patterns=pairs)
+    drawing = EpisodeOptions(
+        ways=ways or 5,
+        shots=tuple(shots or (1, 5)),
+        queries=queries,
+        episodes=episodes,
+        seed=seed,
+        file=episode_file,
+    )
+    images, work = (
+        _few_shot_work(data, within or (), drawing)
+        if kind == "embed"
+        else _work(data, manifest, pairs=pairs)
+    )
+    outputs = ("embedding",) if kind == "embed" else None
     with loading(engine_option, threads=threads, batch=batch) as settings:
-        predictor = load(opened, engine=engine, precision=precision, options=settings)
-    with predictor, _progress(len(items)) as advance:
-        scored = score(predictor, items, on_progress=advance)
-    _print(scored.record(), format)
-    for line in (*scored.notes, *scored.refused):
-        say(line)
-    if confusion is not None:
-        title = f"{manifest.name}: {scored.score}"
-        save_confusion(confusion, scored.matrix, names=names, title=title)
-    if record:
-        recorded(opened, scored, data=data_name or data.resolve().name)
-    if scored.refused:
-        raise typer.Exit(EXIT_SOME_REFUSED)
-
-
-def _score_captions(predictor: Predictor, data: Path, format: Literal["text", "json"]) -> None:
-    from dlcv.runtime.caption.evaluation import evaluate_captions
-    from dlcv.runtime.caption.images import captioned_images
-
-    items = captioned_images(data)
-    with predictor, _progress(len(items)) as advance:
-        scored = evaluate_captions(predictor, items, on_progress=advance)
+        predictor = load(
+            opened, engine=engine, precision=precision, outputs=outputs, options=settings
+        )
+    with predictor, _progress(images) as advance:
+        scored = work(predictor, on_progress=advance)
     _print(scored.record(), format)
     for line in scored.refused:
         say(line)
+    if isinstance(scored, Evaluation):
+        for line in scored.notes:
+            say(line)
+        if confusion is not None:
+            title = f"{manifest.name}: {scored.score}"
+            names = scored.class_names
+            save_confusion(confusion, scored.matrix, names=names, title=title)
+        if record:
+            recorded(opened, scored, data=data_name or data.resolve().name)
     if scored.refused:
         raise typer.Exit(EXIT_SOME_REFUSED)
 
 
-def _require_no_classes(*, confusion: Path | None, record: bool) -> None:
+def _work(
+    data: Path, manifest: Manifest, *, pairs: tuple[str, str]
+) -> tuple[int, Callable[..., Scored]]:
+    """Return how many images there are, and what scores a predictor on them."""
+    if manifest.task == "caption":
+        from dlcv.runtime.caption.evaluation import evaluate_captions
+        from dlcv.runtime.caption.images import captioned_images
+
+        captioned = captioned_images(data)
+        return len(captioned), partial(evaluate_captions, items=captioned)
+    from dlcv.runtime.evaluation import evaluate as evaluate_labels
+    from dlcv.runtime.labelled import labelled_images
+
+    names = [info.name for info in manifest.classes]
+    items = labelled_images(data, task=manifest.task, classes=names, patterns=pairs)
+    return len(items), partial(evaluate_labels, items=items)
+
+
+def _few_shot_work(
+    data: Path, within: Sequence[str], drawing: EpisodeOptions
+) -> tuple[int, Callable[..., Scored]]:
+    """Return how many images there are, and what scores a predictor on episodes of them."""
+    from dlcv.runtime.fewshot.evaluation import evaluate_episodes
+    from dlcv.runtime.fewshot.support import support_images
+
+    images = support_images(data, within=within)
+    count = sum(len(of_class) for of_class in images.values())
+    return count, partial(evaluate_episodes, images=images, options=drawing)
+
+
+def _require_agreeing(kind: str, *, by_episodes: bool, labels: bool, named: object) -> None:
     from dlcv.runtime.errors import InputError
 
-    if confusion is not None or record:
-        raise InputError("--confusion and --record are for classes and masks, not for captions")
+    if named:
+        raise InputError("--data-name is for what --record writes; give both or neither")
+    if labels and kind in ("caption", "embed"):
+        raise InputError(
+            "--confusion and --record are for classes and masks, not for captions and episodes"
+        )
+    if by_episodes and kind != "embed":
+        raise InputError(
+            f"--ways, --shots, --episode-file and --within are for bundles that embed or classify, not {kind}"
+        )
 
 
 @contextmanager
 def _progress(total: int) -> Iterator[Callable[[], None]]:
     """Show a bar of images on a terminal; elsewhere nothing."""
+    import sys
+
     from rich.console import Console
     from rich.progress import Progress
 
-    with Progress(console=Console(stderr=True), disable=not _on_terminal()) as bar:
+    with Progress(console=Console(stderr=True), disable=not sys.stderr.isatty()) as bar:
         row = bar.add_task("images", total=total)
         yield lambda: bar.advance(row)
-
-
-def _require_agreeing(*, record: bool, data_name: str | None) -> None:
-    from dlcv.runtime.errors import InputError
-
-    if data_name is not None and not record:
-        raise InputError("--data-name is for what --record writes; give both or neither")
-
-
-def _on_terminal() -> bool:
-    import sys
-
-    return sys.stderr.isatty()
 
 
 def _print(record: dict[str, Any], format: Literal["text", "json"]) -> None:
@@ -155,12 +221,15 @@ def _print(record: dict[str, Any], format: Literal["text", "json"]) -> None:
     if format == "json":
         print(msgspec.json.encode(record).decode())
         return
+    intervals = {"accuracy": record.get("interval")} | record.get("intervals", {})
     for name, value in record.items():
-        if name in {"confusion", "ran", "refused", "notes"}:
+        if name in _NOT_PRINTED:
             continue
-        for line in value.items() if isinstance(value, dict) else [(name, value)]:
-            shown = round(line[1], 4) if isinstance(line[1], float) else line[1]
-            print(f"{line[0]:18} {'-' if shown is None else shown}")
+        for key, figure in value.items() if isinstance(value, dict) else [(name, value)]:
+            shown = round(figure, 4) if isinstance(figure, float) else figure
+            interval = intervals.get(key) or intervals.get(f"{key} ±")
+            more = f" ± {interval:.4f}" if interval is not None else ""
+            print(f"{key:18} {'-' if shown is None else shown}{more}")
     print(f"{'ran':18} {_what_ran(record['ran'])}")
 
 

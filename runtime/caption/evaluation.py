@@ -11,7 +11,7 @@ from dlcv.runtime.caption.images import CaptionedImage
 from dlcv.runtime.caption.scores import bleu, cider
 from dlcv.runtime.caption.vocabulary import words_of
 from dlcv.runtime.errors import InputError
-from dlcv.runtime.images import Source
+from dlcv.runtime.labelled import source_of
 from dlcv.runtime.predictor import Predictor
 from dlcv.runtime.results import Caption, Refused
 
@@ -56,7 +56,7 @@ def evaluate_captions(
     """
     start = time.perf_counter()
     said, references, refused = [], [], []
-    results = predictor.stream(_source(item) for item in items)
+    results = predictor.stream(source_of(item.name, item.read) for item in items)
     for item, result in zip(items, results, strict=True):
         if isinstance(result, Refused):
             refused.append(f"{item.name}: {result.reason}")
@@ -77,10 +77,3 @@ def evaluate_captions(
         seconds=time.perf_counter() - start,
         ran=predictor.description(),
     )
-
-
-def _source(item: CaptionedImage) -> Source | Refused:
-    try:
-        return item.read()
-    except (InputError, OSError) as e:
-        return Refused(source=item.name, reason=str(e))

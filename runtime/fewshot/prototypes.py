@@ -22,6 +22,7 @@ from dlcv.runtime.errors import BundleError, ImageError, InputError
 from dlcv.runtime.fewshot.distance import BundleDistance, averageable
 from dlcv.runtime.fewshot.support import Support, SupportImages, support_images
 from dlcv.runtime.files import write_atomically
+from dlcv.runtime.labelled import source_of
 from dlcv.runtime.manifest import ClassInfo, Preprocessing
 from dlcv.runtime.pipeline import windows
 from dlcv.runtime.results import Classification, Embedding, Float32, Refused, Result, name_of
@@ -263,7 +264,7 @@ def _fitted(
     counts, vectors = [], []
     for name, images in support.items():
         found, reasons = [], []
-        results = predictor.stream(_source(image.name, image.read) for image in images)
+        results = predictor.stream(source_of(image.name, image.read) for image in images)
         for image, result in zip(images, results, strict=True):
             if isinstance(result, Refused):
                 reasons.append(f"{image.name}: {result.reason}")
@@ -282,13 +283,6 @@ def _fitted(
         "counts": tuple(counts),
         "vectors": np.stack(vectors) if vectors else np.empty((0, 0), np.float32),
     }
-
-
-def _source(name: str, read: Callable[[], Source]) -> Source | Refused:
-    try:
-        return read()
-    except (InputError, OSError) as e:
-        return Refused(source=name, reason=str(e))
 
 
 def vector_of(result: Result) -> Float32:

@@ -70,7 +70,7 @@ def scores_of(embeddings: Float32, episode: Episode, *, distance: Distance) -> F
     return distance(embeddings[episode.query], prototypes)
 
 
-def _cross_entropy(scores: np.ndarray, labels: Indices) -> float:  # type: ignore[type-arg]
+def _cross_entropy(scores: np.ndarray, labels: Indices) -> float:
     shifted = scores - scores.max(axis=1, keepdims=True)
     logs = np.log(np.exp(shifted).sum(axis=1)) - shifted[np.arange(len(labels)), labels]
     return float(logs.mean())

@@ -1,11 +1,12 @@
-"""Examples by class, for few-shot classification: one folder a class, in a folder or an archive."""
+"""Examples by class: one folder a class, in a folder or an archive, or images by class name."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections import Counter
+from collections.abc import Collection, Iterable, Mapping
 from functools import partial
 from pathlib import Path, PurePosixPath
-from typing import Any, TypeAlias
+from typing import TypeAlias
 
 import numpy as np
 from PIL import Image
@@ -20,22 +21,40 @@ Support: TypeAlias = "str | Path | Mapping[str, Iterable[Source]]"
 SupportImages: TypeAlias = dict[str, list[LabelledImage]]
 
 
-def support_images(support: Support) -> SupportImages:
-    """Return the images of each class, not yet read; classes of a folder are sorted by name.
+def support_images(support: Support, *, within: Collection[str] = ()) -> SupportImages:
+    """Return the images of each class, not yet read; classes of a folder are sorted by its path.
 
-    support: a folder, a ZIP or a tar archive with a folder a class; or images by class name.
+    support: a folder, a ZIP or a tar archive with a folder a class, at any depth; or images by class name. A class is
+    called as its folder; where two folders are called alike, as their paths. within: only the classes in these
+    folders of the data.
 
     Raises:
         InputError: there is no such data, an image lies in no class folder, or a class has no image.
     """
     if isinstance(support, (str, Path)):
-        found = _in_folders(Path(support))
+        found = _in_folders(Path(support), within)
     else:
         found = {name: _named(name, sources) for name, sources in support.items()}
     for name, images in found.items():
         if not images:
             raise InputError(f"class {name!r} has no images; add one, or take the class out")
     return found
+
+
+def class_files(files: Iterable[str]) -> dict[str, list[str]]:
+    """Return the images in each folder that has any, by its path (`""`: those in none); folders are sorted."""
+    found: dict[str, list[str]] = {}
+    for file in files:
+        path = PurePosixPath(file)
+        if path.suffix.lower() in SUFFIXES:
+            parent = path.parent.as_posix()
+            found.setdefault("" if parent == "." else parent, []).append(file)
+    return dict(sorted(found.items()))
+
+
+def lies_in(folder: str, parts: Iterable[str]) -> bool:
+    """Whether a folder is one of `parts`, or lies in one."""
+    return any(f"{folder}/".startswith(f"{part.rstrip('/')}/") for part in parts)
 
 
 def _named(name: str, sources: Iterable[Source]) -> list[LabelledImage]:
@@ -48,31 +67,37 @@ def _as_it_is(source: Source) -> Source:
     return source
 
 
-def _in_folders(path: Path) -> SupportImages:
+def _in_folders(path: Path, within: Collection[str]) -> SupportImages:
     if path.is_file() and path.suffix.lower() in SUFFIXES:
         raise InputError(f"{path} is one image; support is a folder or ZIP with a folder a class")
-    files: dict[str, Any] = files_in(path)
-    images = [PurePosixPath(file) for file in files if _is_image(file)]
+    files = files_in(path)
+    images = class_files(files)
     if not images:
         raise InputError(f"{path} holds no images; give one folder a class, with images in each")
-    found: SupportImages = {name: [] for name in _folders(path, files)}
-    for image in images:
-        if image.parent.name == "":
-            raise InputError(f"{image} in {path} lies in no class folder; give one folder a class")
-        name = f"{path.name}/{image}"
-        found.setdefault(image.parent.name, []).append(
-            LabelledImage(name=name, read=files[str(image)])
-        )
-    return dict(sorted(found.items()))
+    if lonely := images.get(""):
+        raise InputError(f"{lonely[0]} in {path} lies in no class folder; give one folder a class")
+    folders = sorted(images.keys() | _empty_folders(path, files))
+    for part in within:
+        if not any(lies_in(folder, (part,)) for folder in folders):
+            raise InputError(f"{path} has no class folders in {part!r}")
+    folders = [folder for folder in folders if not within or lies_in(folder, within)]
+    return {
+        name: [LabelledImage(name=file, read=files[file]) for file in images.get(folder, ())]
+        for name, folder in zip(_names(folders), folders, strict=True)
+    }
 
 
-def _folders(path: Path, files: Iterable[str]) -> set[str]:
-    """Return the names of folders without folders inside: also those that hold no image."""
-    if not path.is_dir():
-        return {PurePosixPath(f).parent.name for f in files if PurePosixPath(f).parent.name}
-    folders = [folder for folder in path.rglob("*") if folder.is_dir()]
-    return {folder.name for folder in folders if not any(p.is_dir() for p in folder.iterdir())}
+def _names(folders: list[str]) -> list[str]:
+    """Return what classes are called: their folder's name, or its path where the name is no class's alone."""
+    names = [PurePosixPath(folder).name for folder in folders]
+    count = Counter(names)
+    return [n if count[n] == 1 else folder for n, folder in zip(names, folders, strict=True)]
 
 
-def _is_image(file: str) -> bool:
-    return PurePosixPath(file).suffix.lower() in SUFFIXES
+def _empty_folders(path: Path, files: Iterable[str]) -> set[str]:
+    """Return the folders that hold neither image nor folder: classes that somebody forgot to fill."""
+    if path.is_dir():
+        folders = [folder for folder in path.rglob("*") if folder.is_dir()]
+        leaves = [folder for folder in folders if not any(p.is_dir() for p in folder.iterdir())]
+        return {folder.relative_to(path).as_posix() for folder in leaves}
+    return {parent for f in files if (parent := PurePosixPath(f).parent.as_posix()) != "."}

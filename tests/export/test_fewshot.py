@@ -17,11 +17,14 @@ from dlcv.runtime.engines import load_engine
 from dlcv.runtime.engines.base import EngineOptions
 from dlcv.runtime.errors import BundleError, InputError, ParityError
 from dlcv.runtime.fewshot.episodes import EpisodeConfig
-from dlcv.runtime.fewshot.score import scores_of
+from dlcv.runtime.fewshot.evaluation import EpisodeOptions, evaluate_episodes
+from dlcv.runtime.fewshot.score import score_episodes, scores_of
+from dlcv.runtime.fewshot.support import support_images
 from dlcv.runtime.manifest import Manifest, json_from_manifest
 from dlcv.runtime.system import is_importable
 from dlcv.train.checkpoint import load_checkpoint, save_checkpoint
 from dlcv.train.fewshot.data import load_split
+from dlcv.train.fewshot.distance import distance_on_arrays
 from dlcv.train.fewshot.evaluate import embedded, episodes_of_test
 from dlcv.train.fewshot.network import network_from_recipe
 from dlcv.train.fewshot.recipe import FewShotRecipe
@@ -101,9 +104,9 @@ def compare_episodes(checkpoint, bundle, split, episodes, *, engine):
     differing = count = 0
     with load(bundle, engine=engine, options=EngineOptions(batch_size=64)) as predictor:
         for episode in episodes:
-            with torch.inference_mode():
-                scores = scores_of(embeddings, episode, distance=checkpoint.model.distance)
-            expected = scores.softmax(dim=1).numpy()
+            distance = distance_on_arrays(checkpoint.model.distance)
+            scores = scores_of(embeddings, episode, distance=distance)
+            expected = torch.tensor(scores).softmax(dim=1).numpy()
             received = predictions_of(predictor, images, episode)
             np.testing.assert_allclose(received, expected, atol=1e-3)
             differing += int((received.argmax(1) != expected.argmax(1)).sum())
@@ -137,33 +140,24 @@ def test_the_engine_predicts_what_pytorch_predicts(made, name, engine, colours):
     assert (differing, count) == (0, 100)
 
 
-def test_the_engine_predicts_what_pytorch_predicts_on_600_episodes(made, data_root):
-    checkpoint = load_checkpoint(made / "euclidean", FewShotRecipe)
-    split = load_split(checkpoint.recipe, data_root, split="test")
-    episodes = list(episodes_of_test(checkpoint.recipe, split, data_root))
-    bundle = bundle_of(made, "euclidean")
-    distance: Any = checkpoint.model.distance
-    with load(bundle, engine="ort", options=EngineOptions(batch_size=64)) as predictor:
-        answers: list[Any] = predictor(list(split.images.images.numpy()))
-    embeddings = embedded(checkpoint, split.images)
-    received = torch.tensor(np.stack([answer.vector for answer in answers]))
-    torch.testing.assert_close(received, embeddings, atol=1e-5, rtol=1e-4)
-    with load_engine(bundle, "ort", graph="distance") as engine:
-        for episode in episodes:
-            expected = scores_of(embeddings, episode, distance=distance)
-            answered = scores_of(received, episode, distance=on_engine(engine))
-            assert torch.equal(answered.argmax(1), expected.argmax(1))
-    assert len(episodes) == 600
-
-
-def on_engine(engine):
-    """Return the distance as the engine computes it."""
-
-    def distance(query, prototypes):
-        feeds = {"query": query.numpy(), "prototypes": prototypes.numpy()}
-        return torch.tensor(engine.infer(feeds)["scores"])
-
-    return distance
+@pytest.mark.parametrize("name", DISTANCES)
+def test_the_engine_predicts_what_pytorch_predicts_on_600_episodes(made, name, data_root):
+    checkpoint = load_checkpoint(made / name, FewShotRecipe)
+    recipe: Any = checkpoint.recipe
+    split = load_split(recipe, data_root, split="test")
+    expected = score_episodes(
+        embedded(checkpoint, split.images),
+        episodes_of_test(recipe, split, data_root),
+        distance=distance_on_arrays(checkpoint.model.distance),
+    )
+    images = support_images(data_root / recipe.data.root, within=recipe.data.test)
+    drawing = EpisodeOptions(shots=(recipe.test.shots,), seed=recipe.seed)
+    with load(bundle_of(made, name), engine="ort") as predictor:
+        received = evaluate_episodes(predictor, images, drawing)
+    answers = zip(received.scores["1-shot"].answers, expected.answers, strict=True)
+    assert all(np.array_equal(ours, theirs) for ours, theirs in answers)
+    assert received.record()["accuracy"] == expected.accuracy
+    assert (expected.episodes, received.images) == (600, 1200)
 
 
 def test_the_bundle_says_what_it_is(made):

@@ -6,7 +6,7 @@ from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cached_property
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 from typing import Any, Literal, TypeAlias
 
 import numpy as np
@@ -17,7 +17,7 @@ from torch import Tensor
 from dlcv.runtime.archives import Readers, files_in
 from dlcv.runtime.errors import InputError, RecipeError
 from dlcv.runtime.fewshot.episodes import EpisodeConfig, EpisodeSampler
-from dlcv.runtime.images import SUFFIXES
+from dlcv.runtime.fewshot.support import class_files, lies_in
 from dlcv.runtime.labelled import LabelledImage
 from dlcv.train.data.augment import Classify
 from dlcv.train.data.batches import Dataset, PlainBatches, generator_for
@@ -60,7 +60,7 @@ def load_split(recipe: FewShotRecipe, root: Path, *, split: Split) -> ClassSplit
     try:
         files = files_in(root / recipe.data.root)
         classes = _classes_of(files, recipe.data, split=split)
-        names = tuple(sorted(classes))
+        names = tuple(classes)
         items = [
             LabelledImage(name=file, read=files[file], label=label)
             for label, name in enumerate(names)
@@ -75,29 +75,16 @@ def load_split(recipe: FewShotRecipe, root: Path, *, split: Split) -> ClassSplit
 
 def _classes_of(files: Readers, data: EpisodeData, *, split: Split) -> dict[str, list[str]]:
     """Return the images of each class folder of a split, by the folder's path."""
-    classes: dict[str, list[str]] = {}
-    owners: dict[str, str] = {}
-    for file in files:
-        path = PurePosixPath(file)
-        if path.suffix.lower() not in SUFFIXES:
-            continue
-        folder = path.parent.as_posix()
-        inside = [
-            key for key in ("train", "validation", "test") if _lies_in(folder, getattr(data, key))
-        ]
+    folders = class_files(files)
+    parts = {"train": data.train, "validation": data.validation, "test": data.test}
+    for folder in folders:
+        inside = [key for key, wanted in parts.items() if lies_in(folder, wanted)]
         if len(inside) > 1:
             raise InputError(f"class {folder} is in data.{inside[0]} and in data.{inside[1]}")
-        owners |= dict.fromkeys(inside, folder)
-        if split in inside:
-            classes.setdefault(folder, []).append(file)
-    for part in getattr(data, split):
-        if not any(_lies_in(folder, (part,)) for folder in classes):
+    for part in parts[split]:
+        if not any(lies_in(folder, (part,)) for folder in folders):
             raise InputError(f"{data.root} has no images in a folder {part!r}")
-    return classes
-
-
-def _lies_in(folder: str, parts: tuple[str, ...]) -> bool:
-    return any(f"{folder}/".startswith(f"{part.rstrip('/')}/") for part in parts)
+    return {f: images for f, images in folders.items() if lies_in(f, parts[split])}
 
 
 def _with_rotations(images: Dataset, names: tuple[str, ...]) -> ClassSplit:

@@ -61,7 +61,7 @@ def distance_by_name(name: str, *, width: int) -> nn.Module:
     return builders[name]()
 
 
-def distance_on_arrays(module: nn.Module, *, device: torch.device | str = "cpu") -> Distance:
+def distance_on_arrays(module: Any, *, device: torch.device | str = "cpu") -> Distance:
     """Return a distance that takes and gives float32 arrays, computed by PyTorch where the module lies."""
 
     def distance(query: Any, prototypes: Any) -> Any:

@@ -32,7 +32,7 @@ def evaluate(checkpoint: Checkpoint[FewShotRecipe], root: Path) -> dict[str, Any
     recipe = checkpoint.recipe
     split = load_split(recipe, root, split="test")
     embeddings = embedded(checkpoint, split.images)
-    distance = distance_on_arrays(checkpoint.model.distance)  # type: ignore[arg-type]
+    distance = distance_on_arrays(checkpoint.model.distance)
     episodes = episodes_of_test(recipe, split, root)
     scores = {"": score_episodes(embeddings, episodes, distance=distance)}
     for shots in recipe.test_shots:

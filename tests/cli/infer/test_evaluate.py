@@ -98,3 +98,76 @@ def test_what_cannot_be_written_is_said_before_the_work(
     assert ".csv or .png, not as c.txt" in error(segment_bundle, pairs, "--confusion", "c.txt")
     monkeypatch.setattr(plot, "is_importable", lambda _: False)
     assert "dlcv[plot]" in error(segment_bundle, pairs, "--confusion", tmp_path / "c.png")
+
+
+@pytest.fixture
+def colours(tmp_path: Path) -> Path:
+    """known/CLASS/NUMBER.png, of four classes with three images of nearly one colour; and one image in other/grey."""
+    random = np.random.default_rng(0)
+    colors = {"red": (200, 0, 0), "lime": (0, 200, 0), "blue": (0, 0, 200), "sand": (200, 200, 0)}
+    for name, color in colors.items():
+        (tmp_path / "set" / "known" / name).mkdir(parents=True)
+        for number in range(3):
+            pixels = (np.array(color) + random.integers(0, 20, (8, 8, 3))).astype(np.uint8)
+            Image.fromarray(pixels).save(tmp_path / "set" / "known" / name / f"{number}.png")
+    (tmp_path / "set" / "other" / "grey").mkdir(parents=True)
+    Image.fromarray(pixels).save(tmp_path / "set" / "other" / "grey" / "0.png")
+    return tmp_path / "set"
+
+
+FEW_SHOT = ("--within", "known", "--ways", 3, "--queries", 1, "--episodes", 7)
+
+
+def test_a_bundle_is_scored_on_episodes_of_classes_that_it_does_not_know(
+    classify_bundle: Path, colours: Path
+) -> None:
+    ran = infer(classify_bundle, colours, *FEW_SHOT, "--shots", 1, "--shots", 2, "-f", "json")
+    assert ran.exit_code == 0, ran.stderr
+    record = json.loads(ran.stdout)
+    assert record["shots"] == {"1-shot": 1.0, "2-shot": 1.0}
+    assert (record["episodes"], record["ways"], record["classes"], record["images"]) == (
+        7,
+        3,
+        4,
+        12,
+    )
+    text = infer(classify_bundle, colours, *FEW_SHOT, "--shots", 2).stdout
+    assert "2-shot             1.0 ± 0.0000" in text
+
+
+def test_fixed_episodes_come_from_a_file_and_a_bad_image_is_named(
+    classify_bundle: Path, colours: Path, tmp_path: Path
+) -> None:
+    (colours / "known" / "red" / "bad.png").write_bytes(b"no image")
+    lines = ["episode,role,class,file"]
+    for name in ("red", "blue"):
+        lines += [f"1,support,{name},known/{name}/0.png", f"1,query,{name},known/{name}/1.png"]
+    lines += ["1,query,red,known/blue/2.png"]  # a wrong label: one of three answers is wrong
+    (tmp_path / "episodes.csv").write_text("\n".join(lines))
+    ran = infer(classify_bundle, colours, "--episode-file", tmp_path / "episodes.csv", "-f", "json")
+    assert ran.exit_code == 3
+    assert ran.stderr.startswith("known/red/bad.png: ")
+    assert json.loads(ran.stdout)["shots"] == {"fixed": pytest.approx(2 / 3)}
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (("--ways", 9), "an episode asks for 9 classes, there are 5; lower ways"),
+        (("--ways", 3, "--within", "known"), "takes 1 support images and 15 queries of a class"),
+        (("--within", "unknown"), "has no class folders in 'unknown'"),
+        (("--shots", 1, "--confusion", "c.csv"), "not for captions and episodes"),
+        (("--episode-file", "none.csv"), "cannot read episodes from none.csv"),
+    ],
+)
+def test_episodes_that_do_not_fit_are_refused(
+    arguments: tuple[object, ...], message: str, classify_bundle: Path, colours: Path
+) -> None:
+    found = infer(classify_bundle, colours, *arguments).exception
+    assert isinstance(found, InputError)
+    assert message in str(found)
+
+
+def test_masks_are_not_scored_on_episodes(segment_bundle: Path, pairs: Path) -> None:
+    found = infer(segment_bundle, pairs, "--ways", 3).exception
+    assert "are for bundles that embed or classify, not segment" in str(found)

@@ -123,14 +123,14 @@ def test_unreadable_examples_are_said_and_left_out(predictor: Predictor, support
     made = Prototypes.fit(predictor, support, on_refused=told.append)
     assert made.counts == (1, 2)
     assert len(told) == 1
-    assert told[0].startswith("left out of class 'warm': support/warm/bad.png: ")
-    with pytest.warns(UserWarning, match=r"left out of class 'warm': support/warm/bad\.png"):
+    assert told[0].startswith("left out of class 'warm': warm/bad.png: ")
+    with pytest.warns(UserWarning, match=r"left out of class 'warm': warm/bad\.png"):
         Prototypes.fit(predictor, support)
 
 
 def test_a_class_of_one_corrupt_image_is_an_error(predictor: Predictor, support: Path) -> None:
     (support / "cold" / "0.png").write_bytes(b"no image")
-    message = r"class 'cold': none of its 1 images can be read \(support/cold/0\.png: "
+    message = r"class 'cold': none of its 1 images can be read \(cold/0\.png: "
     with pytest.raises(InputError, match=message):
         Prototypes.fit(predictor, support)
 
@@ -228,6 +228,14 @@ def test_names_of_a_folder_come_sorted_and_deeper_folders_count(support: Path) -
     (support / "cold").mkdir()
     (support / "inner").rename(support / "cold" / "blue")
     assert list(support_images(support)) == ["blue", "warm"]
-    assert json.dumps([i.name for i in support_images(support)["blue"]]) == (
-        '["support/cold/blue/0.png"]'
-    )
+    assert json.dumps([i.name for i in support_images(support)["blue"]]) == ('["cold/blue/0.png"]')
+
+
+def test_folders_that_are_called_alike_are_classes_of_their_own(new_photo: NewPhoto) -> None:
+    for folder in ("greek/one", "latin/one", "latin/two"):
+        new_photo(f"letters/{folder}/a.png")
+    letters = new_photo("letters/latin/two/b.png").parents[2]
+    assert list(support_images(letters)) == ["greek/one", "latin/one", "two"]
+    assert list(support_images(letters, within=["latin"])) == ["one", "two"]
+    with pytest.raises(InputError, match="letters has no class folders in 'lat'"):
+        support_images(letters, within=["lat"])
