@@ -11,19 +11,22 @@ from dlcv.export.sources.base import ExportSource, SourceOptions, read_classes, 
 from dlcv.runtime.caption.vocabulary import TOKENIZER_FILE
 from dlcv.runtime.errors import InputError
 from dlcv.runtime.manifest import ClassInfo, Metric
+from dlcv.train.byol.recipe import ByolRecipe
 from dlcv.train.caption.evaluate import vocabulary_of
 from dlcv.train.caption.recipe import CaptionRecipe
 from dlcv.train.checkpoint import Checkpoint, load_checkpoint
 from dlcv.train.fewshot.recipe import FewShotRecipe
 from dlcv.train.recipe import Recipe, RunRecipe, builtin_recipes, load_recipe
 
-_NOT_METRICS = (
+_NOT_METRICS = {  # how much was measured, or not of this network on new images
     "images",
     "epoch",
     "episodes",
     "ways",
     "remembered",
-)  # the last is of images trained on
+    "random_accuracy",
+    "spread",
+}
 
 
 def source_from_checkpoint(folder: Path, options: SourceOptions) -> ExportSource:
@@ -39,12 +42,12 @@ def source_from_checkpoint(folder: Path, options: SourceOptions) -> ExportSource
         )
     checkpoint = load_checkpoint(folder)
     recipe = checkpoint.recipe
-    if isinstance(recipe, FewShotRecipe):
+    if isinstance(recipe, (FewShotRecipe, ByolRecipe)):
         if options.classes is not None:
             raise InputError(f"{folder} has no classes of its own; leave out --classes")
-        network: Any = checkpoint.model
-        kind: dict[str, Any] = {"task": "embed", "classes": (), "distance": network.distance}
-        data = f"Class folders `{recipe.data.name}`."
+        distance = getattr(checkpoint.model, "distance", None)  # BYOL has none
+        kind: dict[str, Any] = {"task": "embed", "classes": (), "distance": distance}
+        data = f"The data set `{recipe.data.name}`."
     elif isinstance(recipe, CaptionRecipe):
         kind = _captioner(checkpoint, options)
         data = f"The data set `{recipe.data.root}`."
@@ -99,14 +102,22 @@ def _recipe_argument(recipe: RunRecipe) -> str:
     return recipe.name if built_in else "recipe.yaml"
 
 
-def _tested_on(recipe: Recipe | FewShotRecipe | CaptionRecipe, metrics: dict[str, Any]) -> str:
+def _tested_on(
+    recipe: Recipe | FewShotRecipe | ByolRecipe | CaptionRecipe, metrics: dict[str, Any]
+) -> str:
+    """Return what the metrics were measured on, in words."""
     if isinstance(recipe, FewShotRecipe):
         shots = f"{recipe.test.ways}-way {recipe.test.shots}-shot, unless named otherwise,"
         return f"{metrics.get('episodes')} episodes, {shots} of classes that were not trained on"
     images = metrics.get("images")
     count = f"{images:,} " if _is_number(images) else ""
     name = recipe.data.root if isinstance(recipe, CaptionRecipe) else recipe.data.name
-    return f"{count}images of {name} that were not trained on"
+    where = f"{count}images of {name} that were not trained on"
+    if isinstance(recipe, ByolRecipe):
+        random = metrics.get("random_accuracy")
+        than = f"; random weights: {random:.3f}" if _is_number(random) else ""
+        return f"{where}, by a linear layer on the embedding{than}"
+    return where
 
 
 def _metrics(metrics: dict[str, Any], *, data: str) -> tuple[Metric, ...]:

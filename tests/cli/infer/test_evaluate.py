@@ -111,7 +111,7 @@ def colours(tmp_path: Path) -> Path:
             pixels = (np.array(color) + random.integers(0, 20, (8, 8, 3))).astype(np.uint8)
             Image.fromarray(pixels).save(tmp_path / "set" / "known" / name / f"{number}.png")
     (tmp_path / "set" / "other" / "grey").mkdir(parents=True)
-    Image.fromarray(pixels).save(tmp_path / "set" / "other" / "grey" / "0.png")
+    Image.new("RGB", (8, 8), "grey").save(tmp_path / "set" / "other" / "grey" / "0.png")
     return tmp_path / "set"
 
 
