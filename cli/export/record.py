@@ -83,11 +83,12 @@ def record(
 
 
 def _report(made: Record) -> list[str]:
-    exported, agreement = made.exported, made.exported.decision.agreement
+    exported = made.exported
+    differences = [f"{n} {p.max_difference:.1e}" for n, p in exported.outputs.items()]
     lines = [
-        f"bundle: {exported.size_bytes / 1e6:.1f} MB, agreement with PyTorch {agreement:.5f}",
+        f"bundle: {exported.size_bytes / 1e6:.1f} MB; differences from PyTorch: {', '.join(differences)}",
         *(
-            f"{b.engine}: built in {b.seconds:.1f} s, {b.size_bytes / 1e6:.1f} MB"
+            f"{b.engine}: {b.graph} built in {b.seconds:.1f} s, {b.size_bytes / 1e6:.1f} MB"
             for b in made.built
         ),
     ]

@@ -8,12 +8,12 @@ from dlcv.export.systems.records import Training
 from dlcv.train.checkpoint import Checkpoint
 from dlcv.train.figures.curves import read_log
 from dlcv.train.fit import RESUME_FILE
-from dlcv.train.recipe import Recipe
+from dlcv.train.recipe import RunRecipe
 from dlcv.train.tasks import task_kind
 
 
 def training_from_run(
-    checkpoint: Checkpoint[Recipe], *, minutes: float | None = None, note: str = ""
+    checkpoint: Checkpoint[RunRecipe], *, minutes: float | None = None, note: str = ""
 ) -> Training:
     """Return how a run went. minutes: of training; None: as the times of the run's files say.
 

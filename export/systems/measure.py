@@ -20,22 +20,17 @@ from dlcv.export.systems.records import (
     Exported,
     Ran,
     Record,
-    scores_from_metrics,
 )
+from dlcv.export.systems.scoring import Scoring, scoring_of
 from dlcv.export.systems.untrained import START, untrained_source
 from dlcv.export.writing import BundleOptions, require_writable
 from dlcv.runtime.bundle import MANIFEST, Bundle
 from dlcv.runtime.engines import ENGINES, EngineOptions, engine_versions, why_unavailable
-from dlcv.runtime.evaluation import evaluate as evaluate_bundle
-from dlcv.runtime.evaluation import recorded
-from dlcv.runtime.labelled import LabelledImage
 from dlcv.runtime.predictor import load
 from dlcv.runtime.system import installed_version, is_importable, machine_name
 from dlcv.train.checkpoint import load_checkpoint
-from dlcv.train.data import listed
-from dlcv.train.evaluate import evaluate as evaluate_checkpoint
 from dlcv.train.plan import start_words
-from dlcv.train.recipe import Recipe, load_recipe
+from dlcv.train.recipe import RunRecipe, load_recipe
 
 
 def _silent(_: str) -> None: ...
@@ -71,15 +66,15 @@ def record_run(run: Path, root: Path, options: RecordOptions | None = None) -> R
     options = options or RecordOptions()
     out = options.bundle or run / "bundle"
     require_writable(out, overwrite=options.overwrite)
-    checkpoint = load_checkpoint(run, Recipe)
-    items = listed(checkpoint.recipe, root, split="test")  # what is missing is said before the work
+    checkpoint = load_checkpoint(run)
+    scoring = scoring_of(checkpoint, root)  # what is missing is said before the work
     training = training_from_run(checkpoint, minutes=options.minutes, note=options.note)
     source = load_source(str(run), SourceOptions())
     bundle, exported = _exported(source, out, options)
     built = _built(bundle, options)
     options.progress("scoring the checkpoint")
-    scores = scores_from_metrics(evaluate_checkpoint(checkpoint, root))
-    ran = _ran(bundle, items, data=checkpoint.recipe.data.root, options=options)
+    scores = scoring.of_checkpoint()
+    ran = _ran(bundle, scoring, options)
     return Record(
         **_facts(checkpoint.recipe, source),
         start=start_words(checkpoint.recipe),
@@ -101,7 +96,7 @@ def record_untrained(name: str, options: RecordOptions | None = None) -> Record:
         ParityError: the bundle does not give what PyTorch gives.
     """
     options = options or RecordOptions()
-    recipe = load_recipe(name, Recipe)
+    recipe = load_recipe(name)
     with tempfile.TemporaryDirectory(prefix="dlcv-record-") as folder:
         options.progress("making random weights")
         source = untrained_source(recipe, Path(folder) / "checkpoint")
@@ -129,40 +124,47 @@ def _exported(source: ExportSource, out: Path, options: RecordOptions) -> tuple[
         seconds=round(time.perf_counter() - start, 1),
         peak_bytes=resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024,  # Linux: in KiB
         parity=bundle.variant().parity,
+        further={
+            name: bundle.variant(graph=name).parity
+            for name in bundle.manifest.graphs
+            if name != bundle.manifest.main_graph
+        },
     )
 
 
 def _built(bundle: Bundle, options: RecordOptions) -> tuple[Built, ...]:
-    """Build the engine that needs no GPU to be built, where it is installed."""
+    """Build the engines that need no GPU to be built, where TensorRT-RTX is installed."""
     if not is_importable("tensorrt_rtx"):
         options.progress("TensorRT-RTX is not installed: no engine is built")
         return ()
     options.progress("building an engine with TensorRT-RTX")
     with tempfile.TemporaryDirectory(prefix="dlcv-record-") as folder:
-        made = engine_into_file(bundle, EngineBuild(target="rtx"), out=Path(folder) / "engine")
-    return (
-        Built(
-            engine=made.request.flavour.name,
-            version=made.request.fields["version"],
-            precision=made.plan.precision,
-            profile=made.request.fields["profile"],
-            seconds=round(made.plan.seconds, 1),
-            size_bytes=len(made.plan.data),
-        ),
+        return tuple(
+            _built_graph(bundle, graph, Path(folder) / graph) for graph in bundle.manifest.graphs
+        )
+
+
+def _built_graph(bundle: Bundle, graph: str, out: Path) -> Built:
+    made = engine_into_file(bundle, EngineBuild(target="rtx", graph=graph), out=out)
+    return Built(
+        engine=made.request.flavour.name,
+        version=made.request.fields["version"],
+        graph=graph,
+        precision=made.plan.precision,
+        profile=made.request.fields["profile"],
+        seconds=round(made.plan.seconds, 1),
+        size_bytes=len(made.plan.data),
     )
 
 
-def _ran(
-    bundle: Bundle, items: list[LabelledImage], *, data: str, options: RecordOptions
-) -> tuple[Ran, ...]:
-    """Score a bundle on every engine that runs here, and write that into its manifest."""
-    output = bundle.graph().outputs[0].name
+def _ran(bundle: Bundle, scoring: Scoring[Any], options: RecordOptions) -> tuple[Ran, ...]:
+    """Score a bundle on every engine that runs here; where its manifest has a place for that, write it there."""
     ran = []
     for name in (name for name in ENGINES if why_unavailable(name) is None):
         options.progress(f"scoring the bundle on {name}")
         settings = EngineOptions(threads=options.threads)
-        with load(bundle, engine=name, outputs=(output,), options=settings) as predictor:
-            found = evaluate_bundle(predictor, items)
+        with load(bundle, engine=name, outputs=scoring.outputs, options=settings) as predictor:
+            scores, agreement = scoring.of_bundle(predictor)
         info = predictor.engine.info
         ran.append(
             Ran(
@@ -170,21 +172,22 @@ def _ran(
                 version=info.version,
                 device=info.device,
                 precision=info.precision,
-                scores=scores_from_metrics(found.record()),
+                scores=scores,
+                agreement=agreement,
             )
         )
-        bundle = recorded(bundle, found, data=data)
+        bundle = scoring.kept(bundle)
     return tuple(ran)
 
 
-def _facts(recipe: Recipe, source: ExportSource) -> dict[str, Any]:
+def _facts(recipe: RunRecipe, source: ExportSource) -> dict[str, Any]:
     """Return the fields of a record that need no measurement."""
     libraries = {name: installed_version(name) for name in ("dlcv", "torch")}
     versions = {name: version for name, version in libraries.items() if version}
     return {
         "recipe": recipe.name,
         "description": recipe.description,
-        "task": recipe.task,
+        "task": source.task,
         "network": recipe.model.name,
         "parameters": sum(p.numel() for p in source.model.parameters()),
         "data": recipe.data_note,

@@ -6,7 +6,14 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from dlcv.export.systems.records import Exported, Ran, Record, Training, load_records
+from dlcv.export.systems.records import (
+    Exported,
+    Ran,
+    Record,
+    Scores,
+    Training,
+    load_records,
+)
 from dlcv.export.systems.rows import Report, Row, load_reports
 from dlcv.runtime.errors import InputError
 
@@ -23,11 +30,11 @@ work meanwhile; [benchmarks.md](benchmarks.md) is about speed.
 
 | column | what it says |
 |---|---|
-| reached | the checkpoint in PyTorch, on images that it was not trained on: accuracy of classifiers, mean IoU of segmenters |
+| reached | the checkpoint in PyTorch, on images that it was not trained on: accuracy of classifiers, mean IoU of segmenters, accuracy of a linear probe on BYOL's embeddings, mean accuracy over few-shot episodes with its 95 % interval, CIDEr of captions |
 | reported | what the report says |
 | bundle | its size: graph, golden cases, manifest, model card |
-| parity | ONNX Runtime against PyTorch on the sample photos of dlcv, at two batch sizes: the largest difference of a probability, and of the embedding as a share of its largest value; of a mask, the share of pixels that are the same |
-| `ort`, `openvino` | the bundle over the whole test set, from files to answers: the same figure as "reached" |
+| parity | ONNX Runtime against PyTorch on the sample photos of dlcv, at two batch sizes: the largest difference of a probability, and of the embedding as a share of its largest value; of a mask, the share of pixels that are the same; elsewhere the difference by output |
+| `ort`, `openvino` | the bundle over the whole test set: the same figure as "reached" |
 | TensorRT-RTX | its engine **was built, not run**: this machine has no GPU. Time to build, size |
 """
 _TABLE = (
@@ -101,6 +108,7 @@ def _report_section(report: Report, records: Mapping[str, Record]) -> str:
         f"## {report.id}: {report.title}\n",
         *_table([_TABLE, *map(_cells, lines)]),
         *_iou_table(lines),
+        *_shots_table(lines),
         *_shown_table(report.rows),
         *_differences(report.rows),
     ]
@@ -115,8 +123,11 @@ def _cells(line: _Line) -> tuple[str, ...]:
         name = f"`{line.recipe}`{reduced}"
         return (line.row.id, system, name, "not recorded yet", reported, *[""] * 5)
     exported, ran = record.exported, {found.engine: found for found in record.ran}
-    built = [f"{b.seconds:.1f} s, {_megabytes(b.size_bytes)}" for b in record.built]
-    reached = f"**{_share(record.checkpoint.value)}**" if record.checkpoint else "not trained here"
+    built = [
+        f"{'' if len(record.built) == 1 else f'{b.graph} '}{b.seconds:.1f} s, {_megabytes(b.size_bytes)}"
+        for b in record.built
+    ]
+    reached = f"**{_figure(record.checkpoint)}**" if record.checkpoint else "not trained here"
     return (
         line.row.id,
         system,
@@ -136,10 +147,12 @@ def _ran(ran: Ran | None, otherwise: str) -> str:
 
 
 def _parity(exported: Exported) -> str:
-    if "mask" in exported.parity.outputs:
-        return f"{100 * (exported.decision.agreement or 0):.4f} %"
-    embedding = exported.parity.outputs["embedding"].max_difference
-    return f"{exported.decision.max_difference:.0e}; {embedding:.0e}"
+    outputs = exported.outputs
+    if "mask" in outputs:
+        return f"{100 * (outputs['mask'].agreement or 0):.4f} %"
+    if "probabilities" in outputs:
+        return "; ".join(f"{outputs[n].max_difference:.0e}" for n in ("probabilities", "embedding"))
+    return "; ".join(f"{name} {parity.max_difference:.0e}" for name, parity in outputs.items())
 
 
 def _iou_table(lines: Sequence[_Line]) -> list[str]:
@@ -162,6 +175,29 @@ def _iou_table(lines: Sequence[_Line]) -> list[str]:
     mean = ("**mean**", *(f"**{_share(sum(values) / len(values))}**" for values in means))
     head = ("IoU", *(name for name, _ in columns))
     return ["", *_table([head, *rows, mean])]
+
+
+def _shots_table(lines: Sequence[_Line]) -> list[str]:
+    """Return the accuracy by number of shots of every few-shot network that was trained."""
+    trained = {
+        line.recipe: line.record.checkpoint
+        for line in lines
+        if line.record and line.record.checkpoint and line.record.checkpoint.shots
+    }
+    if not trained:
+        return []
+    shots = list(dict.fromkeys(shot for scores in trained.values() for shot in scores.shots))
+    rows = [
+        (f"`{recipe}`", *(_with_interval(scores, shot) for shot in shots))
+        for recipe, scores in trained.items()
+    ]
+    return ["", *_table([("accuracy, 95 % interval", *shots), *rows])]
+
+
+def _with_interval(scores: Scores, shot: str) -> str:
+    if shot not in scores.shots:
+        return ""
+    return f"{_share(scores.shots[shot])} ± {_share(scores.intervals[f'{shot} ±'])}"
 
 
 def _shown_table(rows: Sequence[Row]) -> list[str]:
@@ -216,20 +252,45 @@ def _training_words(record: Record, training: Training) -> str:
     scores = [f"{_share(score)} (epoch {epoch})" for epoch, score in training.validation.items()]
     words += f"Validation: {', '.join(scores)}. " if scores else ""
     if record.checkpoint:
-        top5 = f", top-5 {_share(record.checkpoint.top5)}" if record.checkpoint.top5 else ""
-        words += (
-            f"Final: {record.checkpoint.metric} **{record.checkpoint.value:.4f}**{top5} on "
-            f"{record.checkpoint.images:,} images. "
-        )
+        scored = record.checkpoint
+        words += f"Final: {scored.metric} **{scored.value:.4f}**{_interval(scored)}{_besides(scored)} on {scored.images:,} images. "
     return (words + training.note).strip()
+
+
+def _besides(scores: Scores) -> str:
+    """Return the figures beside the one that stands for all."""
+    names = {
+        "top5": "top-5",
+        "random_accuracy": "at random weights",
+        "bleu4": "BLEU-4",
+        "remembered": "remembered of its own photos",
+    }
+    values = {words: getattr(scores, name) for name, words in names.items()}
+    return "".join(f", {words} {_share(v)}" for words, v in values.items() if v is not None)
+
+
+def _figure(scores: Scores) -> str:
+    """Return the figure that stands for all, with its interval if it has one."""
+    return _share(scores.value) + _interval(scores)
+
+
+def _interval(scores: Scores) -> str:
+    return "" if scores.interval is None else f" ± {_share(scores.interval)}"
 
 
 def _deployed_words(record: Record) -> str:
     ran = [
-        f"{r.scores.value:.4f} on {r.engine} {r.version} {r.device} {r.precision}"
+        f"{r.scores.value:.4f} on {r.engine} {r.version} {r.device} {r.precision}{_agreement(r)}"
         for r in record.ran
     ]
-    return f"The bundle: {record.ran[0].scores.metric} {', '.join(ran)}, files to answers."
+    end = ", files to answers" if record.task in ("classify", "segment", "caption") else ""
+    return f"The bundle: {record.ran[0].scores.metric} {', '.join(ran)}{end}."
+
+
+def _agreement(ran: Ran) -> str:
+    if ran.agreement is None:
+        return ""
+    return f" ({100 * ran.agreement:.4g} % of its answers are the checkpoint's)"
 
 
 def _optional(value: float | None) -> str:

@@ -13,29 +13,56 @@ from dlcv.runtime.files import write_atomically
 from dlcv.runtime.manifest import Model, OutputParity, ParityReport, Positive, Precision, Task
 
 Share = Annotated[float, Meta(ge=0, le=1)]
+_METRICS = {  # what stands for all, the first that there is
+    "mean_iou": "mean IoU",
+    "probe_accuracy": "accuracy of a linear probe",
+    "cider": "CIDEr",
+    "accuracy": "accuracy",
+}
 
 
-class Scores(Model, frozen=True, kw_only=True):
+class Scores(Model, frozen=True, kw_only=True, omit_defaults=True):
     """What answers scored on `images` images, under the names that training uses; shares in 0..1.
 
-    by_class: IoU of masks, recall of classes; None where a class does not occur.
+    accuracy: of classes, of pixels, or the mean over few-shot episodes, whose 95 % interval is `interval` to both
+    sides. by_class: IoU of masks, recall of classes; None where a class does not occur. shots, intervals: accuracy
+    over episodes and its interval by number of shots. probe_accuracy: of a linear layer on embeddings;
+    random_accuracy: the same at random weights. remembered: share of training photos that were given one of their
+    own captions.
     """
 
     images: Positive
-    accuracy: Share
+    accuracy: Share | None = None
     top5: Share | None = None
     mean_iou: Share | None = None
-    by_class: dict[str, Share | None]
+    by_class: dict[str, Share | None] = msgspec.field(default_factory=dict)
+    interval: float | None = None
+    shots: dict[str, Share] = msgspec.field(default_factory=dict)
+    intervals: dict[str, float] = msgspec.field(default_factory=dict)
+    probe_accuracy: Share | None = None
+    random_accuracy: Share | None = None
+    bleu4: Share | None = None
+    cider: float | None = None
+    remembered: Share | None = None
 
     @property
     def metric(self) -> str:
         """The name of the figure that stands for all."""
-        return "accuracy" if self.mean_iou is None else "mean IoU"
+        return _METRICS[self._standing]
 
     @property
     def value(self) -> float:
-        """Mean IoU of masks, accuracy of classes."""
-        return self.accuracy if self.mean_iou is None else self.mean_iou
+        """The figure that stands for all."""
+        value: float = getattr(self, self._standing)
+        return value
+
+    @property
+    def _standing(self) -> str:
+        return next(name for name in _METRICS if getattr(self, name) is not None)
+
+    def __post_init__(self) -> None:
+        if all(getattr(self, name) is None for name in _METRICS):
+            raise ValueError(f"scores need one of {', '.join(_METRICS)}")
 
 
 class Training(Model, frozen=True, kw_only=True):
@@ -56,35 +83,44 @@ class Training(Model, frozen=True, kw_only=True):
 
 
 class Exported(Model, frozen=True, kw_only=True):
-    """The bundle. seconds: of export and gate. size_bytes: all its files. peak_bytes: of the process, PyTorch included."""
+    """The bundle. seconds: of export and gate. size_bytes: all its files. peak_bytes: of the process, PyTorch included.
+
+    parity: of the graph that takes images. further: of the others, by name.
+    """
 
     size_bytes: Positive
     seconds: float
     peak_bytes: Positive
     parity: ParityReport
+    further: dict[str, ParityReport] = msgspec.field(default_factory=dict)
 
     @property
-    def decision(self) -> OutputParity:
-        """The parity of the output that decides: probabilities or mask."""
-        outputs = self.parity.outputs
-        return outputs.get("probabilities") or outputs["mask"]
+    def outputs(self) -> dict[str, OutputParity]:
+        """The parity of every output of every graph."""
+        reports = (self.parity, *self.further.values())
+        return {name: parity for report in reports for name, parity in report.outputs.items()}
 
 
 class Ran(Model, frozen=True, kw_only=True):
-    """The bundle on an engine, over the whole test set, from files to answers."""
+    """The bundle on an engine, over the whole test set.
+
+    agreement: share of its answers that are the checkpoint's: queries of episodes, captions word by word.
+    """
 
     engine: str
     version: str
     device: str
     precision: Precision
     scores: Scores
+    agreement: Share | None = None
 
 
 class Built(Model, frozen=True, kw_only=True):
-    """An engine that was built, not run. profile: the batches and sizes that it takes."""
+    """An engine of a graph that was built, not run. profile: the batches and sizes that it takes."""
 
     engine: str
     version: str
+    graph: str = "model"
     precision: Precision
     profile: str
     seconds: float
@@ -116,9 +152,9 @@ class Record(Model, frozen=True, kw_only=True):
 
 
 def scores_from_metrics(metrics: dict[str, Any]) -> Scores:
-    """Return the scores in the metrics of a checkpoint or in `Evaluation.record()`."""
-    fields = {name: metrics.get(name) for name in ("images", "accuracy", "top5", "mean_iou")}
-    by_class = metrics["iou"] if "iou" in metrics else metrics["recall"]
+    """Return the scores in the metrics of a checkpoint or in the `record()` of a bundle's evaluation."""
+    fields = {name: metrics[name] for name in Scores.__struct_fields__ if name in metrics}
+    by_class = metrics.get("iou", metrics.get("recall", {}))
     return msgspec.convert(fields | {"by_class": by_class}, Scores)
 
 

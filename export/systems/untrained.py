@@ -11,7 +11,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 import torch
@@ -19,38 +19,51 @@ from torch import Tensor, nn
 
 from dlcv.export.sources import ExportSource, SourceOptions, load_source
 from dlcv.export.sources.pretrained import LIMITS_OF_RANDOM, seeded
+from dlcv.runtime.caption.vocabulary import TOKENIZER_FILE, vocabulary_from_captions
 from dlcv.runtime.images import load_pixels
 from dlcv.runtime.manifest import Preprocessing
 from dlcv.runtime.samples import sample_paths
+from dlcv.train.caption.network import Captioner
+from dlcv.train.caption.recipe import CaptionRecipe
 from dlcv.train.checkpoint import save_checkpoint
-from dlcv.train.models import build_model
 from dlcv.train.modules import normalised
-
-if TYPE_CHECKING:
-    from dlcv.train.recipe import Recipe
+from dlcv.train.recipe import Recipe, RunRecipe
+from dlcv.train.tasks import task_kind
 
 START = "random weights (seed 0), scaled on the sample photos of dlcv"
 
 
-def untrained_source(recipe: Recipe, folder: Path) -> ExportSource:
+def untrained_source(recipe: RunRecipe, folder: Path) -> ExportSource:
     """Save a checkpoint of random weights, always the same, into a folder and return it as a source.
+
+    Of a captioner, the encoder is scaled; its words are made up, as many as the recipe's.
 
     Raises:
         RecipeError: the recipe's network cannot be built.
         OutputError: the folder cannot be written.
     """
     with seeded(), torch.no_grad():
-        spec = build_model(recipe.model.name, recipe.model.options, num_classes=len(recipe.classes))
-        network = spec.network.eval()
+        network = task_kind(recipe.task).network(recipe).network.eval()
         images = normalised(_photos(recipe.preprocessing), recipe.normalization)
-        scale_layers(network, images, classes=len(recipe.classes))
-    save_checkpoint(folder, network, recipe=recipe, metrics={})
+        scaled = network.encoder if isinstance(network, Captioner) else network
+        scale_layers(
+            scaled, images, classes=len(recipe.classes) if isinstance(recipe, Recipe) else 0
+        )
+    save_checkpoint(folder, network, recipe=recipe, metrics={}, files=_files(recipe))
     source = load_source(str(folder), SourceOptions())
     return replace(source, origin=f"recipe {recipe.name}, {START}", limits=LIMITS_OF_RANDOM)
 
 
+def _files(recipe: RunRecipe) -> dict[str, bytes]:
+    if not isinstance(recipe, CaptionRecipe):
+        return {}
+    words = " ".join(f"word{number}" for number in range(recipe.vocabulary))
+    vocabulary = vocabulary_from_captions([words], size=recipe.vocabulary)
+    return {TOKENIZER_FILE: vocabulary.to_json()}
+
+
 def scale_layers(network: nn.Module, images: Tensor, *, classes: int) -> None:
-    """Scale a network in evaluation mode on normalised images (B, 3, H, W), in place."""
+    """Scale a network in evaluation mode on normalised images (B, 3, H, W), in place. classes: 0 if it has none."""
 
     def scale(layer: Any, inputs: tuple[Tensor, ...], output: Tensor) -> Tensor:
         if not layer.weight.any():  # scores of finer maps, which start at zero

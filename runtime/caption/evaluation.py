@@ -20,12 +20,13 @@ from dlcv.runtime.results import Caption, Refused
 class CaptionEvaluation:
     """The scores of a set: see `dlcv.runtime.caption.scores`.
 
-    images: how many were scored. refused: those that could not be, each with the reason. seconds: from the first
+    captions: what was said of the images, in order. images: how many were scored. refused: those that could not be, each with the reason. seconds: from the first
     image's bytes to the last caption. ran: what ran, as `Predictor.description`.
     """
 
     bleu4: float
     cider: float
+    captions: tuple[str, ...]
     images: int
     refused: tuple[str, ...]
     seconds: float
@@ -61,7 +62,7 @@ def evaluate_captions(
         if isinstance(result, Refused):
             refused.append(f"{item.name}: {result.reason}")
         elif isinstance(result, Caption):
-            said.append(words_of(result.text))
+            said.append(result.text)
             references.append([words_of(text) for text in item.captions])
         if on_progress:
             on_progress()
@@ -69,9 +70,11 @@ def evaluate_captions(
         raise InputError(
             f"no image could be captioned; {refused[0] if refused else 'there are none'}"
         )
+    words = [words_of(text) for text in said]
     return CaptionEvaluation(
-        bleu4=bleu(said, references),
-        cider=cider(said, references),
+        bleu4=bleu(words, references),
+        cider=cider(words, references),
+        captions=tuple(said),
         images=len(said),
         refused=tuple(refused),
         seconds=time.perf_counter() - start,

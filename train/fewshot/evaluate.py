@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -10,7 +11,7 @@ import msgspec
 import torch
 
 from dlcv.runtime.errors import InputError, RecipeError
-from dlcv.runtime.fewshot.episodes import Episode, EpisodeConfig, episodes_from_csv
+from dlcv.runtime.fewshot.episodes import Episode, episodes_from_csv
 from dlcv.runtime.fewshot.score import EpisodeScore, score_episodes
 from dlcv.runtime.results import Float32
 from dlcv.train.checkpoint import Checkpoint
@@ -33,13 +34,14 @@ def evaluate(checkpoint: Checkpoint[FewShotRecipe], root: Path) -> dict[str, Any
     split = load_split(recipe, root, split="test")
     embeddings = embedded(checkpoint, split.images)
     distance = distance_on_arrays(checkpoint.model.distance)
-    episodes = episodes_of_test(recipe, split, root)
-    scores = {"": score_episodes(embeddings, episodes, distance=distance)}
+    score = partial(score_episodes, embeddings, distance=distance)
+    by_shots = {}
     for shots in recipe.test_shots:
         config = msgspec.structs.replace(recipe.test, shots=shots)
         drawn = split.sampler(config, split="test", seed=recipe.seed)
-        scores[f"{shots}-shot"] = score_episodes(embeddings, drawn, distance=distance)
-    return _metrics(scores, recipe.test, images=len(split.images))
+        by_shots[f"{shots}-shot"] = score(drawn)
+    first = score(episodes_of_test(recipe, split, root))
+    return _metrics(first, by_shots, ways=recipe.test.ways, images=len(split.images))
 
 
 def episodes_of_test(recipe: FewShotRecipe, split: ClassSplit, root: Path) -> Iterable[Episode]:
@@ -67,18 +69,17 @@ def embedded(checkpoint: Checkpoint[FewShotRecipe], images: Dataset) -> Float32:
 
 
 def _metrics(
-    scores: dict[str, EpisodeScore], config: EpisodeConfig, *, images: int
+    first: EpisodeScore, by_shots: dict[str, EpisodeScore], *, ways: int, images: int
 ) -> dict[str, Any]:
-    first = scores.pop("")
-    by_shots = {
-        "shots": {name: score.accuracy for name, score in scores.items()},
-        "intervals": {f"{name} ±": score.interval for name, score in scores.items()},
+    shots = {
+        "shots": {name: score.accuracy for name, score in by_shots.items()},
+        "intervals": {f"{name} ±": score.interval for name, score in by_shots.items()},
     }
     return {
         "accuracy": first.accuracy,
         "interval": first.interval,
-        **(by_shots if scores else {}),
+        **(shots if by_shots else {}),
         "episodes": first.episodes,
-        "ways": config.ways,
+        "ways": ways,
         "images": images,
     }

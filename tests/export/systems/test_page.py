@@ -100,6 +100,30 @@ def test_the_figure_reached_stands_beside_the_one_reported(docs):
     assert "| Z2 | A picture | picture | by hand |" in lines
 
 
+def test_a_few_shot_run_has_its_interval_and_a_row_by_shots(docs):
+    shots = {"1-shot": 0.361, "5-shot": 0.49}
+    intervals = {f"{name} ±": 0.007 for name in shots}
+    scores = Scores(images=1200, accuracy=0.361, interval=0.007, shots=shots, intervals=intervals)
+    record = msgspec.structs.replace(
+        new_record("small"),
+        task="embed",
+        checkpoint=scores,
+        ran=(Ran(engine="ort", version="1", device="cpu", precision="fp32", scores=scores, agreement=1.0),),
+    )  # fmt: skip
+    save_record(docs / "runs", record)
+    text = page(docs)
+    assert "| **.361 ± .007** |" in text
+    assert "| accuracy, 95 % interval | 1-shot | 5-shot |" in text
+    assert "| `small` | .361 ± .007 | .490 ± .007 |" in text
+    assert "accuracy **0.3610** ± .007 on 1,200 images" in text
+    assert "fp32 (100 % of its answers are the checkpoint's)." in text
+
+
+def test_scores_need_a_figure_that_stands_for_all():
+    with pytest.raises(msgspec.ValidationError, match="scores need one of mean_iou, probe_acc"):
+        msgspec.convert({"images": 3}, Scores)
+
+
 def test_iou_by_class_has_the_reported_columns(docs):
     text = page(docs)
     assert "| IoU | Z1, reported | `small` |" in text

@@ -1,0 +1,202 @@
+"""What a checkpoint and its bundle score on the same images, by task, and how often they give the same answer."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Generic, final
+
+import numpy as np
+import torch
+
+from dlcv.export.systems.records import Scores, scores_from_metrics
+from dlcv.runtime.caption.evaluation import evaluate_captions
+from dlcv.runtime.caption.images import captioned_images
+from dlcv.runtime.evaluation import evaluate as evaluate_labels
+from dlcv.runtime.evaluation import recorded
+from dlcv.runtime.fewshot.evaluation import EpisodeOptions, evaluate_episodes
+from dlcv.runtime.fewshot.prototypes import vector_of
+from dlcv.runtime.fewshot.score import score_episodes
+from dlcv.runtime.labelled import LabelledImage
+from dlcv.train.byol.probe import probe_accuracy
+from dlcv.train.byol.recipe import ByolRecipe
+from dlcv.train.byol.task import probe_images
+from dlcv.train.caption.data import load_captions
+from dlcv.train.caption.evaluate import captions_of, vocabulary_of
+from dlcv.train.caption.recipe import CaptionRecipe
+from dlcv.train.data import listed, load_dataset
+from dlcv.train.fewshot.data import load_split
+from dlcv.train.fewshot.distance import distance_on_arrays
+from dlcv.train.fewshot.evaluate import embedded, episodes_of_test
+from dlcv.train.fewshot.recipe import FewShotRecipe
+from dlcv.train.recipe import AnyRecipe, Recipe
+from dlcv.train.tasks import task_kind
+
+if TYPE_CHECKING:
+    from dlcv.runtime.bundle import Bundle
+    from dlcv.runtime.evaluation import Evaluation
+    from dlcv.runtime.fewshot.support import SupportImages
+    from dlcv.runtime.predictor import Predictor
+    from dlcv.train.checkpoint import Checkpoint
+    from dlcv.train.data.batches import Dataset
+
+
+class Scoring(ABC, Generic[AnyRecipe]):
+    """The test of a run. outputs: of the graph, that it needs; None: all.
+
+    Made before the work, so that missing data are said first.
+
+    Raises:
+        RecipeError: the data are missing or do not fit.
+    """
+
+    outputs: tuple[str, ...] | None = None
+
+    def __init__(self, checkpoint: Checkpoint[AnyRecipe], root: Path) -> None:
+        self.checkpoint = checkpoint
+        self.recipe = checkpoint.recipe
+        self.root = root
+
+    def of_checkpoint(self) -> Scores:
+        """Return what PyTorch scores."""
+        evaluate = task_kind(self.recipe.task).evaluate
+        return scores_from_metrics(evaluate(self.checkpoint, self.root))
+
+    @abstractmethod
+    def of_bundle(self, predictor: Predictor) -> tuple[Scores, float | None]:
+        """Return what a bundle scores, and the share of its answers that are the checkpoint's, where that is counted."""
+
+    def kept(self, bundle: Bundle) -> Bundle:
+        """Return the bundle with the last score in its manifest, where manifests have a place for it."""
+        return bundle
+
+
+@final
+class LabelScoring(Scoring[Recipe]):
+    """Classes and masks."""
+
+    def __init__(self, checkpoint: Checkpoint[Recipe], root: Path) -> None:
+        super().__init__(checkpoint, root)
+        self._items = listed(self.recipe, root, split="test")
+        self._found: Evaluation | None = None
+        self.outputs = ("mask",) if self.recipe.task == "segment" else ("probabilities",)
+
+    def of_bundle(self, predictor: Predictor) -> tuple[Scores, float | None]:
+        self._found = evaluate_labels(predictor, self._items)
+        return scores_from_metrics(self._found.record()), None
+
+    def kept(self, bundle: Bundle) -> Bundle:
+        found = self._found
+        return bundle if found is None else recorded(bundle, found, data=self.recipe.data.root)
+
+
+@final
+class EpisodeScoring(Scoring[FewShotRecipe]):
+    """Episodes of classes that were not trained on: the same ones for both."""
+
+    outputs = ("embedding",)
+
+    def __init__(self, checkpoint: Checkpoint[FewShotRecipe], root: Path) -> None:
+        super().__init__(checkpoint, root)
+        self._split = load_split(self.recipe, root, split="test")
+
+    def of_bundle(self, predictor: Predictor) -> tuple[Scores, float | None]:
+        test, more = self.recipe.test, self.recipe.test_shots
+        fixed = self.recipe.data.episodes
+        drawing = EpisodeOptions(
+            ways=test.ways,
+            shots=tuple(dict.fromkeys((test.shots, *more))),
+            queries=test.queries,
+            episodes=test.episodes,
+            seed=self.recipe.seed,
+            file=self.root / fixed if fixed else None,
+        )
+        found = evaluate_episodes(predictor, _examples(self._split), drawing)
+        first = next(iter(found.scores.values()))
+        expected = score_episodes(
+            embedded(self.checkpoint, self._split.images),
+            episodes_of_test(self.recipe, self._split, self.root),
+            distance=distance_on_arrays(self.checkpoint.model.distance),
+        )
+        same = np.concatenate(first.answers) == np.concatenate(expected.answers)
+        return scores_from_metrics(found.record()), float(same.mean())
+
+
+@final
+class ProbeScoring(Scoring[ByolRecipe]):
+    """A linear layer on embeddings, learnt for each engine from its own."""
+
+    outputs = ("embedding",)
+
+    def __init__(self, checkpoint: Checkpoint[ByolRecipe], root: Path) -> None:
+        super().__init__(checkpoint, root)
+        known = load_dataset(self.recipe, root, split="train")
+        self._known = probe_images(known, self.recipe)
+        self._asked = load_dataset(self.recipe, root, split="test")
+
+    def of_bundle(self, predictor: Predictor) -> tuple[Scores, float | None]:
+        accuracy = probe_accuracy(
+            _embedded(predictor, self._known),
+            _embedded(predictor, self._asked),
+            classes=len(self.recipe.classes),
+            weight_decay=self.recipe.probe.weight_decay,
+        )
+        return Scores(images=len(self._asked), probe_accuracy=accuracy), None
+
+
+@final
+class CaptionScoring(Scoring[CaptionRecipe]):
+    """Greedy captions of the test images."""
+
+    def __init__(self, checkpoint: Checkpoint[CaptionRecipe], root: Path) -> None:
+        super().__init__(checkpoint, root)
+        self._images = load_captions(self.recipe, root, train=False).images
+        self._items = captioned_images(root / self.recipe.data.root / self.recipe.data.test)
+
+    def of_bundle(self, predictor: Predictor) -> tuple[Scores, float | None]:
+        found = evaluate_captions(predictor, self._items)
+        said = captions_of(self.checkpoint, self._images, vocabulary_of(self.checkpoint))
+        agreement = np.mean([a == b for a, b in zip(found.captions, said, strict=True)])
+        return scores_from_metrics(found.record()), float(agreement)
+
+
+_SCORINGS: dict[str, type[Scoring[Any]]] = {
+    "classify": LabelScoring,
+    "segment": LabelScoring,
+    "byol": ProbeScoring,
+    "fewshot": EpisodeScoring,
+    "caption": CaptionScoring,
+}
+
+
+def scoring_of(checkpoint: Checkpoint[Any], root: Path) -> Scoring[Any]:
+    """Return the test of a checkpoint's task. root: the data root.
+
+    Raises:
+        RecipeError: the data are missing or do not fit.
+    """
+    return _SCORINGS[checkpoint.recipe.task](checkpoint, root)
+
+
+def _examples(split: Any) -> SupportImages:
+    """Return the images of each class, decoded: those of turned classes lie in no file."""
+    images = split.images
+    pixels = images.images.numpy()
+    return {
+        name: [
+            LabelledImage(name=images.names[number], read=partial(_same, pixels[number]))
+            for number in np.flatnonzero(images.labels.numpy() == label)
+        ]
+        for label, name in enumerate(split.classes)
+    }
+
+
+def _same(pixels: Any) -> Any:
+    return pixels
+
+
+def _embedded(predictor: Predictor, dataset: Dataset) -> tuple[torch.Tensor, torch.Tensor]:
+    """Return embeddings, float (N, D), and labels."""
+    vectors = [vector_of(result) for result in predictor(list(dataset.images.numpy()))]
+    return torch.from_numpy(np.stack(vectors)), dataset.labels.long()
