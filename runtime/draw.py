@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from dlcv.runtime.results import Classification, Float32, Segmentation
 
 _MASK_OPACITY = 0.5
+_CLASSES_LISTED = 5
 _MIN_SHARE = 0.001  # a class on less of the image than this is not in the legend
 PAPER, INK, FAINT = (255, 255, 255), (25, 25, 25), (120, 120, 120)
 # Anchors of matplotlib's "inferno" (CC0, van der Walt & Smith 2015), evenly spaced in 0..1.
@@ -101,15 +102,14 @@ def draw_heat(
 def draw_classification(photo: Image.Image, result: Classification) -> Image.Image:
     """Draw photo, explanation and, for a ViT, last-layer attention side by side over a caption.
 
-    Raises:
-        ValueError: the result has no explanation.
+    Without an explanation, the likeliest classes are listed beside the photo.
     """
-    if result.explanation is None:
-        raise ValueError(
-            "this network has no explanation to draw: it does not end in pooling + linear"
-        )
     frame = result.frame
     photo = enlarged(photo, shortest=320)
+    if result.explanation is None:
+        ranked = [(x.name, x.probability) for x in result.top(_CLASSES_LISTED)]
+        rows = [(FAINT if number else _INFERNO[5], *row) for number, row in enumerate(ranked)]
+        return _beside(photo, _legend(rows, height=photo.height))
     panels = [
         (photo, "photo"),
         (

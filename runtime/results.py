@@ -93,10 +93,9 @@ class Classification(_Result):
         )
 
     def overlay(self) -> Image.Image:
-        """Draw the explanation over the photo, with the likeliest classes.
+        """Draw the explanation over the photo, with the likeliest classes; without one, these beside the photo.
 
         Raises:
-            ValueError: the network has no explanation.
             ImageError: the source cannot be read again.
         """
         from dlcv.runtime.draw import draw_classification

@@ -42,6 +42,7 @@ def fewshot(
     out: options.Out = None,
     format: options.Format = "jsonl",
     top: Annotated[int, typer.Option(min=1, help="Classes a line, likeliest first.")] = 5,
+    overlay: options.Overlay = False,
     engine: options.EngineName = "auto",
     precision: options.PrecisionName = None,
     engine_option: options.EngineSetting = None,
@@ -59,7 +60,7 @@ def fewshot(
     Examples:
       dlcv-infer fewshot photo.jpg --support examples/                    # examples/cat/*.jpg, examples/dog/*.jpg
       dlcv-infer fewshot --support examples/ --save-prototypes pets.npz
-      dlcv-infer fewshot photos/ --prototypes pets.npz --out results
+      dlcv-infer fewshot photos/ --prototypes pets.npz --out results --overlay
       dlcv-infer fewshot --prototypes pets.npz --support more.zip --save-prototypes pets.npz
       dlcv-infer fewshot --prototypes pets.npz --list
     """
@@ -82,7 +83,7 @@ def fewshot(
         precision=precision,
         engine_settings=engine_option or (),
         out=out,
-        write=WriteOptions(lines=format, top=top),
+        write=WriteOptions(lines=format, top=top, overlays=overlay),
         outputs=("embedding",),
         batch=batch,
         threads=threads,

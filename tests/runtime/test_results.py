@@ -109,7 +109,9 @@ def test_pictures_can_be_drawn_for_photos_of_any_shape(
     assert max(result.overlay().size) < 4000
 
 
-def test_a_network_without_explanation_says_that_it_has_none(new_photo: NewPhoto) -> None:
-    result = classification(np.array([1, 0], np.float32), source=new_photo("a.png"))
-    with pytest.raises(ValueError, match="no explanation to draw"):
-        result.overlay()
+def test_without_an_explanation_the_classes_stand_beside_the_photo(new_photo: NewPhoto) -> None:
+    photo = new_photo("a.png", size=(400, 360))
+    picture = classification(np.array([1, 0], np.float32), source=photo).overlay()
+    assert (picture.height, picture.width > 400) == (360, True)
+    legend = np.asarray(picture)[:, 400:]
+    assert (legend == (207, 68, 70)).all(axis=2).any()  # the mark of the likeliest class

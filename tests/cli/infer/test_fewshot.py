@@ -41,9 +41,11 @@ def test_it_answers_in_the_form_of_classify(fewshot, support, new_photo, tmp_pat
     record = json.loads(printed)
     assert (code, record["label"], len(record["top"])) == (0, "red", 1)
     assert record["probability"] > 0.9
-    code, _ = fewshot(photo, "--support", support, "--out", tmp_path / "out", "-f", "csv")
+    out = tmp_path / "out"
+    code, _ = fewshot(photo, "--support", support, "--out", out, "-f", "csv", "--overlay")
+    assert [picture.name for picture in (out / "overlays").iterdir()] == ["query.png"]
     header = (tmp_path / "out" / "results.csv").read_text().splitlines()[0]
-    assert header == "image,height,width,label,index,probability,top,engine"
+    assert header == "image,height,width,label,index,probability,top,overlay,engine"
     assert len(json.loads((tmp_path / "out" / "run.json").read_text())["prototypes"]) == 64
 
 
