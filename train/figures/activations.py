@@ -34,10 +34,10 @@ def draw_activations(request: Request) -> Drawn:
     Raises:
         InputError: there is no such layer, or it gives no maps.
     """
-    model, recipe = request.final.model, request.final.recipe
+    model, recipe = request.labelled.model, request.labelled.recipe
     first = first_convolution(model)
     if first is None:
-        raise Skipped("activations: no convolution of the network sees RGB")
+        raise Skipped("no convolution of the network sees RGB")
     photos = photos_for(request)
     outputs = layer_outputs(model, normalised(pixels_of(photos), recipe.normalization))
     layers = dict.fromkeys((first[0], *(request.layers or (last_block(model, outputs),))))

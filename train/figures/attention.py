@@ -27,11 +27,11 @@ _SIDE = 2.4  # inches of a photo
 
 def draw_attention(request: Request) -> Drawn:
     """Yield the kept checkpoint's attention over photos."""
-    walk = walker_for(request.final.model)
+    walk = walker_for(request.labelled.model)
     if walk is None:
-        raise Skipped("attention: the network is no vision transformer with a class token")
+        raise Skipped("the network is no vision transformer with a class token")
     photos = photos_for(request)
-    recipe = request.final.recipe
+    recipe = request.labelled.recipe
     with torch.inference_mode():
         walked = walk(normalised(pixels_of(photos), recipe.normalization))
     yield "attention", attention_figure(photos, walked, title=recipe.name)

@@ -32,7 +32,7 @@ _SCORES = {"accuracy": "accuracy", "mean_iou": "mean IoU"}
 
 def draw_confusion(request: Request) -> Drawn:
     """Yield the confusion matrix of the kept checkpoint and, of a segmenter, its IoU by class."""
-    final = request.final
+    final = request.labelled
     recipe, matrix = final.recipe, confusion_on(final, request.test_set)
     metrics = metrics_from_confusion(matrix, recipe)
     name = task_kind(recipe.task).monitor

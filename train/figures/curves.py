@@ -10,14 +10,23 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from dlcv.runtime.errors import InputError
+from dlcv.train.fewshot.recipe import FewShotRecipe
 from dlcv.train.figures.canvas import TEN_COLORS, new_figure
 from dlcv.train.figures.request import Drawn, Request, Skipped
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
+    from dlcv.train.recipe import RunRecipe
+
 _TRAINING, _VALIDATION = TEN_COLORS[0], TEN_COLORS[2]
-_SCORES = {"accuracy": "validation", "mean_iou": "validation, mean IoU"}
+_SCORES = {
+    "mean_iou": ("validation, mean IoU", _VALIDATION),
+    "probe_accuracy": ("linear probe", _VALIDATION),
+    "cider": ("validation, CIDEr", _VALIDATION),
+    "remembered": ("training photos remembered", _TRAINING),
+    "accuracy": ("validation", _VALIDATION),
+}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -32,13 +41,21 @@ class Entry:
 
 def draw_curves(request: Request) -> Drawn:
     """Yield the curves of a run, by epoch and by step."""
-    title = request.final.recipe.name
+    title = _title(request.final.recipe)
     try:
         entries = read_log(request.run)
     except InputError as e:
-        raise Skipped(f"curves: {e}") from e
+        raise Skipped(str(e)) from e
     for by in ("epoch", "step"):
         yield f"curves-{by}", curves_figure(entries, title=title, by=by)
+
+
+def _title(recipe: RunRecipe) -> str:
+    if not isinstance(recipe, FewShotRecipe):
+        return recipe.name
+    kinds = {"training": recipe.training, "validation": recipe.validation}
+    ways = [f"{name} {kind.ways}-way {kind.shots}-shot" for name, kind in kinds.items()]
+    return f"{recipe.name}: {', '.join(ways)}"
 
 
 def read_log(run: Path) -> list[Entry]:
@@ -72,10 +89,15 @@ def curves_figure(entries: list[Entry], *, title: str, by: str) -> Figure:
             what = ", pixel accuracy" if segments and axes is score else ""
             _draw(axes, _points(entries, f"{name}_epoch", by), f"training{what}", _TRAINING)
     _draw(loss, _points(entries, "val_loss", by), "validation", _VALIDATION)
-    for name in ("mean_iou",) if segments else ("accuracy",):
-        _draw(score, _points(entries, name, by), _SCORES[name], _VALIDATION)
-    loss.set(title="Loss", ylabel="cross-entropy (nats)", ylim=(0, None))
-    score.set(title="Score" if segments else "Accuracy", ylabel="share, 0 to 1", ylim=(0, 1))
+    drawn = [name for name in _SCORES if any(entry.name == name for entry in entries)]
+    for name in ("mean_iou",) if segments else drawn:
+        _draw(score, _points(entries, name, by), *_SCORES[name])
+    byol, captions = "probe_accuracy" in drawn, "cider" in drawn
+    what = "2 - 2 cos of projections, both ways" if byol else "cross-entropy (nats)"
+    loss.set(title="Loss", ylabel=what, ylim=(0, None))
+    what = "Accuracy" if drawn in ([], ["accuracy"]) else "Score"
+    unit, highest = ("score", None) if captions else ("share, 0 to 1", 1)  # CIDEr is no share
+    score.set(title=what, ylabel=unit, ylim=(0, highest))
     for axes in (loss, score):
         _finish(axes, "epoch" if by == "epoch" else "optimizer step")
     figure.suptitle(title)

@@ -1,4 +1,4 @@
-"""What the last linear layer of a classifier sees of the test images, at every snapshot."""
+"""Embeddings of the test images at every snapshot: what a classifier's last linear layer sees, or an embedder gives."""
 
 from __future__ import annotations
 
@@ -12,17 +12,23 @@ import numpy as np
 import torch
 from torch import nn
 
-from dlcv.train.data.batches import Dataset
-from dlcv.train.evaluate import answers
+from dlcv.train.byol.recipe import ByolRecipe
+from dlcv.train.data import load_dataset
+from dlcv.train.data.batches import Dataset, PlainBatches
+from dlcv.train.fewshot.data import load_split
+from dlcv.train.fewshot.recipe import FewShotRecipe
 from dlcv.train.figures.request import Request, Skipped
+from dlcv.train.modules import normalised
+from dlcv.train.recipe import Recipe
+from dlcv.train.tasks import task_kind
 
 if TYPE_CHECKING:
     from torch import Tensor
 
     from dlcv.runtime.results import Float32
     from dlcv.train.checkpoint import Checkpoint
-    from dlcv.train.recipe import Recipe
 
+_AT_ONCE = 64
 Indices = np.ndarray[Any, np.dtype[np.int64]]
 
 
@@ -35,35 +41,57 @@ class Embeddings:
 
 
 @lru_cache(maxsize=1)  # PCA and t-SNE show the same points
-def embeddings_of_run(request: Request) -> tuple[Sequence[Embeddings], Indices]:
-    """Return the embeddings at every snapshot and of the kept checkpoint, and the labels int64 (N,) of the points.
+def embeddings_of_run(request: Request) -> tuple[Sequence[Embeddings], Indices, Sequence[str]]:
+    """Return the embeddings at every snapshot and of the kept checkpoint, labels int64 (N,) and names of the classes.
 
     Raises:
-        Skipped: the run does not classify, or its network has no linear layer.
+        Skipped: the run gives no embeddings, or its network has no linear layer.
     """
-    if request.final.recipe.task != "classify":
-        raise Skipped("the run segments")
-    if last_linear(request.final.model) is None:
-        raise Skipped("the network has no linear layer")
-    everything = request.test_set
+    everything, names = _test_images(request)
     chosen = evenly_by_class(everything.labels.numpy(), request.points)
     dataset = Dataset(images=everything.images[chosen], labels=everything.labels[chosen])
+    monitor = task_kind(request.final.recipe.task).monitor
     found = []
     for title, checkpoint in request.checkpoints():
         request.tell(f"embedding {len(dataset):,} images: {title}")
-        accuracy = checkpoint.metrics.get("accuracy")
-        score = "" if accuracy is None else f": accuracy {accuracy:.3f}"
+        value = checkpoint.metrics.get(monitor)
+        score = "" if value is None else f": {monitor.replace('_', ' ')} {value:.3f}"
         points = embeddings_from(checkpoint, dataset)
         found.append(Embeddings(title=f"{title}{score}", points=points))
-    return found, dataset.labels.numpy()
+    return found, dataset.labels.numpy(), names
 
 
-def embeddings_from(checkpoint: Checkpoint[Recipe], dataset: Dataset) -> Float32:
-    """Return what the last linear layer gets of each image, float32 (N, D)."""
-    with _inputs_of(last_linear(checkpoint.model)) as seen:
-        for _ in answers(checkpoint, dataset):
-            pass
-    return torch.cat(seen).float().numpy()
+def _test_images(request: Request) -> tuple[Dataset, Sequence[str]]:
+    """Return the labelled images of a run's test, and the names of their classes."""
+    recipe = request.final.recipe
+    if isinstance(recipe, FewShotRecipe):
+        split = load_split(recipe, request.root, split="test")
+        return split.images, split.classes
+    if isinstance(recipe, ByolRecipe):
+        return load_dataset(recipe, request.root, split="test"), recipe.class_names
+    if request.labelled.recipe.task != "classify":
+        raise Skipped("the run segments")
+    if last_linear(request.final.model) is None:
+        raise Skipped("the network has no linear layer")
+    return request.test_set, recipe.class_names
+
+
+def embeddings_from(checkpoint: Checkpoint[Any], dataset: Dataset) -> Float32:
+    """Return what a classifier's last linear layer gets of each image, or an embedder gives, float32 (N, D)."""
+    recipe = checkpoint.recipe
+    batches = (
+        normalised(images, recipe.normalization)
+        for images, _ in PlainBatches(dataset=dataset, batch=_AT_ONCE)
+    )
+    with torch.inference_mode():
+        if not isinstance(recipe, Recipe):
+            rows = [checkpoint.model(pixels) for pixels in batches]
+        else:
+            with _inputs_of(last_linear(checkpoint.model)) as rows:
+                for pixels in batches:
+                    checkpoint.model(pixels)
+    vectors: Float32 = torch.cat(rows).float().numpy()
+    return vectors
 
 
 def last_linear(model: nn.Module) -> nn.Linear | None:

@@ -29,7 +29,7 @@ def draw_filters(request: Request) -> Drawn:
     """
     found = first_convolution(request.final.model)
     if found is None:
-        raise Skipped("filters: no convolution of the network sees RGB")
+        raise Skipped("no convolution of the network sees RGB")
     layer, convolution = found
     filters = convolution.weight.detach().float().numpy()
     what = f"{len(filters)} filters of {layer}"

@@ -31,9 +31,9 @@ _IGNORED = (0, 0, 0)
 
 def draw_masks(request: Request) -> Drawn:
     """Yield what a segmenter saw of a few test images in the course of the run."""
-    recipe = request.final.recipe
+    recipe = request.labelled.recipe
     if recipe.task != "segment":
-        raise Skipped("masks: the run classifies")
+        raise Skipped("the run classifies")
     dataset = decoded(
         chosen_images(request), preprocessing=recipe.preprocessing, coding=mask_coding(recipe)
     )

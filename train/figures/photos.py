@@ -66,7 +66,7 @@ def photos_for(request: Request) -> list[Photo]:
     Raises:
         InputError: no test image has such a name, or a file cannot be read.
     """
-    preprocessing = request.final.recipe.preprocessing
+    preprocessing = request.labelled.recipe.preprocessing
     if request.photos:
         return [_photo(path.name, path, preprocessing) for path in request.photos]
     images = chosen_images(request)

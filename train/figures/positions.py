@@ -25,7 +25,7 @@ def draw_positions(request: Request) -> Drawn:
     """Yield the likeness of the kept checkpoint's position embeddings."""
     embeddings = position_embeddings(request.final.model)
     if embeddings is None:
-        raise Skipped("positions: the network has no learned position of each patch")
+        raise Skipped("the network has no learned position of each patch")
     title = f"{request.final.recipe.name}: similarity of position embeddings"
     yield "positions", positions_figure(similarities(embeddings), title=title)
 

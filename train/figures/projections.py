@@ -5,8 +5,9 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from dlcv.train.figures.embeddings import Embeddings, embeddings_of_run
-from dlcv.train.figures.request import Drawn, Request, Skipped
+from dlcv.train.figures.request import Drawn, Request
 from dlcv.train.figures.scatter import Panel, scatter_figure
+from dlcv.train.recipe import Recipe
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -63,14 +64,12 @@ def tsne_panel(found: Embeddings) -> Panel:
 def _drawn(
     name: str, words: str, request: Request, *, project: Callable[[Embeddings], Panel]
 ) -> Drawn:
-    try:
-        found, labels = embeddings_of_run(request)
-    except Skipped as e:
-        raise Skipped(f"{name}: {e}") from e
+    found, labels, names = embeddings_of_run(request)
     recipe = request.final.recipe
-    title = f"{recipe.name}: {words} of the second-last layer, {len(labels):,} test images"
+    what = "the second-last layer" if isinstance(recipe, Recipe) else "the embedding"
+    title = f"{recipe.name}: {words} of {what}, {len(labels):,} test images"
     panels = [project(one) for one in found]
-    yield name, scatter_figure(panels, labels, recipe.class_names, title=title)
+    yield name, scatter_figure(panels, labels, names, title=title)
 
 
 def _first_components(points: Float32) -> Float32:

@@ -39,18 +39,18 @@ def draw_figures(request: Request) -> Iterator[str]:
         OutputError: a file cannot be written.
     """
     require_figures()
-    for draw in _wanted(request.only):
+    for name, draw in _wanted(request.only).items():
         try:
-            for name, figure in draw(request):
-                path = request.out / f"{name}.png"
+            for file, figure in draw(request):
+                path = request.out / f"{file}.png"
                 save_figure(figure, path)
                 yield str(path)
         except Skipped as e:
-            yield f"skipped {e}"
+            yield f"skipped {name}: {e}"
 
 
-def _wanted(names: tuple[str, ...]) -> list[Callable[[Request], Drawn]]:
+def _wanted(names: tuple[str, ...]) -> dict[str, Callable[[Request], Drawn]]:
     for name in names:
         if name not in FIGURES:
             raise InputError(f"--only {name}: no such figure; figures: {', '.join(FIGURES)}")
-    return [draw for name, draw in FIGURES.items() if not names or name in names]
+    return {name: draw for name, draw in FIGURES.items() if not names or name in names}

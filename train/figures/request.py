@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from dlcv.train.checkpoint import Checkpoint, load_checkpoint
 from dlcv.train.data import Dataset, listed, load_dataset
@@ -45,29 +45,40 @@ class Request:
     points: int = 2000
     tell: Callable[[str], object] = field(default=lambda _: None)
 
-    def checkpoints(self) -> Iterator[tuple[str, Checkpoint[Recipe]]]:
+    def checkpoints(self) -> Iterator[tuple[str, Checkpoint[Any]]]:
         """Load the run's snapshots, in order, and the checkpoint that it kept, each with a title.
 
         A snapshot of the epoch that was kept has the same weights and is left out.
         """
         kept = self.final.metrics["epoch"]
         for folder in sorted(self.run.glob("epoch-*")):
-            snapshot = load_checkpoint(folder, Recipe)
+            snapshot = load_checkpoint(folder)
             if snapshot.metrics["epoch"] != kept:
                 yield f"epoch {snapshot.metrics['epoch']}", snapshot
         yield f"kept, epoch {kept}", self.final
 
     @cached_property
-    def final(self) -> Checkpoint[Recipe]:
+    def final(self) -> Checkpoint[Any]:
         """The checkpoint that the run kept."""
-        return load_checkpoint(self.run, Recipe)
+        return load_checkpoint(self.run)
+
+    @property
+    def labelled(self) -> Checkpoint[Recipe]:
+        """The same of a run that classifies or segments.
+
+        Raises:
+            Skipped: it does neither.
+        """
+        if not isinstance(self.final.recipe, Recipe):
+            raise Skipped(f"not drawn of runs of task {self.final.recipe.task}")
+        return self.final
 
     @cached_property
     def test_set(self) -> Dataset:
         """The images on which the run is scored."""
-        return load_dataset(self.final.recipe, self.root, split="test")
+        return load_dataset(self.labelled.recipe, self.root, split="test")
 
     @cached_property
     def test_images(self) -> list[LabelledImage]:
         """The same, not yet decoded."""
-        return listed(self.final.recipe, self.root, split="test")
+        return listed(self.labelled.recipe, self.root, split="test")
