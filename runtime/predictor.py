@@ -58,7 +58,9 @@ def load(
     if opened.manifest.task == "caption":
         return _captioner(opened, choice, outputs=outputs, search=search)
     if search is not None:
-        raise InputError(f"bundle {opened.manifest.name!r} writes no captions; leave out `search`")
+        raise InputError(
+            f"bundle {opened.manifest.name!r} ({opened.manifest.task}) writes no captions; name a captioner, or leave out `search`"
+        )
     loaded = load_engine(
         opened,
         choice.engine,

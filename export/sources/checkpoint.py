@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeGuard
 
 import msgspec
 
@@ -21,8 +21,6 @@ from dlcv.train.recipe import Recipe, RunRecipe, builtin_recipes, load_recipe
 _NOT_METRICS = {  # how much was measured, or not of this network on new images
     "images",
     "epoch",
-    "episodes",
-    "ways",
     "remembered",
     "random_accuracy",
     "spread",
@@ -70,7 +68,7 @@ def source_from_checkpoint(folder: Path, options: SourceOptions) -> ExportSource
             f"dlcv-train fit {_recipe_argument(recipe)} --data DATA --out runs/{recipe.name}",
             f"dlcv-export bundle runs/{recipe.name}{options.command_line}",
         ),
-        metrics=_metrics(checkpoint.metrics, data=_tested_on(recipe, checkpoint.metrics)),
+        metrics=_metrics(recipe, checkpoint.metrics),
         recipe=msgspec.to_builtins(recipe),
         **kind,
     )
@@ -102,37 +100,47 @@ def _recipe_argument(recipe: RunRecipe) -> str:
     return recipe.name if built_in else "recipe.yaml"
 
 
-def _tested_on(
+def _metrics(
     recipe: Recipe | FewShotRecipe | ByolRecipe | CaptionRecipe, metrics: dict[str, Any]
-) -> str:
-    """Return what the metrics were measured on, in words."""
+) -> tuple[Metric, ...]:
+    """Return the numbers of `metrics.json`, each with what it was measured on; those by class as `name.class`."""
     if isinstance(recipe, FewShotRecipe):
-        shots = f"{recipe.test.ways}-way {recipe.test.shots}-shot, unless named otherwise,"
-        return f"{metrics.get('episodes')} episodes, {shots} of classes that were not trained on"
+        return _episode_metrics(recipe, metrics)
     images = metrics.get("images")
     count = f"{images:,} " if _is_number(images) else ""
     name = recipe.data.root if isinstance(recipe, CaptionRecipe) else recipe.data.name
-    where = f"{count}images of {name} that were not trained on"
+    data = f"{count}images of {name} that were not trained on"
     if isinstance(recipe, ByolRecipe):
         random = metrics.get("random_accuracy")
         than = f"; random weights: {random:.3f}" if _is_number(random) else ""
-        return f"{where}, by a linear layer on the embedding{than}"
-    return where
-
-
-def _metrics(metrics: dict[str, Any], *, data: str) -> tuple[Metric, ...]:
-    """Return the numbers of `metrics.json`; those by class as `name.class`."""
+        data += f", by a linear layer on the embedding{than}"
     flat: dict[str, Any] = {}
-    for name, value in metrics.items():
+    for key, value in metrics.items():
         by_class = value.items() if isinstance(value, dict) else ()
-        flat |= {f"{name}.{k}": v for k, v in by_class}
-        flat[name] = value
+        flat |= {f"{key}.{k}": v for k, v in by_class}
+        flat[key] = value
     return tuple(
-        Metric(name=name, value=float(value), data=data)
-        for name, value in flat.items()
-        if _is_number(value) and name not in _NOT_METRICS
+        Metric(name=key, value=float(value), data=data)
+        for key, value in flat.items()
+        if _is_number(value) and key not in _NOT_METRICS
     )
 
 
-def _is_number(value: object) -> bool:
+def _episode_metrics(recipe: FewShotRecipe, metrics: dict[str, Any]) -> tuple[Metric, ...]:
+    """Return the accuracy of a few-shot network by number of shots, with its interval in words."""
+    first = f"{recipe.test.shots}-shot"
+    found = {first: (metrics.get("accuracy"), metrics.get("interval"))}
+    intervals = metrics.get("intervals", {})
+    found |= {name: (v, intervals.get(f"{name} ±")) for name, v in metrics.get("shots", {}).items()}
+    of = f"{metrics.get('episodes')} {recipe.test.ways}-way episodes of classes that were not trained on"
+    return tuple(
+        Metric(
+            name=f"accuracy, {name}", value=float(value), data=f"{of}; 95 % interval ± {half:.4f}"
+        )
+        for name, (value, half) in found.items()
+        if _is_number(value) and _is_number(half)
+    )
+
+
+def _is_number(value: object) -> TypeGuard[float]:
     return isinstance(value, (int, float)) and not isinstance(value, bool)

@@ -44,7 +44,15 @@ def made(tmp_path_factory):
         model = msgspec.structs.replace(recipe.model, options={"image_size": 32, "width": 8})
         recipe = msgspec.structs.replace(recipe, model=model)
         network = network_from_recipe(recipe).network
-        metrics = {"accuracy": 0.3, "interval": 0.01, "episodes": 600, "ways": 5, "images": 1200}
+        metrics = {
+            "accuracy": 0.3,
+            "interval": 0.01,
+            "shots": {"1-shot": 0.3, "5-shot": 0.5},
+            "intervals": {"1-shot ±": 0.01, "5-shot ±": 0.02},
+            "episodes": 600,
+            "ways": 5,
+            "images": 1200,
+        }
         save_checkpoint(root / name, network, recipe=recipe, metrics=metrics)
         export_bundle(load_source(str(root / name)), root / f"{name}-bundle")
     return root
@@ -163,7 +171,12 @@ def test_the_engine_predicts_what_pytorch_predicts_on_600_episodes(made, name, d
 def test_the_bundle_says_what_it_is(made):
     manifest = bundle_of(made, "cosine").manifest
     assert (manifest.task, manifest.classes) == ("embed", ())
-    assert "600 episodes, 5-way 1-shot" in manifest.metrics[0].data
+    scores = {metric.name: (metric.value, metric.data) for metric in manifest.metrics}
+    assert list(scores) == ["accuracy, 1-shot", "accuracy, 5-shot"]
+    assert scores["accuracy, 5-shot"] == (
+        0.5,
+        "600 5-way episodes of classes that were not trained on; 95 % interval ± 0.0200",
+    )
     card = (made / "cosine-bundle" / "README.md").read_text()
     assert "a second graph, `distance`: `query: float32 (batch, 64)`, `prototypes:" in card
     assert "dlcv-infer fewshot photo.jpg --support examples/" in card
