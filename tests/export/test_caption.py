@@ -277,7 +277,7 @@ def test_a_bundle_without_its_tokenizer_file_is_refused(bundle, tmp_path):
 
 def test_search_is_for_captioners():
     with pytest.raises(
-        InputError, match="'cifar10-vit' .classify. writes no captions; name a captioner, or"
+        InputError, match=r"'cifar10-vit' \(classify\) writes no captions; name a captioner, or"
     ):
         load("cifar10-vit", engine="ort", search=SearchOptions())
 
