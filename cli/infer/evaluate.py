@@ -15,6 +15,8 @@ from dlcv.cli.infer import options
 from dlcv.cli.infer.task import loading, say
 
 if TYPE_CHECKING:
+    from dlcv.runtime.bundle import Bundle
+    from dlcv.runtime.evaluation import Evaluation
     from dlcv.runtime.fewshot.evaluation import EpisodeOptions
     from dlcv.runtime.manifest import Manifest
 
@@ -102,25 +104,16 @@ def evaluate(
       dlcv-infer evaluate bundles/protonet omniglot.zip --within Korean --ways 20 --shots 1 --shots 5
     """
     from dlcv.runtime.bundle import open_bundle
-    from dlcv.runtime.confusion import require_confusion_file, save_confusion
-    from dlcv.runtime.evaluation import Evaluation, recorded, require_recordable
+    from dlcv.runtime.evaluation import Evaluation
     from dlcv.runtime.fewshot.evaluation import EpisodeOptions
     from dlcv.runtime.predictor import load
 
     opened = open_bundle(bundle)
-    manifest = opened.manifest
+    task = opened.manifest.task
     by_episodes = bool(ways or shots or episode_file or within)
-    kind = "embed" if by_episodes and manifest.task == "classify" else manifest.task
-    _require_agreeing(
-        kind,
-        by_episodes=by_episodes,
-        labels=bool(confusion or record),
-        named=data_name and not record,
-    )
-    if confusion is not None:
-        require_confusion_file(confusion)
-    if record:
-        require_recordable(opened)
+    kind = "embed" if by_episodes and task == "classify" else task
+    _require_agreeing(kind, by_episodes=by_episodes, labels=bool(confusion or record))
+    _require_keepable(opened, confusion=confusion, record=record, data_name=data_name)
     drawing = EpisodeOptions(
         ways=ways or 5,
         shots=tuple(shots or (1, 5)),
@@ -132,7 +125,7 @@ def evaluate(
     images, work = (
         _few_shot_work(data, within or (), drawing)
         if kind == "embed"
-        else _work(data, manifest, pairs=pairs)
+        else _work(data, opened.manifest, pairs=pairs)
     )
     outputs = ("embedding",) if kind == "embed" else None
     with loading(engine_option, threads=threads, batch=batch) as settings:
@@ -145,14 +138,8 @@ def evaluate(
     for line in scored.refused:
         say(line)
     if isinstance(scored, Evaluation):
-        for line in scored.notes:
-            say(line)
-        if confusion is not None:
-            title = f"{manifest.name}: {scored.score}"
-            names = scored.class_names
-            save_confusion(confusion, scored.matrix, names=names, title=title)
-        if record:
-            recorded(opened, scored, data=data_name or data.resolve().name)
+        name = data_name or data.resolve().name
+        _keep(scored, opened, confusion=confusion, data_name=name if record else None)
     if scored.refused:
         raise typer.Exit(EXIT_SOME_REFUSED)
 
@@ -187,11 +174,9 @@ def _few_shot_work(
     return count, partial(evaluate_episodes, images=images, options=drawing)
 
 
-def _require_agreeing(kind: str, *, by_episodes: bool, labels: bool, named: object) -> None:
+def _require_agreeing(kind: str, *, by_episodes: bool, labels: bool) -> None:
     from dlcv.runtime.errors import InputError
 
-    if named:
-        raise InputError("--data-name is for what --record writes; give both or neither")
     if labels and kind in ("caption", "embed"):
         raise InputError(
             "--confusion and --record are for classes and masks, not for captions and episodes"
@@ -200,6 +185,38 @@ def _require_agreeing(kind: str, *, by_episodes: bool, labels: bool, named: obje
         raise InputError(
             f"--ways, --shots, --episode-file and --within are for bundles that embed or classify, not {kind}"
         )
+
+
+def _require_keepable(
+    bundle: Bundle, *, confusion: Path | None, record: bool, data_name: str | None
+) -> None:
+    """Check before the work what `_keep` needs."""
+    from dlcv.runtime.confusion import require_confusion_file
+    from dlcv.runtime.errors import InputError
+    from dlcv.runtime.evaluation import require_recordable
+
+    if data_name is not None and not record:
+        raise InputError("--data-name is for what --record writes; give both or neither")
+    if confusion is not None:
+        require_confusion_file(confusion)
+    if record:
+        require_recordable(bundle)
+
+
+def _keep(
+    scored: Evaluation, bundle: Bundle, *, confusion: Path | None, data_name: str | None
+) -> None:
+    """Say what there is to say of labels, and write what was asked for. data_name: None records nothing."""
+    from dlcv.runtime.confusion import save_confusion
+    from dlcv.runtime.evaluation import recorded
+
+    for line in scored.notes:
+        say(line)
+    if confusion is not None:
+        title = f"{bundle.manifest.name}: {scored.score}"
+        save_confusion(confusion, scored.matrix, names=scored.class_names, title=title)
+    if data_name is not None:
+        recorded(bundle, scored, data=data_name)
 
 
 @contextmanager
