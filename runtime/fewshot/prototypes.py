@@ -307,4 +307,5 @@ def _softmax(scores: Float32) -> Float32:
 
 def _digest(identity: Identity) -> str:
     height, width = identity.preprocessing.size
-    return f"graph {identity.graphs['model'][:12]}…, {height}x{width}"
+    first = next(iter(identity.graphs.values()))
+    return f"graph {first[:12]}…, {height}x{width}"

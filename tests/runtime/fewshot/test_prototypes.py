@@ -223,6 +223,17 @@ def test_a_bundle_without_embeddings_is_refused(segment_bundle: Path) -> None:
         Prototypes.fit(predictor, {"a": [image(*RED)], "b": [image(*LIME)]})
 
 
+def test_prototypes_are_refused_by_a_captioner(
+    predictor: Predictor, support: Path, caption_bundle: Path
+) -> None:
+    made = Prototypes.fit(predictor, support)
+    with (
+        load(caption_bundle, engine="ort") as captioner,
+        pytest.raises(InputError, match="made with bundle 'toy-classify'"),
+    ):
+        made.predict(captioner, image(*RED))
+
+
 def test_names_of_a_folder_come_sorted_and_deeper_folders_count(support: Path) -> None:
     (support / "cold").rename(support / "inner")
     (support / "cold").mkdir()
