@@ -3,9 +3,13 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
+
+if TYPE_CHECKING:
+    from dlcv.train.data import Dataset
+    from dlcv.train.recipe import Recipe
 
 
 def data(
@@ -18,26 +22,31 @@ def data(
 ) -> None:
     """Read a recipe's data as training would, and print its balance, sizes and suspicious images.
 
-    Of a segmenter's class: the images in which it occurs, and its share of the pixels.
+    Of a segmenter's class: the images in which it occurs, and its share of the pixels. Of few-shot runs: what episodes
+    are drawn from; of captions: words, and what is cut or not in the vocabulary.
 
     \b
     Examples:
       dlcv-train data camvid-lraspp --data ~/data
       dlcv-train data my-recipe.yaml
     """
-    from dlcv.runtime.report import table
-    from dlcv.train.data import load_dataset
-    from dlcv.train.data.check import balances, summary_lines
     from dlcv.train.recipe import Recipe, data_root, load_recipe
+    from dlcv.train.tasks import task_kind
 
-    chosen, root = load_recipe(recipe, Recipe), data_root(folder)
-    train = load_dataset(chosen, root, split="train")
-    validation = load_dataset(chosen, root, split="validation")
-    columns = [balances(split, classes=len(chosen.classes)) for split in (train, validation)]
+    chosen, root = load_recipe(recipe), data_root(folder)
+    found: Any = task_kind(chosen.task).data(chosen, root)
+    if isinstance(chosen, Recipe):
+        print("\n".join(_balance_table(chosen, found.train_set, found.validation_set)))
+    print("\n".join(found.summary_lines()))
+
+
+def _balance_table(recipe: Recipe, train: Dataset, validation: Dataset) -> list[str]:
+    from dlcv.runtime.report import table
+    from dlcv.train.data.check import balances
+
+    columns = [balances(split, classes=len(recipe.classes)) for split in (train, validation)]
     rows = [
         (name, *(text for b in both for text in (f"{b.images:,}", f"{b.share:.1%}")))
-        for name, *both in zip(chosen.class_names, *columns, strict=True)
+        for name, *both in zip(recipe.class_names, *columns, strict=True)
     ]
-    header = ("class", "training", "share", "validation", "share")
-    print("\n".join(table([header, *rows])))
-    print("\n".join(summary_lines(chosen, train=train, validation=validation)))
+    return table([("class", "training", "share", "validation", "share"), *rows])
