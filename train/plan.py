@@ -11,6 +11,8 @@ if TYPE_CHECKING:
 
     from dlcv.train.recipe import RunRecipe
 
+RANDOM_START = "random numbers"
+
 
 def plan_lines(
     recipe: RunRecipe,
@@ -58,7 +60,7 @@ def _schedule(recipe: RunRecipe) -> str:
 def start_words(recipe: RunRecipe) -> str:
     """Return which weights a run starts from."""
     file = recipe.weights or recipe.backbone
-    return file or ("published weights" if recipe.pretrained else "random numbers")
+    return file or ("published weights" if recipe.pretrained else RANDOM_START)
 
 
 def _start(recipe: RunRecipe, left_out: list[str]) -> str:

@@ -12,10 +12,13 @@ import msgspec
 from dlcv.runtime.errors import RecipeError
 from dlcv.runtime.files import write_atomically
 from dlcv.runtime.report import table
-from dlcv.train.checkpoint import METRICS_FILE, RECIPE_FILE
+from dlcv.train.checkpoint import METRICS_FILE, RECIPE_FILE, backbone_state
 from dlcv.train.fit import RESUME_FILE, fit
 from dlcv.train.hardware import Hardware
+from dlcv.train.plan import RANDOM_START, start_words
 from dlcv.train.recipe import Recipe, changed, load_recipe
+from dlcv.train.tasks import task_kind
+from dlcv.train.weights import load_without_head
 
 Start: TypeAlias = Literal["none", "supervised", "byol"]
 TABLE_FILE = "transfer.json"
@@ -65,9 +68,12 @@ def compare(comparison: Comparison, root: Path, *, hardware: Hardware) -> Iterat
     """Train every setting in turn and yield its outcome; what is trained already is read, what is begun goes on.
 
     Raises:
-        RecipeError: a recipe is missing or does not fit, or `out` holds runs of other recipes.
+        RecipeError: a recipe or backbone is missing or does not fit, or `out` holds runs of other recipes.
     """
     recipes = [_recipe(comparison, setting) for setting in SETTINGS]  # all, before the first hour
+    for setting, recipe in zip(SETTINGS, recipes, strict=True):
+        if _measured(comparison.out / setting.name, recipe) is None:
+            _require_start(setting, recipe)
     outcomes: list[Outcome] = []
     for setting, recipe in zip(SETTINGS, recipes, strict=True):
         folder = comparison.out / setting.name
@@ -105,6 +111,18 @@ def _recipe(comparison: Comparison, setting: Setting) -> Recipe:
     if recipe.task != "classify":
         raise RecipeError(f"{name} is of task {recipe.task}; settings A to E compare classifiers")
     return changed(recipe, backbone=comparison.backbones.get(setting.start))
+
+
+def _require_start(setting: Setting, recipe: Recipe) -> None:
+    """Check that a setting has a backbone to start from, and that it fits."""
+    if recipe.backbone is not None:
+        state = backbone_state(recipe.backbone)
+        load_without_head(task_kind(recipe.task).network(recipe), state, source=recipe.backbone)
+    elif setting.start != "none" and start_words(recipe) == RANDOM_START:
+        raise RecipeError(
+            f"setting {setting.name.upper()} starts from a {setting.start} backbone and {recipe.name} names none;"
+            f" give --{setting.start} RUN"
+        )
 
 
 def _measured(folder: Path, recipe: Recipe) -> dict[str, float] | None:

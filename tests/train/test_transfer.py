@@ -2,6 +2,7 @@
 
 import json
 import re
+from dataclasses import replace
 
 import pytest
 
@@ -103,3 +104,37 @@ def test_the_settings_of_a_built_in_family_differ_in_start_freezing_and_rate_alo
         )  # fmt: skip
     assert recipes["b"].backbone == recipes["d"].backbone != recipes["c"].backbone
     assert recipes["c"].backbone == recipes["e"].backbone
+
+
+@pytest.mark.parametrize(
+    ("backbones", "message"),
+    [
+        (
+            {"byol": None},
+            "setting C starts from a byol backbone and toy-c names none; give --byol RUN",
+        ),
+        ({"byol": "no-such-run"}, "no weights file no-such-run"),
+    ],
+)
+def test_a_missing_backbone_is_said_before_anything_is_trained(
+    backbones, message, comparison, toy_data
+):
+    changed = replace(comparison, backbones={**comparison.backbones, **backbones})
+    with pytest.raises(RecipeError, match=message):
+        list(compare(changed, toy_data, hardware=Hardware()))
+    assert not comparison.out.exists()
+
+
+def test_a_backbone_of_another_network_is_refused_before_anything_is_trained(
+    comparison, toy_data, new_recipe, tmp_path
+):
+    options = OPTIONS | {"batch_norm": True}
+    network = build_model("small_cnn", options, num_classes=3).network
+    recipe = new_recipe(model={"name": "small_cnn", "options": options})
+    save_checkpoint(tmp_path / "other", network, recipe=recipe, metrics={})
+    changed = replace(
+        comparison, backbones={**comparison.backbones, "byol": str(tmp_path / "other")}
+    )
+    with pytest.raises(RecipeError, match="other does not fit SmallCnn"):
+        list(compare(changed, toy_data, hardware=Hardware()))
+    assert not comparison.out.exists()
