@@ -38,10 +38,10 @@ class Cosine(nn.Module):
 class Parametric(nn.Module):
     """A learnt distance: a prototype and a query side by side through two linear layers."""
 
-    def __init__(self, width: int) -> None:
+    def __init__(self, width: int, *, hidden: int) -> None:
         super().__init__()
-        self.hidden = nn.Linear(2 * width, width)
-        self.score = nn.Linear(width, 1)
+        self.hidden = nn.Linear(2 * width, hidden)
+        self.score = nn.Linear(hidden, 1)
 
     def forward(self, query: Tensor, prototypes: Tensor) -> Tensor:
         """query (batch, D), prototypes (classes, D) to scores (batch, classes)."""
@@ -51,12 +51,12 @@ class Parametric(nn.Module):
         return scores.squeeze(2)
 
 
-def distance_by_name(name: str, *, width: int) -> nn.Module:
-    """Return a distance by its name in a recipe. width: of the embeddings."""
+def distance_by_name(name: str, *, width: int, hidden: int | None = None) -> nn.Module:
+    """Return a distance by its name in a recipe. width: of the embeddings. hidden: see `FewShotRecipe`."""
     builders: dict[str, Callable[[], nn.Module]] = {
         "euclidean": Euclidean,
         "cosine": Cosine,
-        "parametric": lambda: Parametric(width),
+        "parametric": lambda: Parametric(width, hidden=hidden or width),
     }
     return builders[name]()
 

@@ -43,7 +43,7 @@ def network_from_recipe(recipe: FewShotRecipe) -> ModelSpec:
     if (mlp := recipe.mlp) is not None:
         head = mlp_head(width, mlp.width, hidden=mlp.hidden, dropout=mlp.dropout)
         width = mlp.width
-    distance = distance_by_name(recipe.distance, width=width)
+    distance = distance_by_name(recipe.distance, width=width, hidden=recipe.distance_hidden)
     return replace(spec, network=PrototypicalNetwork(spec.network, head, distance=distance))
 
 

@@ -48,7 +48,8 @@ class FewShotRecipe(RunRecipe, frozen=True, kw_only=True):
     """A prototypical network: `model` without its head, `mlp` behind it, and a `distance`.
 
     distance: `euclidean`, squared, as in the paper; `cosine`, times a learnt scale; `parametric`, two linear
-    layers on a prototype beside a query. batch: episodes in a step. test_shots: shots at which the checkpoint
+    layers on a prototype beside a query. distance_hidden: width of the first of these two; null is that of the embedding,
+    as report D has it. batch: episodes in a step. test_shots: shots at which the checkpoint
     is scored besides `test.shots`. augment: of training images; null changes nothing.
     """
 
@@ -56,6 +57,7 @@ class FewShotRecipe(RunRecipe, frozen=True, kw_only=True):
     data: EpisodeData
     mlp: MlpConfig | None = None
     distance: Literal["euclidean", "cosine", "parametric"] = "euclidean"
+    distance_hidden: Positive | None = None
     training: EpisodeConfig
     validation: EpisodeConfig
     test: EpisodeConfig
@@ -71,6 +73,10 @@ class FewShotRecipe(RunRecipe, frozen=True, kw_only=True):
                 problems.append(f"{key}.ways must be 2 or more: one class is no choice")
         if self.data.rotations and height != width:
             problems.append(f"data.rotations needs square images, not {height}x{width}")
+        if self.distance_hidden is not None and self.distance != "parametric":
+            problems.append(
+                f"distance {self.distance} has no hidden layer; leave out distance_hidden"
+            )
         if self.batch > self.training.episodes:
             problems.append(
                 f"batch {self.batch} exceeds training.episodes {self.training.episodes}"

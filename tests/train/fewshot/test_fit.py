@@ -78,6 +78,10 @@ def test_fixed_episodes_are_scored(fewshot_recipe, fewshot_root, tmp_path):
         ({"test": {"ways": 1, "shots": 1, "episodes": 3}}, "test.ways must be 2 or more"),
         ({"batch": 9}, "batch 9 exceeds training.episodes 8"),
         (
+            {"distance_hidden": 9},
+            "distance euclidean has no hidden layer; leave out distance_hidden",
+        ),
+        (
             {"preprocessing": {"resize": "stretch", "size": [16, 20]}},
             "data.rotations needs square images, not 16x20",
         ),
