@@ -6,7 +6,7 @@ from collections.abc import Collection, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, final
+from typing import TYPE_CHECKING, Any, TypeVar, final
 
 import msgspec
 import numpy as np
@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     from dlcv.runtime.caption.search import SearchOptions
     from dlcv.runtime.caption.vocabulary import Vocabulary
 
+Answer = TypeVar("Answer")
 _WINDOW_BATCHES = 4  # how far images of other shapes may be passed over to fill a batch
 
 
@@ -136,12 +137,7 @@ class Predictor(Closing):
         Raises:
             ImageError: an image cannot be read; `stream` skips and reports such images instead.
         """
-        results: list[Result] = []
-        for result in self.stream(listed(images)):
-            if isinstance(result, Refused):
-                raise ImageError(f"{result.name}: {result.reason}")
-            results.append(result)
-        return results
+        return none_refused(self.stream(listed(images)))
 
     def stream(self, sources: Iterable[Source | Refused]) -> Iterator[Result | Refused]:
         """Yield a result for every source, in order; memory does not depend on their number.
@@ -230,6 +226,20 @@ def listed(images: Source | Iterable[Source]) -> Iterable[Source]:
     if isinstance(images, (str, Path, bytes, np.ndarray, Image.Image)):
         return [images]
     return images
+
+
+def none_refused(answers: Iterable[Answer | Refused]) -> list[Answer]:
+    """Return the answers of a stream.
+
+    Raises:
+        ImageError: one is a refusal.
+    """
+    found: list[Answer] = []
+    for answer in answers:
+        if isinstance(answer, Refused):
+            raise ImageError(f"{answer.name}: {answer.reason}")
+        found.append(answer)
+    return found
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -72,9 +72,16 @@ def evaluate(
             min=1, help="Few-shot: examples of a class; give it again for more. 1 and 5 by default."
         ),
     ] = None,
-    queries: Annotated[int, typer.Option(min=1, help="Few-shot: images to name of a class.")] = 15,
-    episodes: Annotated[int, typer.Option(min=1, help="Few-shot: how many to draw.")] = 600,
-    seed: Annotated[int, typer.Option(min=0, help="Few-shot: of the drawing.")] = 0,
+    queries: Annotated[
+        int | None,
+        typer.Option(min=1, help="Few-shot: images to name of a class; 15 by default."),
+    ] = None,
+    episodes: Annotated[
+        int | None, typer.Option(min=1, help="Few-shot: how many to draw; 600 by default.")
+    ] = None,
+    seed: Annotated[
+        int | None, typer.Option(min=0, help="Few-shot: of the drawing; 0 by default.")
+    ] = None,
     episode_file: Annotated[
         Path | None, typer.Option(help="Few-shot: a CSV of fixed episodes (docs/fewshot.md).")
     ] = None,
@@ -93,7 +100,7 @@ def evaluate(
     the classes' colors; label 255 and what is of no class do not count.
     Captions: BLEU-4 and CIDEr against those of a file {"image.jpg": ["a caption", ...]} beside the images.
     Few-shot: mean accuracy over episodes of classes that the bundle need not know, with its 95 % interval: of bundles
-    that embed, and of classifiers where --ways, --shots or --episode-file is given.
+    that embed, and of classifiers where a few-shot option is given.
 
     \b
     Examples:
@@ -104,26 +111,26 @@ def evaluate(
       dlcv-infer evaluate bundles/protonet omniglot.zip --within Korean --ways 20 --shots 1 --shots 5
     """
     from dlcv.runtime.bundle import open_bundle
+    from dlcv.runtime.errors import InputError
     from dlcv.runtime.evaluation import Evaluation
     from dlcv.runtime.fewshot.evaluation import EpisodeOptions
     from dlcv.runtime.predictor import load
 
     opened = open_bundle(bundle)
     task = opened.manifest.task
-    by_episodes = bool(ways or shots or episode_file or within)
+    given = {"ways": ways, "queries": queries, "episodes": episodes, "seed": seed}
+    drawing: dict[str, Any] = {name: value for name, value in given.items() if value is not None}
+    drawing |= {"shots": tuple(shots)} if shots else {}
+    by_episodes = bool(drawing or episode_file or within)
     kind = "embed" if by_episodes and task == "classify" else task
     _require_agreeing(kind, by_episodes=by_episodes, labels=bool(confusion or record))
     _require_keepable(opened, confusion=confusion, record=record, data_name=data_name)
-    drawing = EpisodeOptions(
-        ways=ways or 5,
-        shots=tuple(shots or (1, 5)),
-        queries=queries,
-        episodes=episodes,
-        seed=seed,
-        file=episode_file,
-    )
+    if drawing and episode_file:
+        raise InputError(
+            f"--episode-file fixes the episodes; leave out {', '.join(f'--{n}' for n in drawing)}"
+        )
     images, work = (
-        _few_shot_work(data, within or (), drawing)
+        _few_shot_work(data, within or (), EpisodeOptions(**drawing, file=episode_file))
         if kind == "embed"
         else _work(data, opened.manifest, pairs=pairs)
     )
@@ -183,7 +190,7 @@ def _require_agreeing(kind: str, *, by_episodes: bool, labels: bool) -> None:
         )
     if by_episodes and kind != "embed":
         raise InputError(
-            f"--ways, --shots, --episode-file and --within are for bundles that embed or classify, not {kind}"
+            f"few-shot options, such as --ways and --shots, are for bundles that embed or classify, not {kind}"
         )
 
 

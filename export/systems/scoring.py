@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from functools import partial
+from functools import cached_property, partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Generic, final
 
@@ -26,7 +26,7 @@ from dlcv.train.caption.data import load_captions
 from dlcv.train.caption.evaluate import captions_of, vocabulary_of
 from dlcv.train.caption.recipe import CaptionRecipe
 from dlcv.train.data import listed, load_dataset
-from dlcv.train.fewshot.data import load_split
+from dlcv.train.fewshot.data import ClassSplit, load_split
 from dlcv.train.fewshot.distance import distance_on_arrays
 from dlcv.train.fewshot.evaluate import embedded, episodes_of_test
 from dlcv.train.fewshot.recipe import FewShotRecipe
@@ -114,13 +114,18 @@ class EpisodeScoring(Scoring[FewShotRecipe]):
         )
         found = evaluate_episodes(predictor, _examples(self._split), drawing)
         first = next(iter(found.scores.values()))
+        same = np.concatenate(first.answers) == self._answers
+        return scores_from_metrics(found.record()), float(same.mean())
+
+    @cached_property
+    def _answers(self) -> np.ndarray[Any, Any]:
+        """What PyTorch says of the queries of all test episodes, int64 (queries,)."""
         expected = score_episodes(
             embedded(self.checkpoint, self._split.images),
             episodes_of_test(self.recipe, self._split, self.root),
             distance=distance_on_arrays(self.checkpoint.model.distance),
         )
-        same = np.concatenate(first.answers) == np.concatenate(expected.answers)
-        return scores_from_metrics(found.record()), float(same.mean())
+        return np.concatenate(expected.answers)
 
 
 @final
@@ -156,9 +161,13 @@ class CaptionScoring(Scoring[CaptionRecipe]):
 
     def of_bundle(self, predictor: Predictor) -> tuple[Scores, float | None]:
         found = evaluate_captions(predictor, self._items)
-        said = captions_of(self.checkpoint, self._images, vocabulary_of(self.checkpoint))
-        agreement = np.mean([a == b for a, b in zip(found.captions, said, strict=True)])
+        agreement = np.mean([a == b for a, b in zip(found.captions, self._said, strict=True)])
         return scores_from_metrics(found.record()), float(agreement)
+
+    @cached_property
+    def _said(self) -> list[str]:
+        """What PyTorch says of the test images."""
+        return captions_of(self.checkpoint, self._images, vocabulary_of(self.checkpoint))
 
 
 _SCORINGS: dict[str, type[Scoring[Any]]] = {
@@ -179,21 +188,17 @@ def scoring_of(checkpoint: Checkpoint[Any], root: Path) -> Scoring[Any]:
     return _SCORINGS[checkpoint.recipe.task](checkpoint, root)
 
 
-def _examples(split: Any) -> SupportImages:
+def _examples(split: ClassSplit) -> SupportImages:
     """Return the images of each class, decoded: those of turned classes lie in no file."""
     images = split.images
     pixels = images.images.numpy()
     return {
         name: [
-            LabelledImage(name=images.names[number], read=partial(_same, pixels[number]))
+            LabelledImage(name=images.names[number], read=partial(np.asarray, pixels[number]))
             for number in np.flatnonzero(images.labels.numpy() == label)
         ]
         for label, name in enumerate(split.classes)
     }
-
-
-def _same(pixels: Any) -> Any:
-    return pixels
 
 
 def _embedded(predictor: Predictor, dataset: Dataset) -> tuple[torch.Tensor, torch.Tensor]:

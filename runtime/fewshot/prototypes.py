@@ -18,7 +18,7 @@ import msgspec
 import numpy as np
 
 from dlcv.runtime.closing import Closing
-from dlcv.runtime.errors import BundleError, ImageError, InputError
+from dlcv.runtime.errors import BundleError, InputError
 from dlcv.runtime.fewshot.distance import BundleDistance, averageable
 from dlcv.runtime.fewshot.support import Support, SupportImages, support_images
 from dlcv.runtime.files import write_atomically
@@ -200,14 +200,9 @@ class PrototypeClassifier(Closing):
         Raises:
             ImageError: an image cannot be read; `stream` skips and reports such images instead.
         """
-        from dlcv.runtime.predictor import listed
+        from dlcv.runtime.predictor import listed, none_refused
 
-        answers = []
-        for answer in self.stream(listed(images)):
-            if isinstance(answer, Refused):
-                raise ImageError(f"{answer.name}: {answer.reason}")
-            answers.append(answer)
-        return answers
+        return none_refused(self.stream(listed(images)))
 
     def stream(self, sources: Iterable[Source | Refused]) -> Iterator[Classification | Refused]:
         """Yield the classes of every source, in order; memory does not depend on their number."""

@@ -158,6 +158,7 @@ def test_fixed_episodes_come_from_a_file_and_a_bad_image_is_named(
         (("--within", "unknown"), "has no class folders in 'unknown'"),
         (("--shots", 1, "--confusion", "c.csv"), "not for captions and episodes"),
         (("--episode-file", "none.csv"), "cannot read episodes from none.csv"),
+        (("--episode-file", "none.csv", "--seed", 0), "fixes the episodes; leave out --seed"),
     ],
 )
 def test_episodes_that_do_not_fit_are_refused(
@@ -169,5 +170,6 @@ def test_episodes_that_do_not_fit_are_refused(
 
 
 def test_masks_are_not_scored_on_episodes(segment_bundle: Path, pairs: Path) -> None:
-    found = infer(segment_bundle, pairs, "--ways", 3).exception
-    assert "are for bundles that embed or classify, not segment" in str(found)
+    for options in (("--ways", 3), ("--episodes", 9)):
+        found = infer(segment_bundle, pairs, *options).exception
+        assert "are for bundles that embed or classify, not segment" in str(found)

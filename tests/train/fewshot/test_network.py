@@ -82,7 +82,8 @@ def test_the_parametric_distance_sees_the_prototype_and_then_the_query():
     distance: Any = distance_by_name("parametric", width=6)
     query, prototypes = torch.randn(4, 6), torch.randn(3, 6)
     scores = distance(query, prototypes)
-    assert distance_by_name("parametric", width=6, hidden=9).score.in_features == 9  # type: ignore[union-attr]
+    wider: Any = distance_by_name("parametric", width=6, hidden=9)
+    assert wider.score.in_features == 9
     pair = torch.cat([prototypes[2], query[1]])
     expected = distance.score(nn.functional.relu(distance.hidden(pair)))
     torch.testing.assert_close(scores[1, 2], expected[0])
