@@ -18,7 +18,7 @@ import torch
 from dlcv.export.caption import graph_from_decoder
 from dlcv.runtime.engines.base import EngineModel, EngineOptions
 from dlcv.runtime.engines.ort import OrtEngine
-from dlcv.runtime.timing import interleaved, subject_from_call
+from dlcv.runtime.measure.timing import interleaved, subject_from_call
 from dlcv.train.caption.network import CaptionDecoder
 from dlcv.train.caption.recipe import DecoderConfig
 

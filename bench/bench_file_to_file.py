@@ -20,10 +20,10 @@ import pytest
 
 import dlcv
 from dlcv.runtime.images import load_pixels
-from dlcv.runtime.job import run_job
-from dlcv.runtime.pipeline import batches_by_shape
-from dlcv.runtime.sources import expand_inputs
-from dlcv.runtime.writers import FolderWriter, WriteOptions
+from dlcv.runtime.images.sources import expand_inputs
+from dlcv.runtime.results.writers import FolderWriter, WriteOptions
+from dlcv.runtime.running.job import run_job
+from dlcv.runtime.running.pipeline import batches_by_shape
 
 ROUNDS = 3
 TASKS = {

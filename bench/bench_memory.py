@@ -11,9 +11,9 @@ PROGRAM = """
 import resource, sys
 from pathlib import Path
 import dlcv
-from dlcv.runtime.job import run_job
-from dlcv.runtime.sources import expand_inputs
-from dlcv.runtime.writers import FolderWriter, WriteOptions
+from dlcv.runtime.running.job import run_job
+from dlcv.runtime.images.sources import expand_inputs
+from dlcv.runtime.results.writers import FolderWriter, WriteOptions
 bundle, folder, repeats, output, masks = sys.argv[1:6]
 photos = sys.stdin.read().split("\\n")
 predictor = dlcv.load(bundle, engine="ort", outputs=[output])

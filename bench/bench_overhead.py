@@ -14,7 +14,7 @@ import pytest
 from dlcv.runtime import open_bundle
 from dlcv.runtime.engines import EngineOptions, engine_model
 from dlcv.runtime.engines.ort import OrtEngine
-from dlcv.runtime.timing import interleaved, subject_from_call
+from dlcv.runtime.measure.timing import interleaved, subject_from_call
 
 SECONDS = 15
 CASES = {

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from dlcv.runtime.samples import sample_paths
+from dlcv.runtime.images.samples import sample_paths
 
 ENTRY = "from dlcv.cli.infer.app import main; main()"
 PHOTO = str(sample_paths()[0])

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from dlcv.runtime.samples import sample_paths
+from dlcv.runtime.images.samples import sample_paths
 
 REPOSITORY = Path(__file__).resolve().parents[1]
 

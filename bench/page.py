@@ -14,10 +14,10 @@ from pathlib import Path
 
 import msgspec
 
-from dlcv.runtime.bench import FIGURES, Figure, Report
-from dlcv.runtime.choice import Tuning
-from dlcv.runtime.plot import save_plot
-from dlcv.runtime.timetable import tuning_table
+from dlcv.runtime.engines.tuned import Tuning
+from dlcv.runtime.measure.bench import FIGURES, Figure, Report
+from dlcv.runtime.measure.plot import save_plot
+from dlcv.runtime.measure.tables import tuning_table
 
 DOCS = Path(__file__).resolve().parents[1] / "docs"
 RESULTS = DOCS / "benchmarks"

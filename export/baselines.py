@@ -15,12 +15,12 @@ from torch import Tensor, nn
 from dlcv.export.sources import ExportSource
 from dlcv.export.wrappers import Normalize
 from dlcv.export.wrappers.segmenter import segmentation_logits
-from dlcv.runtime.bench import Contestant
-from dlcv.runtime.closing import Closing
+from dlcv.runtime.bundle.manifest import Precision, TensorSpec
 from dlcv.runtime.engines.base import Arrays, EngineInfo
 from dlcv.runtime.errors import EngineError, InputError
-from dlcv.runtime.manifest import Precision, TensorSpec
-from dlcv.runtime.system import cpu_count
+from dlcv.runtime.machine.closing import Closing
+from dlcv.runtime.machine.system import cpu_count
+from dlcv.runtime.measure.bench import Contestant
 
 _OUTPUTS = {"classify": "probabilities", "segment": "mask"}
 

@@ -11,7 +11,7 @@ import torch
 from dlcv.export.caption import decoder_part, decoder_runs
 from dlcv.export.distance import distance_part, distance_runs
 from dlcv.export.gate import pass_gate
-from dlcv.export.graph import graph_from_wrapper
+from dlcv.export.onnx_export import graph_from_wrapper
 from dlcv.export.reference import Reference
 from dlcv.export.sources import ExportSource
 from dlcv.export.wrappers import Normalize, Wrapper, wrap
@@ -26,9 +26,9 @@ from dlcv.export.writing import (
     words_for,
 )
 from dlcv.runtime.bundle import Bundle, open_bundle
+from dlcv.runtime.bundle.manifest import Manifest, ParityReport
 from dlcv.runtime.engines import load_engine
 from dlcv.runtime.errors import InputError, ParityError
-from dlcv.runtime.manifest import Manifest, ParityReport
 from dlcv.train.caption.network import Captioner
 
 

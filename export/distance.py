@@ -10,9 +10,9 @@ import torch
 from torch import nn
 
 from dlcv.export.gate import Run
-from dlcv.export.graph import graph_from_module
+from dlcv.export.onnx_export import graph_from_module
 from dlcv.export.writing import ExportedGraph, Part
-from dlcv.runtime.manifest import TensorSpec
+from dlcv.runtime.bundle.manifest import TensorSpec
 
 Vectors: TypeAlias = "np.ndarray[Any, np.dtype[np.float32]]"
 

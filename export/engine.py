@@ -12,16 +12,16 @@ from pathlib import Path
 import msgspec
 
 from dlcv.runtime.bundle import Bundle, save_bundle
-from dlcv.runtime.cache import store
+from dlcv.runtime.bundle.manifest import FileEntry, Graph, Manifest, Plan, Precision
 from dlcv.runtime.engines import EngineOptions, engine_model, why_unavailable
 from dlcv.runtime.engines.tensorrt.api import TENSORRT, TENSORRT_RTX, require_gpu
 from dlcv.runtime.engines.tensorrt.build import BuildRequest, BuiltPlan, plan_from_graph
 from dlcv.runtime.engines.tensorrt.engine import build_request
 from dlcv.runtime.engines.tensorrt.plans import plan_key
 from dlcv.runtime.errors import EngineUnavailableError, InputError, OutputError
-from dlcv.runtime.gpu import Gpu, driver
-from dlcv.runtime.manifest import FileEntry, Graph, Manifest, Plan, Precision
-from dlcv.runtime.system import is_importable
+from dlcv.runtime.machine.cache import store
+from dlcv.runtime.machine.gpu import Gpu, driver
+from dlcv.runtime.machine.system import is_importable
 
 TARGETS = {"trt": TENSORRT, "rtx": TENSORRT_RTX}
 

@@ -9,11 +9,11 @@ from typing import Any, TypeAlias
 
 import numpy as np
 
+from dlcv.runtime.bundle.manifest import ParityReport, Preprocessing
 from dlcv.runtime.engines.base import Arrays, Engine
 from dlcv.runtime.errors import ImageError, InputError, ParityError
 from dlcv.runtime.images import SUFFIXES, load_pixels
-from dlcv.runtime.manifest import ParityReport, Preprocessing
-from dlcv.runtime.parity import TOLERANCES, Comparison, compare, worst
+from dlcv.runtime.measure.parity import TOLERANCES, Comparison, compare, worst
 
 MAX_IMAGES = 32
 _LARGER_BATCH = 4

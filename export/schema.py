@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import sys
 
-from dlcv.runtime.manifest import json_schema
+from dlcv.runtime.bundle.manifest import json_schema
 
 
 def schema_text() -> str:

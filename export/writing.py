@@ -13,7 +13,6 @@ from typing import Any, Protocol
 import msgspec
 import numpy as np
 
-from dlcv.export.card import card_from_manifest
 from dlcv.export.gate import (
     Pixels,
     Run,
@@ -23,14 +22,11 @@ from dlcv.export.gate import (
     pass_gate,
     runs_from,
 )
+from dlcv.export.model_card import card_from_manifest
 from dlcv.export.sources.base import ModelFacts
 from dlcv.runtime.bundle import Bundle, save_bundle
-from dlcv.runtime.caption.vocabulary import TOKENIZER_FILE
-from dlcv.runtime.contract import main_graph
-from dlcv.runtime.engines.base import Arrays, EngineModel, EngineOptions, check_specs
-from dlcv.runtime.engines.ort import OrtEngine
-from dlcv.runtime.errors import InputError, OutputError
-from dlcv.runtime.manifest import (
+from dlcv.runtime.bundle.contract import main_graph
+from dlcv.runtime.bundle.manifest import (
     FileEntry,
     Graph,
     Manifest,
@@ -41,8 +37,12 @@ from dlcv.runtime.manifest import (
     TensorSpec,
     Variant,
 )
-from dlcv.runtime.samples import sample_paths
-from dlcv.runtime.system import installed_version
+from dlcv.runtime.caption.vocabulary import TOKENIZER_FILE
+from dlcv.runtime.engines.base import Arrays, EngineModel, EngineOptions, check_specs
+from dlcv.runtime.engines.ort import OrtEngine
+from dlcv.runtime.errors import InputError, OutputError
+from dlcv.runtime.images.samples import sample_paths
+from dlcv.runtime.machine.system import installed_version
 
 OPSET = 18  # what torch's exporter writes by itself; every engine of dlcv reads it
 NAME_PATTERN = r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}"

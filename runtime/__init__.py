@@ -1,11 +1,10 @@
 """Open a bundle and run it: engines, pipeline, results. No PyTorch, ever."""
 
 from dlcv.runtime.bundle import Bundle, open_bundle
-from dlcv.runtime.caption.search import SearchOptions
+from dlcv.runtime.caption.beam_search import SearchOptions
 from dlcv.runtime.engines import Engine, EngineInfo, EngineOptions, load_engine
 from dlcv.runtime.errors import DlcvError
 from dlcv.runtime.fewshot.prototypes import PrototypeClassifier, Prototypes
-from dlcv.runtime.predictor import Predictor, load
 from dlcv.runtime.results import (
     Caption,
     Classification,
@@ -15,6 +14,7 @@ from dlcv.runtime.results import (
     Result,
     Segmentation,
 )
+from dlcv.runtime.running.predictor import Predictor, load
 
 __all__ = [
     "Bundle",

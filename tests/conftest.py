@@ -15,8 +15,7 @@ import pytest
 from PIL import Image
 
 from dlcv.runtime.bundle import save_bundle
-from dlcv.runtime.caption.vocabulary import vocabulary_from_captions
-from dlcv.runtime.manifest import (
+from dlcv.runtime.bundle.manifest import (
     ClassInfo,
     FileEntry,
     Graph,
@@ -27,6 +26,7 @@ from dlcv.runtime.manifest import (
     TensorSpec,
     Variant,
 )
+from dlcv.runtime.caption.vocabulary import vocabulary_from_captions
 
 TESTS = Path(__file__).resolve().parent
 REPOSITORY = TESTS.parent

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from dlcv.cli.reference import reference
-from dlcv.runtime.samples import SAMPLES_FOLDER
+from dlcv.runtime.images.samples import SAMPLES_FOLDER
 
 REPOSITORY = Path(__file__).resolve().parents[1]
 

@@ -16,8 +16,8 @@ import msgspec
 import yaml
 from msgspec import Meta
 
+from dlcv.runtime.bundle.manifest import ClassInfo, Positive, Preprocessing
 from dlcv.runtime.errors import RecipeError
-from dlcv.runtime.manifest import ClassInfo, Positive, Preprocessing
 from dlcv.train.settings import (
     AugmentConfig,
     DataConfig,

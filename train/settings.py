@@ -8,8 +8,8 @@ from typing import Annotated, Any, Literal, TypeAlias
 import msgspec
 from msgspec import Meta
 
+from dlcv.runtime.bundle.manifest import Channel, Positive
 from dlcv.runtime.errors import RecipeError
-from dlcv.runtime.manifest import Channel, Positive
 
 Task: TypeAlias = Literal["classify", "segment"]
 Share: TypeAlias = Annotated[float, Meta(ge=0, le=1)]

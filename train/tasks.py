@@ -20,7 +20,7 @@ TASKS = {
     "classify": "dlcv.train.supervised:CLASSIFY",
     "segment": "dlcv.train.supervised:SEGMENT",
     "byol": "dlcv.train.byol.task:BYOL",
-    "fewshot": "dlcv.train.fewshot.kind:FEWSHOT",
+    "fewshot": "dlcv.train.fewshot.task:FEWSHOT",
     "caption": "dlcv.train.caption.module:CAPTION",
 }
 

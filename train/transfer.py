@@ -9,9 +9,9 @@ from typing import Literal, TypeAlias
 
 import msgspec
 
+from dlcv.runtime.bundle.report import table
 from dlcv.runtime.errors import RecipeError
-from dlcv.runtime.files import write_atomically
-from dlcv.runtime.report import table
+from dlcv.runtime.machine.atomic_files import write_atomically
 from dlcv.train.checkpoint import METRICS_FILE, RECIPE_FILE, backbone_state
 from dlcv.train.fit import RESUME_FILE, fit
 from dlcv.train.hardware import Hardware

@@ -67,7 +67,7 @@ def engine(
         largest_sides,
     )
     from dlcv.runtime.bundle import open_bundle
-    from dlcv.runtime.engines.tensorrt.inspect import words_from_shares
+    from dlcv.runtime.engines.tensorrt.inspector import words_from_shares
     from dlcv.runtime.errors import InputError
 
     if into_bundle and out is not None:

@@ -11,7 +11,7 @@ import typer
 from dlcv.cli.export import options
 
 if TYPE_CHECKING:
-    from dlcv.export.foreign import Scaling
+    from dlcv.export.onnx_import import Scaling
 
 _NEEDED = ("onnx", "onnxruntime", "yaml")
 
@@ -121,14 +121,14 @@ def import_(
         dlcv-export import net.onnx --task classify -o bundles/net --scale 1 --mean 104,117,123 --channels bgr
     """
     from dlcv.runtime.errors import InputError
-    from dlcv.runtime.system import is_importable
+    from dlcv.runtime.machine.system import is_importable
 
     if missing := [needed for needed in _NEEDED if not is_importable(needed)]:
         raise InputError(
             f"this needs {', '.join(missing)}; run pip install 'dlcv[cpu]' onnx pyyaml"
         )
     from dlcv.cli.text import size_from_text
-    from dlcv.export.foreign import ImportOptions, import_bundle
+    from dlcv.export.onnx_import import ImportOptions, import_bundle
     from dlcv.export.writing import BundleOptions
 
     settings = ImportOptions(
@@ -161,7 +161,7 @@ def import_(
 
 def _scaling(scale: str, mean: str, std: str) -> Scaling:
     from dlcv.cli.text import fractions_from_text
-    from dlcv.export.foreign import Scaling
+    from dlcv.export.onnx_import import Scaling
     from dlcv.runtime.errors import InputError
 
     scales = fractions_from_text(scale, option="--scale")

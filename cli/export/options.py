@@ -68,7 +68,7 @@ def require_extra() -> None:
         InputError: it is not; the sentence has the command.
     """
     from dlcv.runtime.errors import InputError
-    from dlcv.runtime.system import is_importable
+    from dlcv.runtime.machine.system import is_importable
 
     missing = [name for name in _NEEDED if not is_importable(name)]
     if missing:
@@ -94,7 +94,7 @@ def loaded_source(
 
 def report(bundle: Bundle) -> list[str]:
     """Return what to say about a new bundle: its parity, and its files."""
-    from dlcv.runtime.report import parity_table
+    from dlcv.runtime.bundle.report import parity_table
 
     parity, files = bundle.variant().parity, bundle.manifest.files
     return [

@@ -12,7 +12,7 @@ from dlcv.cli.export import options
 
 if TYPE_CHECKING:
     from dlcv.runtime.bundle import Bundle
-    from dlcv.runtime.manifest import Precision
+    from dlcv.runtime.bundle.manifest import Precision
 
 _NEEDED = ("onnx", "onnxruntime")
 
@@ -61,7 +61,7 @@ def precision(
       dlcv-export precision camvid-lraspp --to int8 --calibrate "street/*.jpg" -o bundles/camvid-int8
     """
     from dlcv.runtime.errors import InputError
-    from dlcv.runtime.system import is_importable
+    from dlcv.runtime.machine.system import is_importable
 
     if missing := [name for name in _NEEDED if not is_importable(name)]:
         raise InputError(f"this needs {', '.join(missing)}; run pip install 'dlcv[cpu]' onnx")
@@ -99,7 +99,7 @@ def budget_from_text(text: str) -> float:
 
 
 def _report(bundle: Bundle, precision: Precision) -> list[str]:
-    from dlcv.runtime.report import parity_table, variant_lines
+    from dlcv.runtime.bundle.report import parity_table, variant_lines
 
     variant, files = bundle.variant(precision), bundle.manifest.files
     exact, size = files[bundle.variant("fp32").file], files[variant.file]

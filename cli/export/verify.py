@@ -37,7 +37,7 @@ def verify(
     """
     options.require_extra()
     from dlcv.export.bundle import verify_bundle
-    from dlcv.runtime.report import parity_table
+    from dlcv.runtime.bundle.report import parity_table
 
     loaded = options.loaded_source(
         source, weights=weights, random=random, classes=classes, size=size

@@ -13,7 +13,7 @@ from dlcv.cli.infer.task import loading, say
 from dlcv.cli.text import numbers_from_text, words_from_text
 
 if TYPE_CHECKING:
-    from dlcv.runtime.bench import Contestant
+    from dlcv.runtime.measure.bench import Contestant
 
 
 def bench(
@@ -58,12 +58,12 @@ def bench(
       dlcv-infer bench pets-vit --engines ort,openvino --batches 1,8,32 --images photos/
       dlcv-infer bench bundles/mobilenet --checkpoint torchvision:mobilenet_v2 --out report
     """
-    from dlcv.runtime.bench import BATCHES, BenchRequest
-    from dlcv.runtime.bench import bench as measure
     from dlcv.runtime.bundle import open_bundle
-    from dlcv.runtime.plot import require_plot, save_plot
-    from dlcv.runtime.report import table
-    from dlcv.runtime.timetable import save_json, table_from_report
+    from dlcv.runtime.bundle.report import table
+    from dlcv.runtime.measure.bench import BATCHES, BenchRequest
+    from dlcv.runtime.measure.bench import bench as measure
+    from dlcv.runtime.measure.plot import require_plot, save_plot
+    from dlcv.runtime.measure.tables import save_json, table_from_report
 
     if out is not None:
         require_plot()

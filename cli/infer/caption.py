@@ -50,8 +50,8 @@ def caption(
       dlcv-infer caption photo.jpg -m bundles/captioner --beams 5
       dlcv-infer caption photos/ -m bundles/captioner --attention --out captions
     """
-    from dlcv.runtime.caption.search import SearchOptions
-    from dlcv.runtime.writers import WriteOptions
+    from dlcv.runtime.caption.beam_search import SearchOptions
+    from dlcv.runtime.results.writers import WriteOptions
 
     look = ("attention",) if attention else ()
     run_task(

@@ -28,8 +28,8 @@ def check(
       dlcv-infer check pets-vit --engine ort --threads 1
     """
     from dlcv.runtime.bundle import open_bundle
-    from dlcv.runtime.check import replay_all
-    from dlcv.runtime.report import parity_table
+    from dlcv.runtime.bundle.report import parity_table
+    from dlcv.runtime.measure.check import replay_all
 
     opened = open_bundle(bundle)
     with loading(engine_option, threads=threads) as settings:

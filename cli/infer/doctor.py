@@ -18,7 +18,7 @@ def doctor() -> None:
     Example:
       dlcv-infer doctor
     """
-    from dlcv.runtime.doctor import builtin_trouble, doctor_lines
+    from dlcv.runtime.measure.doctor import builtin_trouble, doctor_lines
 
     print("\n".join(doctor_lines()))
     if builtin_trouble():

@@ -16,9 +16,9 @@ from dlcv.cli.infer.task import loading, say
 
 if TYPE_CHECKING:
     from dlcv.runtime.bundle import Bundle
-    from dlcv.runtime.evaluation import Evaluation
+    from dlcv.runtime.bundle.manifest import Manifest
+    from dlcv.runtime.evaluate.evaluation import Evaluation
     from dlcv.runtime.fewshot.evaluation import EpisodeOptions
-    from dlcv.runtime.manifest import Manifest
 
 
 _NOT_PRINTED = {"confusion", "ran", "refused", "notes", "interval", "intervals"}
@@ -112,9 +112,9 @@ def evaluate(
     """
     from dlcv.runtime.bundle import open_bundle
     from dlcv.runtime.errors import InputError
-    from dlcv.runtime.evaluation import Evaluation
+    from dlcv.runtime.evaluate.evaluation import Evaluation
     from dlcv.runtime.fewshot.evaluation import EpisodeOptions
-    from dlcv.runtime.predictor import load
+    from dlcv.runtime.running.predictor import load
 
     opened = open_bundle(bundle)
     task = opened.manifest.task
@@ -156,13 +156,13 @@ def _work(
 ) -> tuple[int, Callable[..., Scored]]:
     """Return how many images there are, and what scores a predictor on them."""
     if manifest.task == "caption":
+        from dlcv.runtime.caption.captioned_images import captioned_images
         from dlcv.runtime.caption.evaluation import evaluate_captions
-        from dlcv.runtime.caption.images import captioned_images
 
         captioned = captioned_images(data)
         return len(captioned), partial(evaluate_captions, items=captioned)
-    from dlcv.runtime.evaluation import evaluate as evaluate_labels
-    from dlcv.runtime.labelled import labelled_images
+    from dlcv.runtime.evaluate.evaluation import evaluate as evaluate_labels
+    from dlcv.runtime.evaluate.labelled import labelled_images
 
     names = [info.name for info in manifest.classes]
     items = labelled_images(data, task=manifest.task, classes=names, patterns=pairs)
@@ -198,9 +198,9 @@ def _require_keepable(
     bundle: Bundle, *, confusion: Path | None, record: bool, data_name: str | None
 ) -> None:
     """Check before the work what `_keep` needs."""
-    from dlcv.runtime.confusion import require_confusion_file
     from dlcv.runtime.errors import InputError
-    from dlcv.runtime.evaluation import require_recordable
+    from dlcv.runtime.evaluate.confusion_matrix import require_confusion_file
+    from dlcv.runtime.evaluate.evaluation import require_recordable
 
     if data_name is not None and not record:
         raise InputError("--data-name is for what --record writes; give both or neither")
@@ -214,8 +214,8 @@ def _keep(
     scored: Evaluation, bundle: Bundle, *, confusion: Path | None, data_name: str | None
 ) -> None:
     """Say what there is to say of labels, and write what was asked for. data_name: None records nothing."""
-    from dlcv.runtime.confusion import save_confusion
-    from dlcv.runtime.evaluation import recorded
+    from dlcv.runtime.evaluate.confusion_matrix import save_confusion
+    from dlcv.runtime.evaluate.evaluation import recorded
 
     for line in scored.notes:
         say(line)

@@ -12,7 +12,7 @@ from dlcv.cli.infer.task import TaskRequest, answer_all, load_bundle, say
 
 if TYPE_CHECKING:
     from dlcv.runtime.fewshot.prototypes import Prototypes
-    from dlcv.runtime.predictor import Predictor
+    from dlcv.runtime.running.predictor import Predictor
 
 
 def fewshot(
@@ -64,10 +64,10 @@ def fewshot(
       dlcv-infer fewshot --prototypes pets.npz --support more.zip --save-prototypes pets.npz
       dlcv-infer fewshot --prototypes pets.npz --list
     """
+    from dlcv.runtime.bundle.report import table
     from dlcv.runtime.errors import InputError
     from dlcv.runtime.fewshot.prototypes import PrototypeClassifier, Prototypes
-    from dlcv.runtime.report import table
-    from dlcv.runtime.writers import WriteOptions
+    from dlcv.runtime.results.writers import WriteOptions
 
     if support is None and prototypes is None:
         raise InputError("classes come from --support DIR or --prototypes FILE; give one of them")

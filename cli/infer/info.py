@@ -23,8 +23,8 @@ def info(
       dlcv-infer info runs/pets-vit-bundle --json | jq .metrics
     """
     from dlcv.runtime.bundle import open_bundle
-    from dlcv.runtime.manifest import json_from_manifest
-    from dlcv.runtime.report import text_from_bundle
+    from dlcv.runtime.bundle.manifest import json_from_manifest
+    from dlcv.runtime.bundle.report import text_from_bundle
 
     opened = open_bundle(bundle)
     print(

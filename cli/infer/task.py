@@ -17,12 +17,12 @@ from dlcv.cli.edge import EXIT_FAILED, EXIT_INTERRUPTED, EXIT_SOME_REFUSED
 from dlcv.cli.text import key_values
 
 if TYPE_CHECKING:
-    from dlcv.runtime.caption.search import SearchOptions
+    from dlcv.runtime.bundle.manifest import Precision
+    from dlcv.runtime.caption.beam_search import SearchOptions
     from dlcv.runtime.engines import EngineOptions
-    from dlcv.runtime.job import Answering, Summary
-    from dlcv.runtime.manifest import Precision
-    from dlcv.runtime.predictor import Predictor
-    from dlcv.runtime.writers import WriteOptions, Writer
+    from dlcv.runtime.results.writers import WriteOptions, Writer
+    from dlcv.runtime.running.job import Answering, Summary
+    from dlcv.runtime.running.predictor import Predictor
 
 _REFUSALS_SHOWN = 20
 
@@ -67,8 +67,8 @@ def answer_all(request: TaskRequest, answering: Answering) -> None:
         typer.Exit: with code 1 when nothing could run, 3 when some inputs were refused.
         DlcvError: the results folder does not fit.
     """
-    from dlcv.runtime.job import run_job
-    from dlcv.runtime.sources import expand_inputs
+    from dlcv.runtime.images.sources import expand_inputs
+    from dlcv.runtime.running.job import run_job
 
     # Pillow warns of what it repairs by itself, such as a damaged EXIF block.
     warnings.filterwarnings("ignore", category=UserWarning, module=r"PIL\.")
@@ -105,7 +105,7 @@ def load_bundle(request: TaskRequest) -> Predictor:
     """
     from dlcv.runtime.bundle import BUILTIN
     from dlcv.runtime.errors import InputError
-    from dlcv.runtime.predictor import load
+    from dlcv.runtime.running.predictor import load
 
     bundle = request.model
     if bundle is None:
@@ -192,7 +192,7 @@ def _folder(request: TaskRequest) -> Path | None:
 
 def _writer(request: TaskRequest, answering: Answering, folder: Path | None) -> Writer:
     from dlcv.runtime.errors import InputError
-    from dlcv.runtime.writers import FolderWriter, StreamWriter
+    from dlcv.runtime.results.writers import FolderWriter, StreamWriter
 
     searched = {"search": asdict(request.search)} if request.search else {}
     if folder is not None:
@@ -228,7 +228,7 @@ def _progress(images: list[str]) -> Iterator[Callable[[], object]]:
         TimeRemainingColumn,
     )
 
-    from dlcv.runtime.sources import expand_inputs
+    from dlcv.runtime.images.sources import expand_inputs
 
     total = None if "-" in images else sum(1 for _ in expand_inputs(images))
     columns: Any = (BarColumn(), MofNCompleteColumn(), TextColumn("{task.fields[rate]}"))

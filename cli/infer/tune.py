@@ -12,7 +12,7 @@ from dlcv.cli.infer.task import loading, say
 from dlcv.cli.text import numbers_from_text, words_from_text
 
 if TYPE_CHECKING:
-    from dlcv.runtime.manifest import Precision
+    from dlcv.runtime.bundle.manifest import Precision
 
 
 def tune(
@@ -53,10 +53,10 @@ def tune(
       dlcv-infer tune pets-vit --precisions fp32 --batches 1,16 --seconds 120
     """
     from dlcv.runtime.bundle import open_bundle
-    from dlcv.runtime.report import table
-    from dlcv.runtime.timetable import save_json, tuning_summary, tuning_table
-    from dlcv.runtime.tune import TuneRequest
-    from dlcv.runtime.tune import tune as measure
+    from dlcv.runtime.bundle.report import table
+    from dlcv.runtime.measure.tables import save_json, tuning_summary, tuning_table
+    from dlcv.runtime.measure.tune import TuneRequest
+    from dlcv.runtime.measure.tune import tune as measure
 
     with loading() as settings:
         request = TuneRequest(

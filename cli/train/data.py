@@ -41,7 +41,7 @@ def data(
 
 
 def _balance_table(recipe: Recipe, train: Dataset, validation: Dataset) -> list[str]:
-    from dlcv.runtime.report import table
+    from dlcv.runtime.bundle.report import table
     from dlcv.train.data.check import balances
 
     columns = [balances(split, classes=len(recipe.classes)) for split in (train, validation)]

@@ -39,7 +39,7 @@ def summary(
     import yaml
 
     from dlcv.cli.text import key_values, size_from_text
-    from dlcv.runtime.report import table
+    from dlcv.runtime.bundle.report import table
     from dlcv.train.models import MODELS, build_model
     from dlcv.train.recipe import load_recipe, with_options
     from dlcv.train.summary import layer_rows

@@ -11,20 +11,27 @@ import onnx
 
 from dlcv.export.gate import Run, pass_gate, runs_from
 from dlcv.export.precision.candidates import Candidate, Maker
-from dlcv.export.precision.card import CARD_FILE, card_with_precisions
 from dlcv.export.precision.images import calibration_pixels, gate_batches_of
+from dlcv.export.precision.intermediates import Pixels
+from dlcv.export.precision.model_card import CARD_FILE, card_with_precisions
 from dlcv.export.precision.search import search
-from dlcv.export.precision.taps import Pixels
 from dlcv.runtime.bundle import Bundle, open_bundle, save_bundle
+from dlcv.runtime.bundle.manifest import (
+    Accuracy,
+    FileEntry,
+    Manifest,
+    ParityReport,
+    Precision,
+    Variant,
+)
 from dlcv.runtime.engines.base import Arrays, EngineModel, EngineOptions, check_specs
 from dlcv.runtime.engines.ort import OrtEngine
 from dlcv.runtime.errors import InputError, OutputError, ParityError
-from dlcv.runtime.evaluation import Score, score
+from dlcv.runtime.evaluate.evaluation import Score, score
+from dlcv.runtime.evaluate.labelled import LabelledImage, labelled_images
 from dlcv.runtime.images import load_pixels
-from dlcv.runtime.labelled import LabelledImage, labelled_images
-from dlcv.runtime.manifest import Accuracy, FileEntry, Manifest, ParityReport, Precision, Variant
-from dlcv.runtime.predictor import Predictor
-from dlcv.runtime.samples import sample_paths
+from dlcv.runtime.images.samples import sample_paths
+from dlcv.runtime.running.predictor import Predictor
 
 _SCORED_OUTPUT = {"classify": "probabilities", "segment": "mask"}
 

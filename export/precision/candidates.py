@@ -16,11 +16,11 @@ from dlcv.export.precision.int8 import (
     quantised_model,
     threshold_from_histogram,
 )
+from dlcv.export.precision.intermediates import Pixels, histograms, largest_values, noise_by_tensor
 from dlcv.export.precision.nodes import activations, float_tensors, prepared_model
 from dlcv.export.precision.search import NodeNoise
-from dlcv.export.precision.taps import Pixels, histograms, largest_values, noise_by_tensor
+from dlcv.runtime.bundle.manifest import Precision
 from dlcv.runtime.errors import InputError
-from dlcv.runtime.manifest import Precision
 
 _COMPARED_BATCHES = 2
 

@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING, Any
 
 import msgspec
 
+from dlcv.runtime.bundle.manifest import ClassInfo, Metric, Preprocessing, Task
 from dlcv.runtime.errors import InputError
-from dlcv.runtime.manifest import ClassInfo, Metric, Preprocessing, Task
 
 if TYPE_CHECKING:
     from torch import nn

@@ -8,9 +8,9 @@ from typing import Any, TypeGuard
 import msgspec
 
 from dlcv.export.sources.base import ExportSource, SourceOptions, read_classes, with_size
+from dlcv.runtime.bundle.manifest import ClassInfo, Metric
 from dlcv.runtime.caption.vocabulary import TOKENIZER_FILE
 from dlcv.runtime.errors import InputError
-from dlcv.runtime.manifest import ClassInfo, Metric
 from dlcv.train.byol.recipe import ByolRecipe
 from dlcv.train.caption.evaluate import vocabulary_of
 from dlcv.train.caption.recipe import CaptionRecipe

@@ -18,8 +18,8 @@ from dlcv.export.sources.pretrained import (
     seeded,
     take_weights,
 )
+from dlcv.runtime.bundle.manifest import ClassInfo, Preprocessing
 from dlcv.runtime.errors import InputError
-from dlcv.runtime.manifest import ClassInfo, Preprocessing
 
 _RESAMPLE = ("bilinear", "bicubic", "lanczos")
 

@@ -18,8 +18,8 @@ from dlcv.export.sources.pretrained import (
     seeded,
     take_weights,
 )
+from dlcv.runtime.bundle.manifest import ClassInfo, Metric, Preprocessing, Task
 from dlcv.runtime.errors import InputError
-from dlcv.runtime.manifest import ClassInfo, Metric, Preprocessing, Task
 
 _MULTIPLE = 8
 _LONGER_SIDE = 4 / 3  # torchvision fixes the shorter side; photos are mostly 4:3

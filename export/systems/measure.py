@@ -26,8 +26,8 @@ from dlcv.export.systems.untrained import START, untrained_source
 from dlcv.export.writing import BundleOptions, require_writable
 from dlcv.runtime.bundle import MANIFEST, Bundle
 from dlcv.runtime.engines import ENGINES, EngineOptions, engine_versions, why_unavailable
-from dlcv.runtime.predictor import load
-from dlcv.runtime.system import installed_version, is_importable, machine_name
+from dlcv.runtime.machine.system import installed_version, is_importable, machine_name
+from dlcv.runtime.running.predictor import load
 from dlcv.train.checkpoint import load_checkpoint
 from dlcv.train.plan import start_words
 from dlcv.train.recipe import RunRecipe, load_recipe

@@ -8,9 +8,16 @@ from typing import Annotated, Any
 import msgspec
 from msgspec import Meta
 
+from dlcv.runtime.bundle.manifest import (
+    Model,
+    OutputParity,
+    ParityReport,
+    Positive,
+    Precision,
+    Task,
+)
 from dlcv.runtime.errors import InputError
-from dlcv.runtime.files import write_atomically
-from dlcv.runtime.manifest import Model, OutputParity, ParityReport, Positive, Precision, Task
+from dlcv.runtime.machine.atomic_files import write_atomically
 
 Share = Annotated[float, Meta(ge=0, le=1)]
 _METRICS = {  # what stands for all, the first that there is

@@ -7,8 +7,8 @@ from pathlib import Path
 import msgspec
 import yaml
 
+from dlcv.runtime.bundle.manifest import Model
 from dlcv.runtime.errors import InputError
-from dlcv.runtime.manifest import Model
 
 
 class Row(Model, frozen=True, kw_only=True):

@@ -11,14 +11,14 @@ import numpy as np
 import torch
 
 from dlcv.export.systems.records import Scores, scores_from_metrics
+from dlcv.runtime.caption.captioned_images import captioned_images
 from dlcv.runtime.caption.evaluation import evaluate_captions
-from dlcv.runtime.caption.images import captioned_images
-from dlcv.runtime.evaluation import evaluate as evaluate_labels
-from dlcv.runtime.evaluation import recorded
+from dlcv.runtime.evaluate.evaluation import evaluate as evaluate_labels
+from dlcv.runtime.evaluate.evaluation import recorded
+from dlcv.runtime.evaluate.labelled import LabelledImage
+from dlcv.runtime.fewshot.episode_accuracy import score_episodes
 from dlcv.runtime.fewshot.evaluation import EpisodeOptions, evaluate_episodes
 from dlcv.runtime.fewshot.prototypes import vector_of
-from dlcv.runtime.fewshot.score import score_episodes
-from dlcv.runtime.labelled import LabelledImage
 from dlcv.train.byol.probe import probe_accuracy
 from dlcv.train.byol.recipe import ByolRecipe
 from dlcv.train.byol.task import probe_images
@@ -35,9 +35,9 @@ from dlcv.train.tasks import task_kind
 
 if TYPE_CHECKING:
     from dlcv.runtime.bundle import Bundle
-    from dlcv.runtime.evaluation import Evaluation
+    from dlcv.runtime.evaluate.evaluation import Evaluation
     from dlcv.runtime.fewshot.support import SupportImages
-    from dlcv.runtime.predictor import Predictor
+    from dlcv.runtime.running.predictor import Predictor
     from dlcv.train.checkpoint import Checkpoint
     from dlcv.train.data.batches import Dataset
 

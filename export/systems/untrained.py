@@ -19,10 +19,10 @@ from torch import Tensor, nn
 
 from dlcv.export.sources import ExportSource, SourceOptions, load_source
 from dlcv.export.sources.pretrained import LIMITS_OF_RANDOM, seeded
+from dlcv.runtime.bundle.manifest import Preprocessing
 from dlcv.runtime.caption.vocabulary import TOKENIZER_FILE, vocabulary_from_captions
 from dlcv.runtime.images import load_pixels
-from dlcv.runtime.manifest import Preprocessing
-from dlcv.runtime.samples import sample_paths
+from dlcv.runtime.images.samples import sample_paths
 from dlcv.train.caption.network import Captioner
 from dlcv.train.caption.recipe import CaptionRecipe
 from dlcv.train.checkpoint import save_checkpoint

@@ -14,8 +14,8 @@ from dlcv.export.wrappers.segmenter import SegmenterWrapper
 from dlcv.export.wrappers.timm_classifier import TimmClassifierWrapper
 from dlcv.export.wrappers.timm_vit import TimmVitWrapper
 from dlcv.export.wrappers.torchvision_vit import TorchvisionVitWrapper
+from dlcv.runtime.bundle.manifest import Task
 from dlcv.runtime.errors import InputError
-from dlcv.runtime.manifest import Task
 from dlcv.train.caption.network import Captioner
 
 __all__ = ["Normalize", "Wrapper", "wrap"]

@@ -10,19 +10,19 @@ from typing import TYPE_CHECKING, Any, final
 
 import numpy as np
 
-from dlcv.runtime.caption.search import SearchOptions, search
+from dlcv.runtime.bundle.manifest import TensorSpec
+from dlcv.runtime.caption.beam_search import SearchOptions, search
 from dlcv.runtime.caption.vocabulary import Vocabulary, vocabulary_from_json
-from dlcv.runtime.closing import Closing
 from dlcv.runtime.engines import Choice, load_engine
 from dlcv.runtime.engines.base import DEFAULT_BATCH_SIZE, Arrays, Engine, EngineInfo
 from dlcv.runtime.errors import BundleError
-from dlcv.runtime.manifest import TensorSpec
+from dlcv.runtime.machine.closing import Closing
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from dlcv.runtime.bundle import Bundle
-    from dlcv.runtime.caption.search import Logits, Numbers
+    from dlcv.runtime.caption.beam_search import Logits, Numbers
 
 _OUTPUTS = ("tokens", "log_probability", "attention")
 

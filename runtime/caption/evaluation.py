@@ -7,18 +7,18 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from dlcv.runtime.caption.images import CaptionedImage
-from dlcv.runtime.caption.scores import bleu, cider
+from dlcv.runtime.caption.captioned_images import CaptionedImage
+from dlcv.runtime.caption.metrics import bleu, cider
 from dlcv.runtime.caption.vocabulary import words_of
 from dlcv.runtime.errors import InputError
-from dlcv.runtime.labelled import source_of
-from dlcv.runtime.predictor import Predictor
+from dlcv.runtime.evaluate.labelled import source_of
 from dlcv.runtime.results import Caption, Refused
+from dlcv.runtime.running.predictor import Predictor
 
 
 @dataclass(frozen=True, kw_only=True)
 class CaptionEvaluation:
-    """The scores of a set: see `dlcv.runtime.caption.scores`.
+    """The scores of a set: see `dlcv.runtime.caption.metrics`.
 
     captions: what was said of the images, in order. images: how many were scored. refused: those that could not be, each with the reason. seconds: from the first
     image's bytes to the last caption. ran: what ran, as `Predictor.description`.

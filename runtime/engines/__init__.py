@@ -9,7 +9,8 @@ from dataclasses import dataclass, replace
 from functools import partial
 
 from dlcv.runtime.bundle import Bundle
-from dlcv.runtime.choice import Row, stored_tuning, tuning_key
+from dlcv.runtime.bundle.manifest import Precision
+from dlcv.runtime.bundle.onnx_protobuf import model_with_outputs
 from dlcv.runtime.engines.base import (
     Engine,
     EngineInfo,
@@ -18,11 +19,10 @@ from dlcv.runtime.engines.base import (
     StoredPlan,
     check_specs,
 )
+from dlcv.runtime.engines.tuned import Row, stored_tuning, tuning_key
 from dlcv.runtime.errors import BundleError, EngineUnavailableError
-from dlcv.runtime.gpu import driver
-from dlcv.runtime.manifest import Precision
-from dlcv.runtime.onnx_wire import model_with_outputs
-from dlcv.runtime.system import cpu_count, installed_version, is_importable
+from dlcv.runtime.machine.gpu import driver
+from dlcv.runtime.machine.system import cpu_count, installed_version, is_importable
 
 __all__ = [
     "ENGINES",

@@ -22,17 +22,17 @@ from dlcv.runtime.engines.base import (
     settings_from_text,
     with_symbols,
 )
-from dlcv.runtime.engines.binding import BoundSession
-from dlcv.runtime.engines.device import CudaDevice, OutOfDeviceMemoryError
+from dlcv.runtime.engines.cuda_device import CudaDevice, OutOfDeviceMemoryError
+from dlcv.runtime.engines.io_binding import BoundSession
 from dlcv.runtime.engines.ort import reason_from_error, spec_from_argument
 from dlcv.runtime.errors import BundleError, EngineError, EngineUnavailableError, InputError
-from dlcv.runtime.gpu import Gpu, driver
-from dlcv.runtime.system import cpu_count
+from dlcv.runtime.machine.gpu import Gpu, driver
+from dlcv.runtime.machine.system import cpu_count
 
 if TYPE_CHECKING:
     import numpy as np
 
-    from dlcv.runtime.manifest import TensorSpec
+    from dlcv.runtime.bundle.manifest import TensorSpec
 
 _PROVIDER = "CUDAExecutionProvider"
 _LOG_FATAL_ONLY, _LOG_WARNINGS = 4, 2

@@ -7,9 +7,9 @@ from typing import Any, final
 
 import numpy as np
 
-from dlcv.runtime.closing import Closing
+from dlcv.runtime.bundle.manifest import Graph, TensorSpec
 from dlcv.runtime.engines.base import Arrays, EngineInfo, check_feeds
-from dlcv.runtime.manifest import Graph, TensorSpec
+from dlcv.runtime.machine.closing import Closing
 
 
 @final

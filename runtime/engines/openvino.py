@@ -12,7 +12,7 @@ from typing import Any, Literal, final
 
 import numpy as np
 
-from dlcv.runtime.cache import CacheKey, lookup, store
+from dlcv.runtime.bundle.manifest import DType, Precision, TensorSpec
 from dlcv.runtime.engines.base import (
     UNKNOWN,
     Arrays,
@@ -32,8 +32,8 @@ from dlcv.runtime.errors import (
     InputError,
     OutputError,
 )
-from dlcv.runtime.manifest import DType, Precision, TensorSpec
-from dlcv.runtime.system import cpu_count, lacks_vnni
+from dlcv.runtime.machine.cache import CacheKey, lookup, store
+from dlcv.runtime.machine.system import cpu_count, lacks_vnni
 
 _DTYPES: dict[str, DType] = {
     "u8": "uint8",

@@ -9,6 +9,7 @@ from typing import Any, cast, final
 
 import numpy as np
 
+from dlcv.runtime.bundle.manifest import DType, TensorSpec
 from dlcv.runtime.engines.base import (
     UNKNOWN,
     Arrays,
@@ -21,8 +22,7 @@ from dlcv.runtime.engines.base import (
     settings_from_text,
 )
 from dlcv.runtime.errors import BundleError, EngineError
-from dlcv.runtime.manifest import DType, TensorSpec
-from dlcv.runtime.system import cpu_count
+from dlcv.runtime.machine.system import cpu_count
 
 _PROVIDER = "CPUExecutionProvider"
 _DTYPES: dict[str, DType] = {

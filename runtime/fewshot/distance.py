@@ -6,14 +6,14 @@ from typing import TYPE_CHECKING, final
 
 import numpy as np
 
-from dlcv.runtime.closing import Closing
 from dlcv.runtime.engines import load_engine
 from dlcv.runtime.engines.base import EngineOptions
+from dlcv.runtime.machine.closing import Closing
 
 if TYPE_CHECKING:
     from dlcv.runtime.bundle import Bundle
-    from dlcv.runtime.predictor import Predictor
     from dlcv.runtime.results import Float32
+    from dlcv.runtime.running.predictor import Predictor
 
 COSINE_SCALE = 20.0
 _GRAPH = "distance"

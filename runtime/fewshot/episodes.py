@@ -14,8 +14,8 @@ from typing import Any, TypeAlias, final
 
 import numpy as np
 
+from dlcv.runtime.bundle.manifest import Model, Positive
 from dlcv.runtime.errors import InputError
-from dlcv.runtime.manifest import Model, Positive
 
 Indices: TypeAlias = "np.ndarray[Any, np.dtype[np.int64]]"
 

@@ -17,19 +17,19 @@ from zipfile import BadZipFile, is_zipfile
 import msgspec
 import numpy as np
 
-from dlcv.runtime.closing import Closing
+from dlcv.runtime.bundle.manifest import ClassInfo, Preprocessing
 from dlcv.runtime.errors import BundleError, InputError
+from dlcv.runtime.evaluate.labelled import source_of
 from dlcv.runtime.fewshot.distance import BundleDistance, averageable
 from dlcv.runtime.fewshot.support import Support, SupportImages, support_images
-from dlcv.runtime.files import write_atomically
-from dlcv.runtime.labelled import source_of
-from dlcv.runtime.manifest import ClassInfo, Preprocessing
-from dlcv.runtime.pipeline import windows
+from dlcv.runtime.machine.atomic_files import write_atomically
+from dlcv.runtime.machine.closing import Closing
 from dlcv.runtime.results import Classification, Embedding, Float32, Refused, Result, name_of
+from dlcv.runtime.running.pipeline import windows
 
 if TYPE_CHECKING:
     from dlcv.runtime.images import Source
-    from dlcv.runtime.predictor import Predictor
+    from dlcv.runtime.running.predictor import Predictor
 
 _UNREADABLE = (ValueError, KeyError, OSError, EOFError, BadZipFile, msgspec.MsgspecError)
 
@@ -200,7 +200,7 @@ class PrototypeClassifier(Closing):
         Raises:
             ImageError: an image cannot be read; `stream` skips and reports such images instead.
         """
-        from dlcv.runtime.predictor import listed, none_refused
+        from dlcv.runtime.running.predictor import listed, none_refused
 
         return none_refused(self.stream(listed(images)))
 

@@ -11,10 +11,10 @@ from typing import TypeAlias
 import numpy as np
 from PIL import Image
 
-from dlcv.runtime.archives import files_in
 from dlcv.runtime.errors import InputError
+from dlcv.runtime.evaluate.labelled import LabelledImage
 from dlcv.runtime.images import SUFFIXES, Source
-from dlcv.runtime.labelled import LabelledImage
+from dlcv.runtime.images.archives import files_in
 from dlcv.runtime.results import name_of
 
 Support: TypeAlias = "str | Path | Mapping[str, Iterable[Source]]"

@@ -13,11 +13,11 @@ from dlcv.export.bundle import export_bundle, verify_bundle
 from dlcv.export.schema import schema_text
 from dlcv.export.writing import BundleOptions
 from dlcv.runtime.bundle import open_bundle
+from dlcv.runtime.bundle.manifest import Preprocessing
 from dlcv.runtime.engines import load_engine
 from dlcv.runtime.engines.fake import FakeEngine
 from dlcv.runtime.errors import BundleError, InputError, OutputError, ParityError
-from dlcv.runtime.manifest import Preprocessing
-from dlcv.runtime.parity import replay_golden
+from dlcv.runtime.measure.parity import replay_golden
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 SCHEMA = REPOSITORY / "docs" / "bundle.schema.json"

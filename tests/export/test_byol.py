@@ -13,8 +13,8 @@ from dlcv.export.engine import EngineBuild, engine_into_cache
 from dlcv.export.sources import SourceOptions, load_source
 from dlcv.runtime import Prototypes, load
 from dlcv.runtime.errors import InputError
-from dlcv.runtime.samples import sample_paths
-from dlcv.runtime.system import is_importable
+from dlcv.runtime.images.samples import sample_paths
+from dlcv.runtime.machine.system import is_importable
 from dlcv.train.byol.recipe import ByolRecipe
 from dlcv.train.checkpoint import load_checkpoint, save_checkpoint
 from dlcv.train.modules import normalised

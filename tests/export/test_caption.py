@@ -13,15 +13,15 @@ from dlcv.export.caption import decoder_runs, graph_from_decoder
 from dlcv.export.gate import Run
 from dlcv.export.sources import ExportSource, SourceOptions, load_source
 from dlcv.export.writing import prove
-from dlcv.runtime.caption.search import SearchOptions
+from dlcv.runtime.bundle.manifest import Preprocessing
+from dlcv.runtime.caption.beam_search import SearchOptions
 from dlcv.runtime.caption.vocabulary import TOKENIZER_FILE, vocabulary_from_captions
 from dlcv.runtime.engines import EngineOptions, why_unavailable
 from dlcv.runtime.errors import BundleError, InputError, ParityError
 from dlcv.runtime.images import load_pixels
-from dlcv.runtime.manifest import Preprocessing
-from dlcv.runtime.parity import replay_golden
-from dlcv.runtime.predictor import load
-from dlcv.runtime.samples import sample_paths
+from dlcv.runtime.images.samples import sample_paths
+from dlcv.runtime.measure.parity import replay_golden
+from dlcv.runtime.running.predictor import load
 from dlcv.train.caption.data import load_captions
 from dlcv.train.caption.encoder import build_encoder, feature_shape
 from dlcv.train.caption.evaluate import captions_from_features, captions_of
@@ -256,7 +256,7 @@ def test_a_tokenizer_of_another_size_is_refused(bundle):
     ],
 )
 def test_a_manifest_that_breaks_the_contract_is_refused(damage, sentence, bundle):
-    from dlcv.runtime.manifest import json_from_manifest, manifest_from_json
+    from dlcv.runtime.bundle.manifest import json_from_manifest, manifest_from_json
 
     data = msgspec.json.decode(json_from_manifest(bundle.manifest))
     damage(data)

@@ -14,11 +14,11 @@ from dlcv.export.engine import (
     largest_sides,
 )
 from dlcv.runtime.bundle import open_bundle
-from dlcv.runtime.cache import cache_folder, lookup
 from dlcv.runtime.engines import EngineOptions, engine_model
 from dlcv.runtime.engines.tensorrt.plans import plan_key
 from dlcv.runtime.errors import EngineUnavailableError, InputError, OutputError
-from dlcv.runtime.system import is_importable
+from dlcv.runtime.machine.cache import cache_folder, lookup
+from dlcv.runtime.machine.system import is_importable
 
 pytest.importorskip("tensorrt_rtx")
 RTX = EngineBuild(target="rtx")

@@ -16,10 +16,10 @@ from torch import nn
 
 from dlcv.export.bundle import export_bundle
 from dlcv.export.sources import ExportSource
-from dlcv.runtime.evaluation import Evaluation
-from dlcv.runtime.evaluation import evaluate as evaluate_bundle
-from dlcv.runtime.labelled import labelled_images
-from dlcv.runtime.predictor import load
+from dlcv.runtime.evaluate.evaluation import Evaluation
+from dlcv.runtime.evaluate.evaluation import evaluate as evaluate_bundle
+from dlcv.runtime.evaluate.labelled import labelled_images
+from dlcv.runtime.running.predictor import load
 from dlcv.train.checkpoint import Checkpoint
 from dlcv.train.data import load_dataset
 from dlcv.train.evaluate import evaluate as evaluate_checkpoint

@@ -12,16 +12,16 @@ from dlcv.export.bundle import export_bundle, verify_bundle
 from dlcv.export.engine import EngineBuild, engine_into_cache
 from dlcv.export.sources import SourceOptions, load_source
 from dlcv.runtime import Prototypes, load, open_bundle
-from dlcv.runtime.check import replay_all
+from dlcv.runtime.bundle.manifest import Manifest, json_from_manifest
 from dlcv.runtime.engines import load_engine
 from dlcv.runtime.engines.base import EngineOptions
 from dlcv.runtime.errors import BundleError, InputError, ParityError
+from dlcv.runtime.fewshot.episode_accuracy import score_episodes, scores_of
 from dlcv.runtime.fewshot.episodes import EpisodeConfig
 from dlcv.runtime.fewshot.evaluation import EpisodeOptions, evaluate_episodes
-from dlcv.runtime.fewshot.score import score_episodes, scores_of
 from dlcv.runtime.fewshot.support import support_images
-from dlcv.runtime.manifest import Manifest, json_from_manifest
-from dlcv.runtime.system import is_importable
+from dlcv.runtime.machine.system import is_importable
+from dlcv.runtime.measure.check import replay_all
 from dlcv.train.checkpoint import load_checkpoint, save_checkpoint
 from dlcv.train.fewshot.data import load_split
 from dlcv.train.fewshot.distance import distance_on_arrays

@@ -14,10 +14,10 @@ from safetensors.torch import save_file
 
 from dlcv.export.bundle import export_bundle
 from dlcv.export.sources import SourceOptions, load_source
+from dlcv.runtime.bundle.manifest import Preprocessing
 from dlcv.runtime.engines import load_engine
 from dlcv.runtime.errors import InputError, RecipeError
 from dlcv.runtime.images import load_pixels
-from dlcv.runtime.manifest import Preprocessing
 from dlcv.train.checkpoint import save_checkpoint
 from dlcv.train.models import build_model
 from dlcv.train.recipe import Recipe, builtin_recipes, load_recipe

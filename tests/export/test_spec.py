@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from dlcv.runtime.bundle.manifest import Preprocessing
 from dlcv.runtime.images import load_pixels
-from dlcv.runtime.manifest import Preprocessing
 
 KERNELS = {
     "bilinear": (1, lambda t: 1 - t),

@@ -11,8 +11,8 @@ from torchvision.transforms.functional import normalize
 
 from dlcv.export.wrappers import Normalize, wrap
 from dlcv.export.wrappers.maps import class_activation_map
+from dlcv.runtime.bundle.manifest import Task
 from dlcv.runtime.errors import InputError
-from dlcv.runtime.manifest import Task
 
 MEAN, STD = (0.4, 0.5, 0.6), (0.2, 0.3, 0.25)
 

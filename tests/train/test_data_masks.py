@@ -8,7 +8,7 @@ import pytest
 from PIL import Image
 
 from dlcv.runtime.errors import InputError, RecipeError
-from dlcv.runtime.masks import MaskCoding, decoded_mask
+from dlcv.runtime.images.label_masks import MaskCoding, decoded_mask
 from dlcv.train.data import load_dataset
 from dlcv.train.data.check import summary_lines
 from dlcv.train.recipe import Recipe, load_recipe

@@ -4,7 +4,7 @@ from typer.testing import CliRunner
 
 from dlcv.cli.train.app import app
 from dlcv.runtime.errors import InputError
-from dlcv.runtime.samples import sample_paths
+from dlcv.runtime.images.samples import sample_paths
 from dlcv.train.checkpoint import save_checkpoint
 from dlcv.train.figures.request import Request
 from dlcv.train.fit import snapshot_folder

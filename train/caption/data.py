@@ -12,7 +12,7 @@ import torch
 from lightning.pytorch import LightningDataModule
 from torch import Tensor
 
-from dlcv.runtime.caption.images import captioned_images
+from dlcv.runtime.caption.captioned_images import captioned_images
 from dlcv.runtime.caption.vocabulary import Vocabulary, vocabulary_from_captions
 from dlcv.runtime.errors import ImageError, InputError, RecipeError
 from dlcv.runtime.images import load_pixels

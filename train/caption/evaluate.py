@@ -9,8 +9,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from dlcv.runtime.caption.scores import bleu, cider
-from dlcv.runtime.caption.search import Found, SearchOptions, search
+from dlcv.runtime.caption.beam_search import Found, SearchOptions, search
+from dlcv.runtime.caption.metrics import bleu, cider
 from dlcv.runtime.caption.vocabulary import (
     TOKENIZER_FILE,
     Vocabulary,
@@ -26,13 +26,13 @@ from dlcv.train.modules import normalised
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-    from dlcv.runtime.caption.search import Logits, Numbers
+    from dlcv.runtime.caption.beam_search import Logits, Numbers
     from dlcv.train.checkpoint import Checkpoint
 
 
 @final
 class TorchDecoder:
-    """A `dlcv.runtime.caption.search.Decoder` that PyTorch computes.
+    """A `dlcv.runtime.caption.beam_search.Decoder` that PyTorch computes.
 
     memory: of each image, (N, depth, 2, heads, S, d); there are `beams` rows for each.
     """

@@ -10,13 +10,13 @@ from typing import TYPE_CHECKING, Literal, TypeAlias
 import msgspec
 
 from dlcv.runtime.errors import InputError, RecipeError
-from dlcv.runtime.labelled import unlabelled_images
+from dlcv.runtime.evaluate.labelled import unlabelled_images
 from dlcv.train.data.batches import Dataset
 from dlcv.train.data.decode import decoded, mask_coding
 from dlcv.train.data.kinds import KINDS
 
 if TYPE_CHECKING:
-    from dlcv.runtime.labelled import LabelledImage
+    from dlcv.runtime.evaluate.labelled import LabelledImage
     from dlcv.train.recipe import LabelledRecipe
 
 _SORTED_BY_CLASS = ("folders", "labelled-names", "csv")

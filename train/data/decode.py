@@ -11,13 +11,13 @@ import torch
 from PIL import Image
 
 from dlcv.runtime.errors import ImageError, InputError
+from dlcv.runtime.evaluate.labelled import LabelledImage
 from dlcv.runtime.images import DecodedImage, Frame, load_pixels
-from dlcv.runtime.labelled import LabelledImage
-from dlcv.runtime.masks import Mask, MaskCoding, Strays, decoded_mask, stray_note
+from dlcv.runtime.images.label_masks import Mask, MaskCoding, Strays, decoded_mask, stray_note
 from dlcv.train.data.batches import Dataset
 
 if TYPE_CHECKING:
-    from dlcv.runtime.manifest import Preprocessing
+    from dlcv.runtime.bundle.manifest import Preprocessing
     from dlcv.train.recipe import LabelledRecipe
 
 

@@ -8,7 +8,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from dlcv.runtime.errors import InputError
-from dlcv.runtime.labelled import (
+from dlcv.runtime.evaluate.contact_sheets import has_sheets
+from dlcv.runtime.evaluate.labelled import (
     LabelledImage,
     class_folders,
     image_mask_pairs,
@@ -16,7 +17,6 @@ from dlcv.runtime.labelled import (
     listed_images,
     sheet_images,
 )
-from dlcv.runtime.sheets import has_sheets
 
 if TYPE_CHECKING:
     from dlcv.train.recipe import LabelledRecipe

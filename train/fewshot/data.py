@@ -14,11 +14,11 @@ import torch
 from lightning.pytorch import LightningDataModule
 from torch import Tensor
 
-from dlcv.runtime.archives import Readers, files_in
 from dlcv.runtime.errors import InputError, RecipeError
+from dlcv.runtime.evaluate.labelled import LabelledImage
 from dlcv.runtime.fewshot.episodes import EpisodeConfig, EpisodeSampler
 from dlcv.runtime.fewshot.support import class_files, lies_in
-from dlcv.runtime.labelled import LabelledImage
+from dlcv.runtime.images.archives import Readers, files_in
 from dlcv.train.data.augment import Classify
 from dlcv.train.data.batches import Dataset, PlainBatches, generator_for
 from dlcv.train.data.decode import decoded

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from dlcv.runtime.fewshot.score import Distance
+from dlcv.runtime.fewshot.episode_accuracy import Distance
 
 _FIRST_SCALE = 10.0
 

@@ -11,8 +11,8 @@ import msgspec
 import torch
 
 from dlcv.runtime.errors import InputError, RecipeError
+from dlcv.runtime.fewshot.episode_accuracy import EpisodeScore, score_episodes
 from dlcv.runtime.fewshot.episodes import Episode, episodes_from_csv
-from dlcv.runtime.fewshot.score import EpisodeScore, score_episodes
 from dlcv.runtime.results import Float32
 from dlcv.train.checkpoint import Checkpoint
 from dlcv.train.data.batches import Dataset, PlainBatches

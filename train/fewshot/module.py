@@ -8,8 +8,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from dlcv.runtime.fewshot.episode_accuracy import score_episodes
 from dlcv.runtime.fewshot.episodes import Episode
-from dlcv.runtime.fewshot.score import score_episodes
 from dlcv.train.data.batches import Batch
 from dlcv.train.fewshot.data import FewShotData
 from dlcv.train.fewshot.distance import distance_on_arrays

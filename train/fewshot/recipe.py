@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from typing import Literal
 
+from dlcv.runtime.bundle.manifest import Positive
 from dlcv.runtime.fewshot.episodes import EpisodeConfig
-from dlcv.runtime.manifest import Positive
 from dlcv.train.recipe import RunRecipe
 from dlcv.train.settings import AugmentConfig, Model, Share, require_relative
 

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from dlcv.runtime.draw import draw_heat, heat_colors, readable
+from dlcv.runtime.results.draw import draw_heat, heat_colors, readable
 from dlcv.train.attention import Walk, walker_for
 from dlcv.train.figures.canvas import new_figure
 from dlcv.train.figures.photos import Photo, photos_for, pixels_of

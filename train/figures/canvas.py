@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from dlcv.runtime.errors import InputError, OutputError
-from dlcv.runtime.system import is_importable
+from dlcv.runtime.machine.system import is_importable
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure

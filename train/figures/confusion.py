@@ -7,8 +7,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from dlcv.runtime.confusion import confusion_figure
 from dlcv.runtime.errors import OutputError
+from dlcv.runtime.evaluate.confusion_matrix import confusion_figure
 from dlcv.train.evaluate import answers
 from dlcv.train.figures.canvas import new_figure
 from dlcv.train.figures.request import Drawn, Request

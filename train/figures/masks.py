@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 import torch
 
-from dlcv.runtime.draw import palette
+from dlcv.runtime.results.draw import palette
 from dlcv.train.data.batches import IGNORE_LABEL
 from dlcv.train.data.decode import decoded, mask_coding
 from dlcv.train.figures.canvas import new_figure
@@ -21,8 +21,8 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
     from torch import Tensor
 
+    from dlcv.runtime.bundle.manifest import ClassInfo
     from dlcv.runtime.images import UInt8
-    from dlcv.runtime.manifest import ClassInfo
     from dlcv.train.checkpoint import Checkpoint
     from dlcv.train.recipe import Recipe
 

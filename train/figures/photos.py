@@ -10,17 +10,17 @@ from typing import TYPE_CHECKING
 import numpy as np
 import torch
 
-from dlcv.runtime.draw import enlarged
 from dlcv.runtime.errors import ImageError, InputError
 from dlcv.runtime.images import Frame, Source, load_display, load_pixels
+from dlcv.runtime.results.draw import enlarged
 
 if TYPE_CHECKING:
     from PIL.Image import Image
     from torch import Tensor
 
+    from dlcv.runtime.bundle.manifest import Preprocessing
+    from dlcv.runtime.evaluate.labelled import LabelledImage
     from dlcv.runtime.images import UInt8
-    from dlcv.runtime.labelled import LabelledImage
-    from dlcv.runtime.manifest import Preprocessing
     from dlcv.train.figures.request import Request
 
 _DEFAULT = 3

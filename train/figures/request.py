@@ -15,7 +15,7 @@ from dlcv.train.recipe import Recipe
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-    from dlcv.runtime.labelled import LabelledImage
+    from dlcv.runtime.evaluate.labelled import LabelledImage
 
 Drawn = Iterator[tuple[str, "Figure"]]
 

@@ -7,10 +7,10 @@ import re
 from dataclasses import dataclass
 from typing import Any, Literal
 
+from dlcv.runtime.bundle.manifest import DType
 from dlcv.runtime.engines.base import EngineSettings
 from dlcv.runtime.errors import EngineUnavailableError, InputError
-from dlcv.runtime.gpu import Driver, Gpu
-from dlcv.runtime.manifest import DType
+from dlcv.runtime.machine.gpu import Driver, Gpu
 
 CUDA_NEEDED = (13, 0)
 _SILENT = "it does not say why"

@@ -8,7 +8,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
-from dlcv.runtime.cache import CacheKey, lookup, store
+from dlcv.runtime.bundle.manifest import Precision, TensorSpec
 from dlcv.runtime.engines.base import EngineModel, with_symbols
 from dlcv.runtime.engines.tensorrt.api import (
     Flavour,
@@ -21,12 +21,12 @@ from dlcv.runtime.engines.tensorrt.api import (
     new_logger,
     sentence_from_log,
 )
-from dlcv.runtime.engines.tensorrt.fields import compute_capabilities
-from dlcv.runtime.engines.tensorrt.inspect import realised_precision, shares_of_network
-from dlcv.runtime.engines.tensorrt.profile import Profile
+from dlcv.runtime.engines.tensorrt.compatibility import compute_capabilities
+from dlcv.runtime.engines.tensorrt.inspector import realised_precision, shares_of_network
+from dlcv.runtime.engines.tensorrt.optimization_profile import Profile
 from dlcv.runtime.engines.tensorrt.progress import interruptible, new_monitor
 from dlcv.runtime.errors import BundleError, EngineError, InputError, OutputError
-from dlcv.runtime.manifest import Precision, TensorSpec
+from dlcv.runtime.machine.cache import CacheKey, lookup, store
 
 _OUT_OF_MEMORY = ("out of memory", "outofmemory", "insufficient memory")
 

@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar, final
 
+from dlcv.runtime.bundle.manifest import TensorSpec
 from dlcv.runtime.engines.base import (
     UNKNOWN,
     Arrays,
@@ -17,7 +18,7 @@ from dlcv.runtime.engines.base import (
     settings_from_text,
     with_symbols,
 )
-from dlcv.runtime.engines.device import CudaDevice
+from dlcv.runtime.engines.cuda_device import CudaDevice
 from dlcv.runtime.engines.tensorrt.api import (
     TENSORRT,
     TENSORRT_RTX,
@@ -30,15 +31,14 @@ from dlcv.runtime.engines.tensorrt.api import (
     require_gpu,
 )
 from dlcv.runtime.engines.tensorrt.build import BuildRequest, plan_from_graph
-from dlcv.runtime.engines.tensorrt.contexts import Contexts
-from dlcv.runtime.engines.tensorrt.fields import name_of_gpu, plan_fields
-from dlcv.runtime.engines.tensorrt.inspect import realised_precision, shares_from_inspector
+from dlcv.runtime.engines.tensorrt.compatibility import name_of_gpu, plan_fields
+from dlcv.runtime.engines.tensorrt.execution_contexts import Contexts
+from dlcv.runtime.engines.tensorrt.inspector import realised_precision, shares_from_inspector
+from dlcv.runtime.engines.tensorrt.optimization_profile import profile_for
 from dlcv.runtime.engines.tensorrt.plans import loaded_engine
-from dlcv.runtime.engines.tensorrt.profile import profile_for
 from dlcv.runtime.engines.tensorrt.runner import Runner, Tensors
 from dlcv.runtime.errors import BundleError, EngineError
-from dlcv.runtime.gpu import Gpu, driver
-from dlcv.runtime.manifest import TensorSpec
+from dlcv.runtime.machine.gpu import Gpu, driver
 
 if TYPE_CHECKING:
     import numpy as np

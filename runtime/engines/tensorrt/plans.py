@@ -6,11 +6,11 @@ import hashlib
 from collections.abc import Callable
 from typing import Any
 
-from dlcv.runtime.cache import CacheKey, locked, lookup, store
 from dlcv.runtime.engines.tensorrt.build import BuildRequest
-from dlcv.runtime.engines.tensorrt.fields import misfit
+from dlcv.runtime.engines.tensorrt.compatibility import misfit
 from dlcv.runtime.errors import EngineError, OutputError
-from dlcv.runtime.gpu import Gpu
+from dlcv.runtime.machine.cache import CacheKey, locked, lookup, store
+from dlcv.runtime.machine.gpu import Gpu
 
 
 def plan_key(request: BuildRequest) -> CacheKey:

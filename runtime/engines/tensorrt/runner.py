@@ -9,18 +9,18 @@ from dataclasses import dataclass
 from functools import partial
 from typing import TYPE_CHECKING, Any, final
 
+from dlcv.runtime.bundle.manifest import TensorSpec
 from dlcv.runtime.engines.base import Arrays
-from dlcv.runtime.engines.device import (
+from dlcv.runtime.engines.cuda_device import (
     Bytes,
     Device,
     Handle,
     OutOfDeviceMemoryError,
 )
 from dlcv.runtime.engines.tensorrt.api import newest_error
-from dlcv.runtime.engines.tensorrt.graphs import RecordedGraphs
-from dlcv.runtime.engines.tensorrt.profile import Shape, require_in_profile
+from dlcv.runtime.engines.tensorrt.cuda_graphs import RecordedGraphs
+from dlcv.runtime.engines.tensorrt.optimization_profile import Shape, require_in_profile
 from dlcv.runtime.errors import EngineError
-from dlcv.runtime.manifest import TensorSpec
 
 if TYPE_CHECKING:
     import numpy as np

@@ -77,7 +77,9 @@ def test_help_has_examples(command):
 
 
 def test_what_is_not_installed_is_said_with_the_command(monkeypatch, tmp_path):
-    monkeypatch.setattr("dlcv.runtime.system.is_importable", lambda name: name != "onnxscript")
+    monkeypatch.setattr(
+        "dlcv.runtime.machine.system.is_importable", lambda name: name != "onnxscript"
+    )
     result = run("bundle", *RANDOM_VIT, "-o", tmp_path / "b")
     assert isinstance(result.exception, InputError)
     assert str(result.exception) == "export needs onnxscript; run pip install 'dlcv[cpu,export]'"

@@ -70,7 +70,7 @@ def test_an_option_that_is_no_number_is_refused(net, tmp_path, options, message)
 
 
 def test_what_is_not_installed_is_said_with_the_command(monkeypatch, net, tmp_path):
-    monkeypatch.setattr("dlcv.runtime.system.is_importable", lambda name: name != "onnx")
+    monkeypatch.setattr("dlcv.runtime.machine.system.is_importable", lambda name: name != "onnx")
     result = run(net, "--task", "classify", "-o", tmp_path / "b")
     assert str(result.exception) == "this needs onnx; run pip install 'dlcv[cpu]' onnx pyyaml"
 

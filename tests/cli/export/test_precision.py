@@ -13,9 +13,9 @@ from typer.testing import CliRunner
 from dlcv.cli.export.app import app
 from dlcv.cli.export.precision import budget_from_text
 from dlcv.runtime.bundle import open_bundle
+from dlcv.runtime.bundle.report import text_from_bundle
 from dlcv.runtime.errors import InputError, OutputError, ParityError
-from dlcv.runtime.report import text_from_bundle
-from dlcv.runtime.samples import sample_paths
+from dlcv.runtime.images.samples import sample_paths
 
 
 def run(*arguments):

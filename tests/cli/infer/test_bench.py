@@ -7,8 +7,8 @@ import pytest
 from typer.testing import CliRunner, Result
 
 from dlcv.cli.infer.app import app
-from dlcv.runtime import plot
 from dlcv.runtime.errors import InputError
+from dlcv.runtime.measure import plot
 
 QUICK = ("--engines", "ort", "--batches", "1", "--seconds", "0.1")
 

@@ -11,10 +11,10 @@ from PIL import Image
 from typer.testing import CliRunner, Result
 
 from dlcv.cli.infer.app import app
-from dlcv.export.precision.card import card_with_precisions
-from dlcv.runtime import plot
+from dlcv.export.precision.model_card import card_with_precisions
 from dlcv.runtime.bundle import open_bundle
 from dlcv.runtime.errors import InputError, OutputError
+from dlcv.runtime.measure import plot
 
 PAIRS = ("--pairs", "{}_sat.jpg", "{}_mask.png")
 LEFT, RIGHT = np.s_[:, :16], np.s_[:, 16:]

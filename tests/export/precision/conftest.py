@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from dlcv.runtime.samples import sample_paths
+from dlcv.runtime.images.samples import sample_paths
 
 
 @pytest.fixture(scope="session")

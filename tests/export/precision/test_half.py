@@ -8,8 +8,8 @@ import pytest
 from onnx import TensorProto, helper, numpy_helper
 
 from dlcv.export.precision.half import half_model, half_plan, rehearsal
+from dlcv.export.precision.intermediates import Tap, largest_values
 from dlcv.export.precision.nodes import activations, float_tensors, prepared_model
-from dlcv.export.precision.taps import Tap, largest_values
 from dlcv.runtime.bundle import open_bundle
 
 BUILTIN = ["cifar10-vit", "camvid-lraspp"]

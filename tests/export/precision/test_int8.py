@@ -11,8 +11,8 @@ from dlcv.export.precision.int8 import (
     quantised_weights,
     threshold_from_histogram,
 )
+from dlcv.export.precision.intermediates import Tap, histograms, largest_values, noise_by_tensor
 from dlcv.export.precision.nodes import prepared_model
-from dlcv.export.precision.taps import Tap, histograms, largest_values, noise_by_tensor
 from dlcv.runtime.bundle import open_bundle
 from dlcv.runtime.engines import EngineModel, EngineOptions
 from dlcv.runtime.engines.ort import OrtEngine

@@ -8,7 +8,7 @@ from dlcv.export.systems.measure import RecordOptions, record_run
 from dlcv.export.systems.records import load_records, save_record
 from dlcv.runtime.bundle import open_bundle
 from dlcv.runtime.errors import OutputError, RecipeError
-from dlcv.runtime.system import is_importable
+from dlcv.runtime.machine.system import is_importable
 
 
 @pytest.fixture(scope="session")

@@ -16,8 +16,8 @@ from dlcv.export.systems.records import (
     save_record,
 )
 from dlcv.export.systems.rows import load_reports
+from dlcv.runtime.bundle.manifest import OutputParity, ParityReport
 from dlcv.runtime.errors import InputError
-from dlcv.runtime.manifest import OutputParity, ParityReport
 from dlcv.train.recipe import builtin_recipes
 
 DOCS = Path(__file__).resolve().parents[3] / "docs"

@@ -11,7 +11,6 @@ import pytest
 
 from dlcv.runtime import open_bundle
 from dlcv.runtime.engines import EngineModel, EngineOptions, engine_model, why_unavailable
-from dlcv.runtime.engines.binding import BoundSession
 from dlcv.runtime.engines.cuda import (
     CudaEngine,
     check_precision,
@@ -22,10 +21,11 @@ from dlcv.runtime.engines.cuda import (
     require_provider,
     session_specs,
 )
-from dlcv.runtime.engines.device import OutOfDeviceMemoryError
+from dlcv.runtime.engines.cuda_device import OutOfDeviceMemoryError
+from dlcv.runtime.engines.io_binding import BoundSession
 from dlcv.runtime.errors import BundleError, EngineError, EngineUnavailableError, InputError
-from dlcv.runtime.gpu import Gpu
-from dlcv.runtime.parity import compare
+from dlcv.runtime.machine.gpu import Gpu
+from dlcv.runtime.measure.parity import compare
 
 CPU = "CPUExecutionProvider"
 

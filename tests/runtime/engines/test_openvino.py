@@ -13,12 +13,12 @@ import onnx
 import pytest
 
 from dlcv.runtime import open_bundle
+from dlcv.runtime.bundle.manifest import TensorSpec
 from dlcv.runtime.engines import EngineModel, EngineOptions, load_engine
 from dlcv.runtime.engines import openvino as openvino_engine
 from dlcv.runtime.engines.openvino import OpenVinoEngine
 from dlcv.runtime.errors import BundleError, EngineError, EngineUnavailableError, InputError
-from dlcv.runtime.manifest import TensorSpec
-from dlcv.runtime.parity import replay_golden
+from dlcv.runtime.measure.parity import replay_golden
 
 openvino = pytest.importorskip("openvino")
 UINT8, FLOAT, DOUBLE = onnx.TensorProto.UINT8, onnx.TensorProto.FLOAT, onnx.TensorProto.DOUBLE

@@ -12,16 +12,16 @@ import pytest
 from onnx import TensorProto, helper, numpy_helper
 
 from dlcv.runtime import open_bundle
-from dlcv.runtime.cache import lookup
+from dlcv.runtime.bundle.manifest import Plan, Precision
 from dlcv.runtime.engines import EngineModel, EngineOptions, engine_model
 from dlcv.runtime.engines.base import StoredPlan
 from dlcv.runtime.engines.tensorrt.api import TENSORRT, TENSORRT_RTX
 from dlcv.runtime.engines.tensorrt.build import BuildRequest, plan_from_graph
+from dlcv.runtime.engines.tensorrt.compatibility import plan_fields
 from dlcv.runtime.engines.tensorrt.engine import build_request
-from dlcv.runtime.engines.tensorrt.fields import plan_fields
 from dlcv.runtime.engines.tensorrt.plans import loaded_engine, plan_key
 from dlcv.runtime.errors import BundleError, EngineError, EngineUnavailableError, InputError
-from dlcv.runtime.manifest import Plan, Precision
+from dlcv.runtime.machine.cache import lookup
 
 pytest.importorskip("tensorrt_rtx")
 BUILTINS = ("cifar10-vit", "camvid-lraspp")

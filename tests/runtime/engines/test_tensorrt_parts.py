@@ -5,6 +5,7 @@ from typing import Any
 
 import pytest
 
+from dlcv.runtime.bundle.manifest import TensorSpec
 from dlcv.runtime.engines.base import EngineModel, settings_from_text
 from dlcv.runtime.engines.tensorrt.api import (
     TENSORRT,
@@ -15,13 +16,13 @@ from dlcv.runtime.engines.tensorrt.api import (
     require_gpu,
     sentence_from_log,
 )
-from dlcv.runtime.engines.tensorrt.fields import misfit, plan_fields
-from dlcv.runtime.engines.tensorrt.inspect import (
+from dlcv.runtime.engines.tensorrt.compatibility import misfit, plan_fields
+from dlcv.runtime.engines.tensorrt.inspector import (
     realised_precision,
     shares_from_inspector,
     words_from_shares,
 )
-from dlcv.runtime.engines.tensorrt.profile import (
+from dlcv.runtime.engines.tensorrt.optimization_profile import (
     Profile,
     Range,
     profile_for,
@@ -35,8 +36,7 @@ from dlcv.runtime.errors import (
     EngineUnavailableError,
     InputError,
 )
-from dlcv.runtime.gpu import Driver, Gpu
-from dlcv.runtime.manifest import TensorSpec
+from dlcv.runtime.machine.gpu import Driver, Gpu
 
 IMAGE = TensorSpec(name="image", dtype="uint8", shape=("batch", "height", "width", 3))
 H100 = Gpu(index=0, name="NVIDIA H100", compute_capability=(9, 0), memory_bytes=80 * 2**30)

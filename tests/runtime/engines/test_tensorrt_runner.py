@@ -6,11 +6,11 @@ from typing import Any
 import numpy as np
 import pytest
 
-from dlcv.runtime.engines.device import OutOfDeviceMemoryError
-from dlcv.runtime.engines.tensorrt.graphs import GRAPHS_KEPT
+from dlcv.runtime.bundle.manifest import TensorSpec
+from dlcv.runtime.engines.cuda_device import OutOfDeviceMemoryError
+from dlcv.runtime.engines.tensorrt.cuda_graphs import GRAPHS_KEPT
 from dlcv.runtime.engines.tensorrt.runner import Runner, Tensors
 from dlcv.runtime.errors import EngineError, InputError
-from dlcv.runtime.manifest import TensorSpec
 
 INPUT = TensorSpec(name="image", dtype="uint8", shape=("batch", "width"))
 OUTPUT = TensorSpec(name="doubled", dtype="float32", shape=("batch", "width"))

@@ -13,12 +13,12 @@ import numpy as np
 import pytest
 
 from dlcv.runtime import Predictor, Prototypes, load
+from dlcv.runtime.bundle.manifest import Preprocessing
 from dlcv.runtime.errors import BundleError, ImageError, InputError
 from dlcv.runtime.fewshot.distance import COSINE_SCALE
 from dlcv.runtime.fewshot.prototypes import PrototypeClassifier
 from dlcv.runtime.fewshot.support import support_images
 from dlcv.runtime.images import Source
-from dlcv.runtime.manifest import Preprocessing
 from dlcv.runtime.results import Refused
 
 NewPhoto = Callable[..., Path]

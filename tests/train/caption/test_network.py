@@ -1,7 +1,7 @@
 import pytest
 import torch
 
-from dlcv.runtime.caption.search import SearchOptions
+from dlcv.runtime.caption.beam_search import SearchOptions
 from dlcv.runtime.caption.vocabulary import vocabulary_from_captions
 from dlcv.train.caption.data import NO_TOKEN, targets_from_tokens, token_row
 from dlcv.train.caption.encoder import build_encoder, feature_shape

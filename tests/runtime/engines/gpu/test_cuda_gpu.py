@@ -9,7 +9,7 @@ from dlcv.runtime import open_bundle
 from dlcv.runtime.engines import Engine, EngineOptions, load_engine, why_unavailable
 from dlcv.runtime.engines.cuda import CudaEngine
 from dlcv.runtime.errors import EngineError
-from dlcv.runtime.parity import replay_golden
+from dlcv.runtime.measure.parity import replay_golden
 
 BUNDLES = ["cifar10-vit", "camvid-lraspp"]
 

@@ -7,12 +7,12 @@ import numpy as np
 import pytest
 
 from dlcv.runtime import open_bundle
-from dlcv.runtime.cache import cache_folder
 from dlcv.runtime.engines import EngineOptions, load_engine, why_unavailable
-from dlcv.runtime.engines.tensorrt.fields import name_of_gpu
+from dlcv.runtime.engines.tensorrt.compatibility import name_of_gpu
 from dlcv.runtime.errors import EngineError, InputError
-from dlcv.runtime.gpu import driver
-from dlcv.runtime.parity import replay_golden
+from dlcv.runtime.machine.cache import cache_folder
+from dlcv.runtime.machine.gpu import driver
+from dlcv.runtime.measure.parity import replay_golden
 
 BUILTINS = ("cifar10-vit", "camvid-lraspp")
 

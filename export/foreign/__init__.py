@@ -1,8 +1,0 @@
-"""ONNX files that somebody else made, as bundles. Without PyTorch."""
-
-from __future__ import annotations
-
-from dlcv.export.foreign.bundle import import_bundle
-from dlcv.export.foreign.options import ImportOptions, Scaling
-
-__all__ = ["ImportOptions", "Scaling", "import_bundle"]

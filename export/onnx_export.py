@@ -1,0 +1,134 @@
+"""From a wrapper to an ONNX graph with the names, dtypes and symbols of the graph contract."""
+
+from __future__ import annotations
+
+import logging
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import onnx
+import torch
+from torch import nn
+
+from dlcv.export.strip_metadata import strip_notes
+from dlcv.export.wrappers import Wrapper
+from dlcv.export.writing import OPSET, ExportedGraph
+from dlcv.runtime.bundle.manifest import Dimension, DType, TensorSpec
+
+_EXAMPLE_BATCH = 2  # of one, torch would make a constant
+_DTYPES: dict[torch.dtype, DType] = {torch.uint8: "uint8", torch.float32: "float32"}
+_ONNX_TYPES = {
+    "uint8": onnx.TensorProto.UINT8,
+    "int32": onnx.TensorProto.INT32,
+    "float32": onnx.TensorProto.FLOAT,
+}
+
+
+def graph_from_wrapper(
+    wrapper: Wrapper, size: tuple[int, int], *, multiple: int | None
+) -> ExportedGraph:
+    """Export a wrapper with a dynamic batch.
+
+    size: (height, width) of the input. multiple: height and width are dynamic, in multiples of this;
+    None fixes them to `size`.
+    """
+    example = torch.randint(
+        0, 256, (_EXAMPLE_BATCH, *size, 3), dtype=torch.uint8, generator=_seeded()
+    )
+    with torch.no_grad():
+        answers = wrapper(example)
+    symbols: tuple[Dimension, ...] = size if multiple is None else ("height", "width")
+    inputs = (TensorSpec(name="image", dtype="uint8", shape=("batch", *symbols, 3)),)
+    outputs = tuple(
+        TensorSpec(name=name, dtype=_DTYPES[x.dtype], shape=_shape(x, size=size, symbols=symbols))
+        for name, x in zip(wrapper.output_names, answers, strict=True)
+    )
+    dimensions = {0: torch.export.Dim("batch"), **_dynamic_sizes(multiple)}
+    return graph_from_module(
+        wrapper, (example,), inputs=inputs, outputs=outputs, dimensions=(dimensions,)
+    )
+
+
+def graph_from_module(
+    module: nn.Module,
+    examples: tuple[torch.Tensor, ...],
+    *,
+    inputs: tuple[TensorSpec, ...],
+    outputs: tuple[TensorSpec, ...],
+    dimensions: tuple[dict[int, Any], ...],
+) -> ExportedGraph:
+    """Export a module with the tensors that it is promised to have.
+
+    examples: an array for each input; a dynamic axis has 2 or more, of 1 torch would make a constant.
+    dimensions: the dynamic axes of each input, as `torch.export` wants them.
+    """
+    with torch.no_grad(), _quiet():
+        program: Any = torch.onnx.export(
+            module,
+            examples,
+            dynamo=True,
+            input_names=[spec.name for spec in inputs],
+            output_names=[spec.name for spec in outputs],
+            dynamic_shapes=dimensions,
+            opset_version=OPSET,
+            verbose=False,
+        )
+    model = _cleaned(program.model_proto, inputs=inputs, outputs=outputs)
+    return ExportedGraph(
+        model=model.SerializeToString(deterministic=True), inputs=inputs, outputs=outputs
+    )
+
+
+def _dynamic_sizes(multiple: int | None) -> dict[int, Any]:
+    if multiple is None:
+        return {}
+    units = {1: torch.export.Dim("height_units"), 2: torch.export.Dim("width_units")}
+    return {axis: multiple * unit if multiple > 1 else unit for axis, unit in units.items()}
+
+
+def _shape(
+    answer: torch.Tensor, *, size: tuple[int, int], symbols: tuple[Dimension, ...]
+) -> tuple[Dimension, ...]:
+    """Name an output's axes: those of a map as large as the image are the image's."""
+    inner = tuple(answer.shape[1:])
+    return ("batch", *(symbols if inner == size else inner))
+
+
+def _cleaned(
+    model: onnx.ModelProto, *, inputs: tuple[TensorSpec, ...], outputs: tuple[TensorSpec, ...]
+) -> onnx.ModelProto:
+    """Declare the tensors as promised, and drop what the exporter notes about this machine."""
+    graph = model.graph
+    for values, specs in ((graph.input, inputs), (graph.output, outputs)):
+        del values[:]
+        values.extend(
+            onnx.helper.make_tensor_value_info(spec.name, _ONNX_TYPES[spec.dtype], list(spec.shape))
+            for spec in specs
+        )
+    del graph.value_info[:]  # engines infer these; the exporter's hold symbols of its own
+    strip_notes(model)
+    graph.name = "dlcv"
+    onnx.checker.check_model(model, full_check=True)
+    return model
+
+
+def _seeded() -> torch.Generator:
+    return torch.Generator().manual_seed(0)
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """Keep the exporter's remarks to its own developers from the user; errors still raise."""
+    logger = logging.getLogger("torch.onnx")
+    level = logger.level
+    logger.setLevel(logging.ERROR)
+    try:
+        with warnings.catch_warnings():
+            warnings.filterwarnings("ignore", category=DeprecationWarning)
+            warnings.filterwarnings("ignore", category=FutureWarning)
+            warnings.filterwarnings("ignore", message=".*shares the same shape constraints")
+            yield
+    finally:
+        logger.setLevel(level)

@@ -1,0 +1,8 @@
+"""ONNX files that somebody else made, as bundles. Without PyTorch."""
+
+from __future__ import annotations
+
+from dlcv.export.onnx_import.bundle import import_bundle
+from dlcv.export.onnx_import.options import ImportOptions, Scaling
+
+__all__ = ["ImportOptions", "Scaling", "import_bundle"]

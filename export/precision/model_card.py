@@ -1,0 +1,65 @@
+"""The model card's section on precisions."""
+
+from __future__ import annotations
+
+import re
+
+from dlcv.runtime.bundle.manifest import Manifest, OutputParity, Variant
+from dlcv.runtime.bundle.report import metrics_table
+
+CARD_FILE = "README.md"
+_TITLE = "## Precisions"
+_NAMED = 5
+
+
+def card_with_precisions(card: str, manifest: Manifest) -> str:
+    """Return a model card with its metrics and, in front of the limits, its section on precisions written anew."""
+    lines = [_TITLE, "", "| precision | file | size | accuracy | parity | kept in fp32 |"]
+    lines.append("|---|---|---|---|---|---|")
+    for precision, variant in manifest.graphs[manifest.main_graph].variants.items():
+        size = manifest.files[variant.file].size_bytes / 1e6
+        parity = "; ".join(f"{n} {_parity(p)}" for n, p in variant.parity.outputs.items())
+        cells = (
+            precision,
+            variant.file,
+            f"{size:.2f} MB",
+            _accuracy(variant),
+            parity,
+            _kept(variant),
+        )
+        lines.append(f"| {' | '.join(cells)} |")
+    section = "\n".join(lines) + "\n\n"
+    metrics = f"## Metrics\n\n{metrics_table(manifest)}\n\n"
+    without = _replaced(_replaced(card, "## Metrics", metrics), _TITLE, "")
+    before, limits, after = without.partition("## Limits\n")
+    if not limits:
+        return f"{before.rstrip()}\n\n{section.rstrip()}\n".lstrip()
+    return before + section + limits + after
+
+
+def _replaced(card: str, title: str, section: str) -> str:
+    """Put a section in the place of the one with this title, if there is one."""
+    pattern = rf"^{title}\n.*?(?=^## |\Z)"
+    return re.sub(pattern, lambda _: section, card, flags=re.DOTALL | re.MULTILINE)
+
+
+def _parity(parity: OutputParity) -> str:
+    if parity.agreement is not None:
+        return f"agreement {parity.agreement:.4f}"
+    return f"cosine {parity.cosine:.4f}" if parity.cosine is not None else ""
+
+
+def _accuracy(variant: Variant) -> str:
+    accuracy = variant.accuracy
+    if accuracy is None:
+        return ""
+    return (
+        f"{accuracy.metric} {accuracy.value:.4f}, fp32 {accuracy.baseline:.4f} "
+        f"({accuracy.images} images of {accuracy.data})"
+    )
+
+
+def _kept(variant: Variant) -> str:
+    names = ", ".join(f"`{name}`" for name in variant.kept[:_NAMED])
+    more = len(variant.kept) - _NAMED
+    return names + (f" and {more} more" if more > 0 else "")

@@ -1,0 +1,293 @@
+"""A bundle on disk: open and verify it, read its graphs and golden cases, save one atomically."""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import os
+import shutil
+import tempfile
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+from zipfile import BadZipFile
+
+import msgspec
+
+from dlcv.runtime.bundle.manifest import (
+    MAX_MANIFEST_BYTES,
+    FileEntry,
+    Graph,
+    Manifest,
+    Precision,
+    Variant,
+    json_from_manifest,
+    manifest_from_json,
+)
+from dlcv.runtime.bundle.onnx_protobuf import has_external_data
+from dlcv.runtime.errors import BundleError, OutputError
+
+if TYPE_CHECKING:
+    import numpy as np
+
+MANIFEST = "manifest.json"
+BUILTIN_FOLDER = Path(__file__).parents[1] / "bundles"
+BUILTIN = {  # command: bundle that runs when none is named
+    "classify": "cifar10-vit",
+    "attend": "cifar10-vit",
+    "embed": "cifar10-vit",
+    "fewshot": "cifar10-vit",
+    "segment": "camvid-lraspp",
+}
+_CHUNK_BYTES = 2**20
+
+
+@dataclass(frozen=True, kw_only=True)
+class GoldenCase:
+    """A recorded input and the outputs that PyTorch gave for it.
+
+    inputs, outputs: arrays by tensor name, dtypes and shapes as in the graph's specs.
+    """
+
+    name: str
+    inputs: dict[str, np.ndarray[Any, Any]]
+    outputs: dict[str, np.ndarray[Any, Any]]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Bundle:
+    """A verified bundle: every file that the manifest lists has the SHA-256 that it says."""
+
+    path: Path
+    manifest: Manifest
+
+    @property
+    def sha256(self) -> str:
+        """The SHA-256 of the manifest, which holds those of all other files, without what was recorded of it later."""
+        return hashlib.sha256(json_from_manifest(_without_records(self.manifest))).hexdigest()
+
+    @property
+    def ships_with_dlcv(self) -> bool:
+        """Whether it is a built-in bundle, which stays as it is."""
+        return self.path.is_relative_to(BUILTIN_FOLDER.resolve())
+
+    def graph(self, name: str | None = None) -> Graph:
+        """Return a graph's description; without a name, that of the graph that takes images.
+
+        Raises:
+            BundleError: the bundle has no such graph.
+        """
+        try:
+            return self.manifest.graphs[name or self.manifest.main_graph]
+        except KeyError:
+            names = ", ".join(self.manifest.graphs)
+            raise BundleError(
+                f"bundle {self.manifest.name!r} has no graph {name!r}, only {names}"
+            ) from None
+
+    def variant(self, precision: Precision | None = None, *, graph: str | None = None) -> Variant:
+        """Return the variant of a graph in `precision`, or its default one.
+
+        Raises:
+            BundleError: the bundle has no such precision.
+        """
+        variants = self.graph(graph).variants
+        chosen = precision or self.graph(graph).default_precision
+        if chosen not in variants:
+            raise BundleError(
+                f"bundle {self.manifest.name!r} has no {chosen} graph, only {', '.join(variants)}"
+            )
+        return variants[chosen]
+
+    def require_one_graph(self, what: str) -> None:
+        """Check that one graph does all of the bundle's work on an image. what: is for such bundles, in words.
+
+        Raises:
+            BundleError: it does not.
+        """
+        if self.manifest.task == "caption":
+            raise BundleError(
+                f"{what} is for bundles whose answer is one graph's; {self.manifest.name!r} writes captions step by "
+                "step with two, so name another bundle"
+            )
+
+    def read(self, file: str) -> bytes:
+        """Return the bytes of a file of the bundle, after checking them against the manifest.
+
+        Raises:
+            BundleError: the file is missing, outside the folder, or not what was exported.
+        """
+        data = _listed_path(self.path, file).read_bytes()
+        _require_equal(self.path, file, hashlib.sha256(data).hexdigest(), self.manifest.files[file])
+        return data
+
+    def golden(self, graph: str | None = None) -> Iterator[GoldenCase]:
+        """Yield the golden cases of a graph, those that have its inputs, in the manifest's order."""
+        wanted = {spec.name for spec in self.graph(graph).inputs}
+        for file in self.manifest.golden:
+            case = self._golden_case(file)
+            if set(case.inputs) == wanted:
+                yield case
+
+    def _golden_case(self, file: str) -> GoldenCase:
+        import numpy as np
+
+        try:
+            with np.load(io.BytesIO(self.read(file)), allow_pickle=False) as arrays:
+                inputs = {k[6:]: arrays[k] for k in arrays if k.startswith("input.")}
+                outputs = {k[7:]: arrays[k] for k in arrays if k.startswith("output.")}
+        except (ValueError, BadZipFile, OSError, EOFError) as e:
+            raise BundleError(f"{self.path}: {file} is not a readable NPZ: {e}") from e
+        return GoldenCase(name=Path(file).stem, inputs=inputs, outputs=outputs)
+
+
+def open_bundle(path: str | Path) -> Bundle:
+    """Open a bundle folder, or a built-in bundle by name, and verify every file.
+
+    Raises:
+        BundleError: not a bundle, or malformed, incomplete or altered; the sentence says where.
+    """
+    folder = _existing_folder(path)
+    try:
+        manifest = manifest_from_json(_read_manifest(folder))
+    except BundleError as e:
+        raise BundleError(f"{folder}: {e}") from e.__cause__
+    for file, entry in manifest.files.items():
+        _require_equal(folder, file, _sha256(_listed_path(folder, file)), entry)
+    bundle = Bundle(path=folder, manifest=manifest)
+    for graph in manifest.graphs.values():
+        for variant in graph.variants.values():
+            if has_external_data(bundle.read(variant.file)):
+                raise BundleError(
+                    f"{folder}: {variant.file} keeps tensors outside the file (ONNX external data), "
+                    "which a bundle must not; export it again as a single file"
+                )
+    return bundle
+
+
+def save_bundle(
+    folder: Path, manifest: Manifest, *, files: Mapping[str, bytes], overwrite: bool = False
+) -> Bundle:
+    """Write a bundle under a temporary name, verify it there, then rename it into place.
+
+    `manifest.files` is filled in from `files`. Nothing is left behind on failure, and an existing
+    bundle is replaced only with `overwrite`, and only when the new one is complete.
+
+    Raises:
+        OutputError: the folder exists, or cannot be written.
+        BundleError: what was written does not verify.
+    """
+    folder = folder.absolute()
+    if folder.exists() and not overwrite:
+        raise OutputError(f"{folder} exists; choose another name or give --overwrite")
+    if folder.exists() and any(folder.iterdir()) and not (folder / MANIFEST).exists():
+        raise OutputError(f"{folder} is a folder but not a bundle; it will not be overwritten")
+    entries = {name: _entry_from_bytes(data) for name, data in sorted(files.items())}
+    manifest = msgspec.convert(
+        msgspec.to_builtins(msgspec.structs.replace(manifest, files=entries)), Manifest
+    )
+    try:
+        folder.parent.mkdir(parents=True, exist_ok=True)
+        temporary = Path(tempfile.mkdtemp(prefix=f".{folder.name}-", dir=folder.parent))
+    except OSError as e:
+        raise OutputError(f"cannot write a bundle to {folder.parent}: {e.strerror or e}") from e
+    try:
+        for name, data in files.items():
+            (temporary / name).parent.mkdir(parents=True, exist_ok=True)
+            (temporary / name).write_bytes(data)
+        (temporary / MANIFEST).write_bytes(json_from_manifest(manifest))
+        temporary.chmod(0o755)
+        open_bundle(temporary)
+        _replace_folder(temporary, folder)
+    except OSError as e:
+        raise OutputError(f"cannot write the bundle {folder}: {e.strerror or e}") from e
+    finally:
+        shutil.rmtree(temporary, ignore_errors=True)
+    return Bundle(path=folder, manifest=manifest)
+
+
+def _without_records(manifest: Manifest) -> Manifest:
+    """Return the manifest as exported: what was scored since does not make it another bundle."""
+    replace = msgspec.structs.replace
+    graphs = {
+        name: replace(
+            graph, variants={p: replace(v, deployed=()) for p, v in graph.variants.items()}
+        )
+        for name, graph in manifest.graphs.items()
+    }
+    return replace(manifest, graphs=graphs)
+
+
+def _replace_folder(new: Path, target: Path) -> None:
+    if not target.exists():
+        new.rename(target)
+        return
+    old = Path(tempfile.mkdtemp(prefix=f".{target.name}-old-", dir=target.parent))
+    target.rename(old / "bundle")
+    try:
+        new.rename(target)
+    except OSError:
+        (old / "bundle").rename(target)
+        raise
+    finally:
+        shutil.rmtree(old, ignore_errors=True)
+
+
+def _existing_folder(path: str | Path) -> Path:
+    folder = Path(path)
+    if not folder.exists() and str(path) in _builtin_names():
+        folder = BUILTIN_FOLDER / str(path)
+    if not folder.exists():
+        raise BundleError(
+            f"no bundle at {path}; give a bundle folder, or one that ships with dlcv: "
+            f"{', '.join(_builtin_names())}"
+        )
+    if not folder.is_dir():
+        raise BundleError(f"{path} is a file; a bundle is a folder that holds {MANIFEST}")
+    return folder.resolve()
+
+
+def _builtin_names() -> list[str]:
+    return sorted(set(BUILTIN.values()))
+
+
+def _read_manifest(folder: Path) -> bytes:
+    path = folder / MANIFEST
+    if not path.is_file():
+        raise BundleError(f"not a bundle: it holds no {MANIFEST}")
+    if path.is_symlink():
+        raise BundleError(f"{MANIFEST} is a link; a bundle holds plain files")
+    with path.open("rb") as file:
+        return file.read(MAX_MANIFEST_BYTES + 1)
+
+
+def _listed_path(folder: Path, file: str) -> Path:
+    path = folder / file
+    if not os.path.lexists(path):
+        raise BundleError(f"{folder}: {file} is missing; copy the whole bundle again")
+    if path.resolve() != path or not path.is_file():
+        raise BundleError(
+            f"{folder}: {file} is a link or not a plain file; a bundle holds its files"
+        )
+    return path
+
+
+def _require_equal(folder: Path, file: str, sha256: str, entry: FileEntry) -> None:
+    if sha256 != entry.sha256:
+        raise BundleError(
+            f"{folder}: {file} is not the file that was exported "
+            f"(SHA-256 {sha256[:12]}…, the manifest says {entry.sha256[:12]}…); copy or export it again"
+        )
+
+
+def _sha256(path: Path) -> str:
+    digest = hashlib.sha256()
+    with path.open("rb") as file:
+        while chunk := file.read(_CHUNK_BYTES):
+            digest.update(chunk)
+    return digest.hexdigest()
+
+
+def _entry_from_bytes(data: bytes) -> FileEntry:
+    return FileEntry(sha256=hashlib.sha256(data).hexdigest(), size_bytes=len(data))

@@ -1,0 +1,202 @@
+"""An ONNX Runtime session on buffers that stay on its device: IO binding, page-locked memory, CUDA graphs."""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
+from typing import TYPE_CHECKING, Any, final
+
+import numpy as np
+
+from dlcv.runtime.errors import EngineError
+
+if TYPE_CHECKING:
+    from dlcv.runtime.bundle.manifest import TensorSpec
+    from dlcv.runtime.engines.base import Arrays
+    from dlcv.runtime.engines.cuda_device import Device
+
+_MOST_SHAPES = 8  # the full batch, the last batch, and a few image sizes
+
+
+@final
+class BoundSession:
+    """Runs a session on one stream, with a set of buffers for each of the last shapes.
+
+    The provider is only a name here, so that the CPU provider can run all of this.
+
+    session: made with the number of `stream` as its `user_compute_stream`. specs: inputs, outputs. place: where
+    the memory of `new_memory` is, as ONNX Runtime calls it: ("cuda", 0). new_memory: gives a device
+    that owns the memory of one set of buffers. graphs: the session captures CUDA graphs.
+    """
+
+    def __init__(
+        self,
+        session: Any,
+        *,
+        specs: tuple[Sequence[TensorSpec], Sequence[TensorSpec]],
+        place: tuple[str, int],
+        device: Device,
+        stream: Any,
+        new_memory: Callable[[], Device],
+        graphs: bool = False,
+    ) -> None:
+        self._session = session
+        self._inputs, self._outputs = specs
+        self._place = place
+        self._device, self._stream = device, stream
+        self._start, self._end = device.new_event(), device.new_event()
+        self._new_memory = new_memory
+        self._graphs = graphs
+        self._last_graph = 0
+        self._buffers: OrderedDict[tuple[tuple[int, ...], ...], _Buffers] = OrderedDict()
+
+    def run(self, feeds: Mapping[str, np.ndarray[Any, Any]]) -> Arrays:
+        """Copy to the device, run, copy back. The arrays returned are the caller's."""
+        buffers = self._ready_buffers(feeds)
+        self._launch(buffers)
+        buffers.download(self._stream)
+        self._device.record(self._end, stream=self._stream)
+        self._device.wait(self._end)
+        return {name: host.copy() for name, host in buffers.host_outputs.items()}
+
+    def device_seconds(
+        self, feeds: Mapping[str, np.ndarray[Any, Any]], *, repeats: int
+    ) -> list[float]:
+        """Time the graph alone; see `DeviceTimer`."""
+        buffers = self._ready_buffers(feeds)
+        self._launch(buffers)
+        seconds = []
+        for _ in range(repeats):
+            self._device.record(self._start, stream=self._stream)
+            self._launch(buffers)
+            self._device.record(self._end, stream=self._stream)
+            self._device.wait(self._end)
+            seconds.append(self._device.seconds_between(self._start, self._end))
+        return seconds
+
+    def close(self) -> None:
+        """Free all buffers; the session must not run after it."""
+        while self._buffers:
+            self._drop_oldest()
+
+    def _ready_buffers(self, feeds: Mapping[str, np.ndarray[Any, Any]]) -> _Buffers:
+        """Return the buffers of these shapes, with the inputs on their way to the device."""
+        self._device.use()  # the thread may be another than last time
+        key = tuple(feeds[spec.name].shape for spec in self._inputs)
+        if key not in self._buffers:
+            if len(self._buffers) == _MOST_SHAPES:
+                self._drop_oldest()
+            self._buffers[key] = self._new_buffers(feeds)
+        self._buffers.move_to_end(key)
+        buffers = self._buffers[key]
+        buffers.upload(feeds, stream=self._stream)
+        return buffers
+
+    def _launch(self, buffers: _Buffers) -> None:
+        self._session.run_with_iobinding(buffers.binding, buffers.options)
+
+    def _drop_oldest(self) -> None:
+        _, buffers = self._buffers.popitem(last=False)
+        if buffers.graph:
+            self._session.release_captured_graph(buffers.graph)
+        buffers.close()
+
+    def _new_buffers(self, feeds: Mapping[str, np.ndarray[Any, Any]]) -> _Buffers:
+        if self._graphs:
+            self._last_graph += 1
+        buffers = _Buffers(self._session, memory=self._new_memory(), graph=self._last_graph)
+        try:
+            for spec in self._inputs:
+                buffers.bind_input(spec, feeds[spec.name].shape, place=self._place)
+            for spec, shape in zip(self._outputs, self._output_shapes(feeds), strict=True):
+                buffers.bind_output(spec, shape, place=self._place)
+        except EngineError:
+            buffers.close()
+            raise
+        return buffers
+
+    def _output_shapes(self, feeds: Mapping[str, np.ndarray[Any, Any]]) -> list[tuple[int, ...]]:
+        """Return the outputs' shapes: from the symbols of the inputs, or where those do not tell, by a run."""
+        sizes: dict[int | str, int] = {}
+        for spec in self._inputs:
+            sizes |= zip(spec.shape, feeds[spec.name].shape, strict=True)
+        known = [[sizes.get(d, d) for d in spec.shape] for spec in self._outputs]
+        if all(isinstance(d, int) for shape in known for d in shape):
+            return [tuple(map(int, shape)) for shape in known]
+        binding = self._session.io_binding()
+        for spec in self._inputs:
+            binding.bind_cpu_input(spec.name, np.ascontiguousarray(feeds[spec.name]))
+        for spec in self._outputs:
+            binding.bind_output(spec.name)
+        self._session.run_with_iobinding(binding, _run_options(graph=-1))
+        return [tuple(value.shape()) for value in binding.get_outputs()]
+
+
+class _Buffers:
+    """Memory on the device and page-locked on the host for one set of shapes, bound to the session."""
+
+    def __init__(self, session: Any, *, memory: Device, graph: int) -> None:
+        self.binding = session.io_binding()
+        self.options = _run_options(graph=graph)
+        self.graph = graph
+        self.host_outputs: Arrays = {}
+        self._host_inputs: Arrays = {}
+        self._memory = memory
+        self._addresses: dict[str, int] = {}
+
+    def bind_input(
+        self, spec: TensorSpec, shape: tuple[int, ...], *, place: tuple[str, int]
+    ) -> None:
+        """Make room for an input."""
+        dtype = np.dtype(spec.dtype)
+        self._host_inputs[spec.name] = self._allocate(spec.name, dtype, shape)
+        self.binding.bind_input(spec.name, *place, dtype, shape, self._addresses[spec.name])
+
+    def bind_output(
+        self, spec: TensorSpec, shape: tuple[int, ...], *, place: tuple[str, int]
+    ) -> None:
+        """Make room for an output."""
+        dtype = np.dtype(spec.dtype)
+        self.host_outputs[spec.name] = self._allocate(spec.name, dtype, shape)
+        self.binding.bind_output(spec.name, *place, dtype, shape, self._addresses[spec.name])
+
+    def upload(self, feeds: Mapping[str, np.ndarray[Any, Any]], *, stream: Any) -> None:
+        """Start to copy the inputs to the device."""
+        for name, host in self._host_inputs.items():
+            np.copyto(host, feeds[name])
+            self._memory.upload(self._addresses[name], _bytes(host), stream=stream)
+
+    def download(self, stream: Any) -> None:
+        """Start to copy the outputs to `host_outputs`."""
+        for name, host in self.host_outputs.items():
+            self._memory.download(_bytes(host), self._addresses[name], stream=stream)
+
+    def close(self) -> None:
+        """Free the memory. The binding goes first, because it holds addresses."""
+        del self.binding
+        self.host_outputs, self._host_inputs = {}, {}
+        with suppress(EngineError):
+            self._memory.close()
+
+    def _allocate(
+        self, name: str, dtype: np.dtype[Any], shape: tuple[int, ...]
+    ) -> np.ndarray[Any, Any]:
+        size = dtype.itemsize * int(np.prod(shape))
+        self._addresses[name] = self._memory.allocate(size)
+        return self._memory.allocate_pinned(size).view(dtype).reshape(shape)
+
+
+def _bytes(array: np.ndarray[Any, Any]) -> np.ndarray[Any, np.dtype[np.uint8]]:
+    return array.reshape(-1).view(np.uint8)
+
+
+def _run_options(*, graph: int) -> Any:
+    """graph: number of the CUDA graph to capture or replay; -1 for none."""
+    import onnxruntime
+
+    options = onnxruntime.RunOptions()
+    # What follows is on the same stream, so that waiting once at the end is enough.
+    options.add_run_config_entry("disable_synchronize_execution_providers", "1")
+    options.add_run_config_entry("gpu_graph_id", str(graph or -1))
+    return options

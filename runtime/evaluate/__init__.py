@@ -1,0 +1,1 @@
+"""Labelled images and the scores of a bundle on them."""

@@ -1,0 +1,259 @@
+"""What a bundle on an engine scores on labelled images, in all the figures that reports give."""
+
+from __future__ import annotations
+
+import time
+from collections import Counter
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, final
+
+import msgspec
+import numpy as np
+
+from dlcv.runtime.bundle import MANIFEST, Bundle, open_bundle
+from dlcv.runtime.bundle.manifest import Deployed, ScoreName, json_from_manifest
+from dlcv.runtime.errors import BundleError, InputError, OutputError
+from dlcv.runtime.evaluate.labelled import LabelledImage, source_of
+from dlcv.runtime.evaluate.metrics import Counts, confusion, mean_iou, top1
+from dlcv.runtime.images.label_masks import (
+    Strays,
+    decoded_mask,
+    mask_coding_from_classes,
+    stray_note,
+)
+from dlcv.runtime.machine.atomic_files import write_atomically
+from dlcv.runtime.results import Classification, Refused, Result, Segmentation
+
+if TYPE_CHECKING:
+    from dlcv.runtime.bundle.manifest import Manifest, Precision
+    from dlcv.runtime.running.predictor import Predictor
+
+_TOP = 5
+
+
+@dataclass(frozen=True, kw_only=True)
+class Score:
+    """A measured quality in 0..1, and on how many images."""
+
+    metric: ScoreName
+    value: float
+    images: int
+
+    def __str__(self) -> str:
+        """Return it for people, such as "mean IoU 0.671 on 101 images"."""
+        name = {"top1": "accuracy", "mean_iou": "mean IoU"}[self.metric]
+        return f"{name} {self.value:.3f} on {self.images:,} images"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Evaluation:
+    """Answers counted over a whole set.
+
+    matrix: int64 (classes, classes), rows = labels, of images (classify) or of pixels that are not ignored (segment).
+    top5: share of images with the right class among the likeliest five; None for masks or up to five classes.
+    images: how many were scored. refused: those that could not be, each with the reason.
+    notes: what else a reader of the figures should know, such as mask pixels that are of no class.
+    seconds: from the first image's bytes to the last answer counted, loading of the engine left out.
+    ran: what ran, as `Predictor.description`.
+    """
+
+    class_names: tuple[str, ...]
+    matrix: Counts
+    top5: float | None
+    images: int
+    refused: tuple[str, ...]
+    notes: tuple[str, ...] = ()
+    seconds: float
+    ran: dict[str, Any]
+
+    @property
+    def score(self) -> Score:
+        """The one figure that stands for all: mean IoU of masks, top-1 of classes."""
+        if self.ran["task"] == "segment":
+            return Score(metric="mean_iou", value=mean_iou(self.matrix), images=self.images)
+        return Score(metric="top1", value=top1(self.matrix), images=self.images)
+
+    def record(self) -> dict[str, Any]:
+        """Return the figures under the names that training uses, for JSON; None: the class does not occur."""
+        return {
+            **self._metrics(),
+            "images": self.images,
+            "refused": list(self.refused),
+            "notes": list(self.notes),
+            "images_per_second": round(self.images / self.seconds, 2),
+            "confusion": self.matrix.tolist(),
+            "ran": self.ran,
+        }
+
+    def _metrics(self) -> dict[str, Any]:
+        hits = self.matrix.diagonal()
+        labelled, predicted = self.matrix.sum(axis=1), self.matrix.sum(axis=0)
+        if self.ran["task"] == "segment":
+            iou = self._by_class(hits, labelled + predicted - hits)
+            return {"mean_iou": mean_iou(self.matrix), "accuracy": top1(self.matrix), "iou": iou}
+        top5 = {} if self.top5 is None else {"top5": self.top5}
+        recall = self._by_class(hits, labelled)
+        return {"accuracy": top1(self.matrix), **top5, "recall": recall}
+
+    def _by_class(self, part: Counts, whole: Counts) -> dict[str, float | None]:
+        rows = zip(self.class_names, part.tolist(), whole.tolist(), strict=True)
+        return {name: hits / total if total else None for name, hits, total in rows}
+
+
+def evaluate(
+    predictor: Predictor,
+    items: Sequence[LabelledImage],
+    *,
+    on_progress: Callable[[], object] | None = None,
+) -> Evaluation:
+    """Run a bundle on labelled images and count its answers; an image that cannot be read is left out and named.
+
+    Masks are compared at the original image's size.
+
+    Raises:
+        InputError: no image could be scored, or a mask or label does not fit.
+    """
+    tally = _Tally(predictor.bundle.manifest)
+    start = time.perf_counter()
+    results = predictor.stream(source_of(item.name, item.read) for item in items)
+    for item, result in zip(items, results, strict=True):
+        tally.add(item, result)
+        if on_progress:
+            on_progress()
+    tally.require_some()
+    return Evaluation(
+        class_names=tally.class_names,
+        matrix=tally.matrix,
+        top5=tally.in_top / tally.images if tally.has_top else None,
+        images=tally.images,
+        refused=tuple(tally.refused),
+        notes=(stray_note(tally.strays),) if tally.strays else (),
+        seconds=time.perf_counter() - start,
+        ran=predictor.description(),
+    )
+
+
+def score(predictor: Predictor, items: Sequence[LabelledImage]) -> Score:
+    """Run a classifier or segmenter on labelled images and score its answers.
+
+    Masks are compared at the original image's size.
+
+    Raises:
+        InputError: there are no images, one cannot be read, or a mask has another size than its image.
+    """
+    if not items:
+        raise InputError("there are no labelled images to score on")
+    found = evaluate(predictor, items)
+    if found.refused:
+        raise InputError(found.refused[0])
+    return found.score
+
+
+def recorded(bundle: Bundle, evaluation: Evaluation, *, data: str) -> Bundle:
+    """Write a score into the bundle's manifest and return the bundle with it; no other file changes.
+
+    It replaces the one of the same precision, engine and data. data: what was scored on, in words.
+
+    Raises:
+        OutputError: the bundle ships with dlcv, or its manifest cannot be written.
+        BundleError: the bundle is not what was evaluated, or not any more.
+    """
+    require_recordable(bundle)
+    current, ran = open_bundle(bundle.path), evaluation.ran
+    if current.sha256 != ran["bundle_sha256"]:
+        raise BundleError(f"{bundle.path} is not the bundle that was evaluated; evaluate it again")
+    deployed = Deployed(
+        **vars(evaluation.score),
+        data=data,
+        engine=ran["engine"],
+        engine_version=ran["engine_version"],
+        device=ran["device"],
+        precision=ran["precision"],
+    )
+    manifest = _with_record(current, deployed, precision=ran["variant"])
+    write_atomically(bundle.path / MANIFEST, lambda f: f.write(json_from_manifest(manifest)))
+    return Bundle(path=bundle.path, manifest=manifest)
+
+
+def require_recordable(bundle: Bundle) -> None:
+    """Check before the work what `recorded` needs.
+
+    Raises:
+        OutputError: the bundle ships with dlcv.
+    """
+    if bundle.ships_with_dlcv:
+        raise OutputError(
+            f"{bundle.manifest.name} ships with dlcv and stays as it is; copy {bundle.path} and name the copy"
+        )
+
+
+def _with_record(bundle: Bundle, deployed: Deployed, *, precision: Precision) -> Manifest:
+    replace = msgspec.structs.replace
+    graph, variant = bundle.graph(), bundle.variant(precision)
+    kept = [
+        old
+        for old in variant.deployed
+        if (old.engine, old.data) != (deployed.engine, deployed.data)
+    ]
+    changed = replace(variant, deployed=(*kept, deployed))
+    graph = replace(graph, variants={**graph.variants, precision: changed})
+    return replace(bundle.manifest, graphs={**bundle.manifest.graphs, "model": graph})
+
+
+@final
+class _Tally:
+    """Answers counted one by one."""
+
+    def __init__(self, manifest: Manifest) -> None:
+        self.class_names = tuple(info.name for info in manifest.classes)
+        self.has_top = manifest.task == "classify" and len(self.class_names) > _TOP
+        count = len(self.class_names)
+        self.matrix: Counts = np.zeros((count, count), np.int64)
+        self.images = self.in_top = 0
+        self.refused: list[str] = []
+        self.strays: Strays = Counter()
+        self._coding = mask_coding_from_classes(manifest.classes)
+
+    def add(self, item: LabelledImage, result: Result | Refused) -> None:
+        """Count one answer; raises as `evaluate`."""
+        if isinstance(result, Refused):
+            self.refused.append(f"{item.name}: {result.reason}")
+            return
+        if isinstance(result, Classification) and item.label is not None:
+            self._add_class(item.label, result, name=item.name)
+        elif isinstance(result, Segmentation) and item.read_mask is not None:
+            self._add_mask(item.read_mask(), result, item=item)
+        else:
+            raise InputError(f"the label of {item.name} does not fit what the bundle answers")
+        self.images += 1
+
+    def require_some(self) -> None:
+        """Check that anything was counted; raises as `evaluate`."""
+        if not self.images:
+            reason = self.refused[0] if self.refused else "there are none"
+            raise InputError(f"no image could be scored; {reason}")
+        if not self.matrix.any():
+            reason = f"; {stray_note(self.strays)}" if self.strays else ""
+            raise InputError(
+                f"no mask has a pixel of one of the {len(self.class_names)} classes{reason}"
+            )
+
+    def _add_class(self, label: int, result: Classification, *, name: str) -> None:
+        count = len(self.class_names)
+        if not 0 <= label < count:
+            raise InputError(
+                f"{name} has label {label}; the bundle has {count} classes, 0..{count - 1}"
+            )
+        self.matrix[label, result.label.index] += 1
+        self.in_top += label in {likely.index for likely in result.top(_TOP)}
+
+    def _add_mask(self, data: bytes, result: Segmentation, *, item: LabelledImage) -> None:
+        found = decoded_mask(data, self._coding, name=item.mask or item.name)
+        if found.labels.shape != result.mask.shape:
+            raise InputError(
+                f"the mask of {item.name} is {found.labels.shape}, its image {result.mask.shape}; "
+                "they must have the same size"
+            )
+        self.matrix += confusion(found.labels, result.mask, classes=len(self.class_names))
+        self.strays.update(found.strays)

@@ -1,0 +1,34 @@
+"""How right answers are: top-1 and mean IoU of confusion matrices, counted in numpy."""
+
+from __future__ import annotations
+
+from typing import Any, TypeAlias
+
+import numpy as np
+
+from dlcv.runtime.images.label_masks import IGNORED, Mask
+
+Counts: TypeAlias = "np.ndarray[Any, np.dtype[np.int64]]"
+
+
+def top1(matrix: Counts) -> float:
+    """Return the share of right answers from a confusion matrix (classes, classes), rows = labels."""
+    return float(matrix.diagonal().sum() / max(1, matrix.sum()))
+
+
+def mean_iou(matrix: Counts) -> float:
+    """Return the mean of TP / (TP + FP + FN) over the classes that occur in labels or predictions.
+
+    matrix: confusion matrix (classes, classes), rows = labels.
+    """
+    hits = matrix.diagonal()
+    union = matrix.sum(0) + matrix.sum(1) - hits
+    occurs = union > 0
+    return float((hits[occurs] / union[occurs]).mean()) if occurs.any() else 0.0
+
+
+def confusion(labels: Mask, predictions: Mask, *, classes: int) -> Counts:
+    """Count pairs of pixels: int64 (classes, classes), rows = labels; labels of 255 are left out."""
+    kept = labels != IGNORED
+    pairs = labels[kept].astype(np.int64) * classes + predictions[kept]
+    return np.bincount(pairs, minlength=classes**2).reshape(classes, classes)

@@ -1,0 +1,94 @@
+"""Files that a kill or a full disk cannot leave half written."""
+
+from __future__ import annotations
+
+import errno
+import os
+from collections.abc import Callable
+from pathlib import Path
+from typing import BinaryIO
+
+from dlcv.runtime.errors import OutputError
+from dlcv.runtime.machine.closing import Closing
+
+_CHUNK_BYTES = 2**16
+_NO_SPACE = (errno.ENOSPC, errno.EDQUOT)
+
+
+def write_atomically(path: Path, write: Callable[[BinaryIO], object]) -> None:
+    """Write a file under a temporary name beside it, then rename it into place.
+
+    Raises:
+        OutputError: it cannot be written; nothing is left behind.
+    """
+    temporary = path.with_name(f".{path.name}.partial")
+    try:
+        try:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            with temporary.open("wb") as file:
+                write(file)
+            temporary.replace(path)
+        finally:
+            temporary.unlink(missing_ok=True)
+    except OSError as e:
+        raise output_error(path, e) from e
+
+
+def output_error(path: Path, error: OSError) -> OutputError:
+    """Return the sentence for a file that cannot be written."""
+    if error.errno in _NO_SPACE:
+        return OutputError(
+            f"the disk is full: {path} was not written; free some space, then run again with --resume"
+        )
+    return OutputError(f"cannot write {path}: {error.strerror or error}")
+
+
+class AppendFile(Closing):
+    """A file that grows by whole records: a record that cannot be written whole is taken back."""
+
+    def __init__(self, path: Path) -> None:
+        """Open a file to append to.
+
+        Raises:
+            OutputError: it cannot be opened.
+        """
+        self.path = path
+        try:
+            self._file = path.open("ab", buffering=0)
+        except OSError as e:
+            raise output_error(path, e) from e
+        self._size = os.fstat(self._file.fileno()).st_size
+
+    def append(self, record: bytes) -> None:
+        """Append one record.
+
+        Raises:
+            OutputError: it cannot be written; the file is as it was before.
+        """
+        try:
+            if self._file.write(record) != len(record):
+                raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        except OSError as e:
+            self._file.truncate(self._size)
+            raise output_error(self.path, e) from e
+        self._size += len(record)
+
+    def close(self) -> None:
+        """Close the file."""
+        self._file.close()
+
+
+def drop_partial_line(path: Path) -> None:
+    """Cut what stands after the last line end: a kill in the middle of a write leaves such a rest."""
+    if not path.exists():
+        return
+    with path.open("r+b") as file:
+        end = file.seek(0, os.SEEK_END)
+        while end > 0:
+            start = max(0, end - _CHUNK_BYTES)
+            file.seek(start)
+            if (position := file.read(end - start).rfind(b"\n")) >= 0:
+                file.truncate(start + position + 1)
+                return
+            end = start
+        file.truncate(0)

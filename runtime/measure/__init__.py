@@ -1,0 +1,1 @@
+"""Measurements of a bundle on this machine: parity, tuning, benchmarks, doctor."""

@@ -1,0 +1,328 @@
+"""`dlcv-infer bench`: how fast a bundle runs here, as three figures that are not to be confused.
+
+`engine`: arrays in, arrays out, nothing around it; on a GPU the device's own work, timed by its events.
+`host`: decoded pixels in memory to result objects: stack, copy, infer, results.
+`file`: image files to result files, the whole job with decoding and writing.
+
+All engines and baselines take turns in the same run, on the same photos.
+"""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Callable, Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from functools import partial
+from itertools import count, cycle, islice
+from pathlib import Path
+from typing import TYPE_CHECKING, Literal, TypeAlias, cast
+
+import msgspec
+import numpy as np
+
+from dlcv.runtime.bundle import Bundle
+from dlcv.runtime.bundle.manifest import Precision
+from dlcv.runtime.engines import (
+    ENGINES,
+    EngineOptions,
+    engine_model,
+    engine_versions,
+    why_unavailable,
+)
+from dlcv.runtime.errors import DlcvError, EngineUnavailableError, ImageError, InputError
+from dlcv.runtime.images import DecodedImage, load_pixels
+from dlcv.runtime.images.samples import sample_paths
+from dlcv.runtime.images.sources import NamedImage, expand_inputs
+from dlcv.runtime.machine.system import cpu_count, is_importable, machine_name
+from dlcv.runtime.measure.plain_onnxruntime import PLAIN, PlainOrt
+from dlcv.runtime.measure.timing import (
+    WARM_UPS,
+    Subject,
+    Timing,
+    interleaved,
+    subject_from_call,
+    subject_from_timer,
+)
+from dlcv.runtime.results.writers import FolderWriter, WriteOptions
+from dlcv.runtime.running.job import run_job
+from dlcv.runtime.running.predictor import Predictor, load, scaled
+
+if TYPE_CHECKING:
+    from dlcv.runtime.engines.base import DeviceTimer, Engine
+
+FigureName: TypeAlias = Literal["engine", "host", "file"]
+FIGURES: tuple[FigureName, ...] = ("engine", "host", "file")
+BATCHES = (1, 2, 4, 8, 16, 32, 64, 128)
+_LONGEST_CALL_SECONDS = 5.0
+_PHOTOS = 64
+_LEAST_FILES = 16
+
+
+@dataclass(frozen=True, kw_only=True)
+class Contestant:
+    """What runs in a benchmark. open: loads it. on_device: it is a `DeviceTimer` as well."""
+
+    label: str
+    open: Callable[[], Engine]
+    on_device: bool = False
+
+
+@dataclass(frozen=True, kw_only=True)
+class BenchRequest:
+    """What is measured. engines: None means all that are available. seconds: of timing for each figure and batch
+    size, all contestants together. images: a folder of photos instead of dlcv's own. size: longer side in pixels.
+    baselines: what runs beside the engines and plain ONNX Runtime.
+    """
+
+    engines: tuple[str, ...] | None = None
+    precision: Precision | None = None
+    batches: tuple[int, ...] = BATCHES
+    threads: int | None = None
+    seconds: float = 3.0
+    images: Path | None = None
+    size: int | None = None
+    baselines: tuple[Contestant, ...] = ()
+    on_progress: Callable[[str, float | None], None] = field(default=lambda *_: None)
+
+
+class Figure(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """One measurement. A call has `images` images; times in ms: percentiles and quartiles of `calls` calls.
+
+    ratio: images/s against plain ONNX Runtime's in the same rounds.
+    """
+
+    figure: FigureName
+    label: str
+    batch: int
+    images: int
+    calls: int
+    p50_ms: float
+    p90_ms: float
+    p99_ms: float
+    quartiles_ms: tuple[float, float]
+    images_per_second: float
+    ratio: float | None
+
+
+class Report(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """A whole benchmark, as in bench.json. contestants: label to what really ran. created: ISO 8601, UTC.
+
+    inputs: shape of one image, (H, W). failures: what did not run, a sentence each.
+    """
+
+    bundle: str
+    bundle_sha256: str
+    created: str
+    machine: str
+    versions: dict[str, str]
+    threads: int
+    warm_ups: int
+    outputs: tuple[str, ...]
+    size: tuple[int, int]
+    contestants: dict[str, str]
+    figures: tuple[Figure, ...]
+    failures: tuple[str, ...]
+
+
+def bench(bundle: Bundle, request: BenchRequest | None = None) -> Report:
+    """Measure all three figures of every engine and baseline, at every batch size.
+
+    What fails is a sentence in the report, and the others go on.
+
+    Raises:
+        InputError: no photos, or a size that the bundle cannot take.
+        EngineUnavailableError: an engine that was named is unknown, or nothing could run.
+        BundleError: the bundle lacks the precision.
+    """
+    bundle.require_one_graph("a benchmark")
+    request = request or BenchRequest()
+    with ExitStack() as stack:
+        run = _Run(bundle, request, stack=stack)
+        if not run.predictors:
+            raise EngineUnavailableError(f"nothing could run: {'; '.join(run.failures)}")
+        batches = sorted(set(request.batches))
+        for number, batch in enumerate(batches):
+            for step, figure in enumerate(FIGURES):
+                share = (number + step / len(FIGURES)) / len(batches)
+                request.on_progress("measuring", share)
+                run.measure(figure, batch)
+        return run.report()
+
+
+class _Run:
+    """A benchmark under way."""
+
+    def __init__(self, bundle: Bundle, request: BenchRequest, *, stack: ExitStack) -> None:
+        self.bundle = bundle
+        self.request = request
+        self.failures: list[str] = []
+        self.figures: list[Figure] = []
+        self.precision: Precision = request.precision or bundle.graph().default_precision
+        bundle.variant(self.precision)
+        self.outputs = (bundle.graph().outputs[0].name,)
+        self.paths, self.decoded = _photos(bundle, request)
+        self.folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="dlcv-bench-")))
+        self.numbers = count()
+        self.on_device = {c.label for c in self.contestants() if c.on_device}
+        self.predictors: dict[str, Predictor] = {}
+        for contestant in self.contestants():
+            self._open(contestant, stack)
+        self.ran = {label: str(p.engine.info) for label, p in self.predictors.items()}
+
+    def contestants(self) -> list[Contestant]:
+        """Return plain ONNX Runtime, the baselines, and the engines."""
+        named = self.request.engines
+        for name in named or ():
+            if name not in ENGINES:
+                raise EngineUnavailableError(why_unavailable(name) or name)
+        names = named or [name for name in ENGINES if why_unavailable(name) is None]
+        plain = [Contestant(label=PLAIN, open=self._plain)] if is_importable("onnxruntime") else []
+        engines = [
+            Contestant(
+                label=f"{name} {self.precision}",
+                open=partial(self._engine, name),
+                on_device=ENGINES[name].needs_gpu,
+            )
+            for name in names
+        ]
+        return [*plain, *self.request.baselines, *engines]
+
+    def measure(self, figure: FigureName, batch: int) -> None:
+        """Measure one figure of all that can still run."""
+        subjects: dict[str, Subject] = {}
+        for label, predictor in list(self.predictors.items()):
+            try:
+                if (seconds := self._would_take(figure, label, batch)) <= _LONGEST_CALL_SECONDS:
+                    subjects[label] = self._subject(figure, label, predictor, batch)
+                else:
+                    self.failures.append(
+                        f"{label}, batch {batch}: left out of {figure!r}, it would take {seconds:.0f} s"
+                    )
+            except DlcvError as e:
+                self.failures.append(f"{label}, batch {batch}: {e}")
+                del self.predictors[label]
+        timings = interleaved(subjects, seconds=self.request.seconds)
+        self.figures += [
+            _figure(figure, label, batch=batch, timing=timing, plain=timings.get(PLAIN))
+            for label, timing in timings.items()
+        ]
+
+    def report(self) -> Report:
+        """Return what was measured, with where and how."""
+        import dlcv
+
+        return Report(
+            bundle=self.bundle.manifest.name,
+            bundle_sha256=self.bundle.sha256,
+            created=datetime.now(UTC).isoformat(timespec="seconds"),
+            machine=machine_name(),
+            versions={"dlcv": dlcv.__version__, "numpy": np.__version__, **engine_versions()},
+            threads=self.request.threads or cpu_count(),
+            warm_ups=WARM_UPS,
+            outputs=self.outputs,
+            size=cast("tuple[int, int]", self.decoded[0].pixels.shape[:2]),
+            contestants=self.ran,
+            figures=tuple(self.figures),
+            failures=tuple(self.failures),
+        )
+
+    def _open(self, contestant: Contestant, stack: ExitStack) -> None:
+        self.request.on_progress(f"loading {contestant.label}", None)
+        try:
+            engine = stack.enter_context(contestant.open())
+        except DlcvError as e:
+            self.failures.append(f"{contestant.label}: {e}")
+            return
+        preprocessing = scaled(self.bundle, self.request.size)
+        self.predictors[contestant.label] = Predictor(
+            self.bundle, engine, preprocessing=preprocessing
+        )
+
+    def _plain(self) -> Engine:
+        variants = self.bundle.graph().variants
+        precision: Precision = "fp32" if "fp32" in variants else next(iter(variants))
+        return PlainOrt(engine_model(self.bundle, precision=precision, outputs=self.outputs))
+
+    def _engine(self, name: str) -> Engine:
+        options = EngineOptions(
+            threads=self.request.threads,
+            batch_size=max(self.request.batches),
+            on_progress=self.request.on_progress,
+        )
+        return load(
+            self.bundle,
+            engine=name,
+            precision=self.precision,
+            outputs=self.outputs,
+            options=options,
+            longest_side=self.request.size,
+        ).engine
+
+    def _would_take(self, figure: FigureName, label: str, batch: int) -> float:
+        """Return about how many seconds a call will take, from what a smaller batch took; 0 if nothing is known."""
+        known = [f for f in self.figures if (f.figure, f.label) == (figure, label)]
+        return _images(figure, batch) / known[-1].images_per_second if known else 0.0
+
+    def _subject(self, figure: FigureName, label: str, predictor: Predictor, batch: int) -> Subject:
+        decoded = list(islice(cycle(self.decoded), batch))
+        feeds = {"image": np.stack([image.pixels for image in decoded])}
+        if figure == "engine" and label in self.on_device:
+            return subject_from_timer(cast("DeviceTimer", predictor.engine), feeds)
+        if figure == "engine":
+            return subject_from_call(partial(predictor.engine.infer, feeds))
+        if figure == "host":
+            sources = ["memory"] * batch
+            return subject_from_call(partial(predictor.results, decoded, sources=sources))
+        predictor.batch_size = batch
+        files = list(islice(cycle(self.paths), _images(figure, batch)))
+        return subject_from_call(partial(self._job, predictor, files))
+
+    def _job(self, predictor: Predictor, files: Sequence[str]) -> None:
+        options = WriteOptions(masks=self.bundle.manifest.task == "segment")
+        folder = self.folder / str(next(self.numbers))
+        run_job(predictor, expand_inputs(files), FolderWriter(folder, options, run={}))
+
+
+def _photos(bundle: Bundle, request: BenchRequest) -> tuple[list[str], list[DecodedImage]]:
+    """Return paths of readable photos, and those decoded that share the most frequent shape."""
+    preprocessing = scaled(bundle, request.size)
+    inputs = [str(request.images)] if request.images else [str(path) for path in sample_paths()]
+    decoded: dict[str, DecodedImage] = {}
+    for item in islice(expand_inputs(inputs), _PHOTOS):
+        if isinstance(item, NamedImage):
+            try:
+                decoded[item.path] = load_pixels(item.path, preprocessing)
+            except ImageError:
+                continue  # a benchmark needs some photos, not all
+    if not decoded:
+        raise InputError(f"no image can be read from {request.images}; give a folder of photos")
+    shapes = [image.pixels.shape for image in decoded.values()]
+    usual = max(shapes, key=shapes.count)
+    return list(decoded), [image for image in decoded.values() if image.pixels.shape == usual]
+
+
+def _images(figure: FigureName, batch: int) -> int:
+    """Return the images of one call: of a whole job, two batches, so that its stages can overlap."""
+    return max(2 * batch, _LEAST_FILES) if figure == "file" else batch
+
+
+def _figure(
+    figure: FigureName, label: str, *, batch: int, timing: Timing, plain: Timing | None
+) -> Figure:
+    images = _images(figure, batch)
+    p50, p90, p99, low, high = (1e3 * timing.quantile(q) for q in (0.5, 0.9, 0.99, 0.25, 0.75))
+    return Figure(
+        figure=figure,
+        label=label,
+        batch=batch,
+        images=images,
+        calls=timing.calls,
+        p50_ms=p50,
+        p90_ms=p90,
+        p99_ms=p99,
+        quartiles_ms=(low, high),
+        images_per_second=images / timing.median,
+        ratio=None if plain is None else timing.speed_over(plain),
+    )

@@ -1,0 +1,90 @@
+"""What works on this machine and what is missing: versions, GPU, engines, cache, built-in bundles."""
+
+from __future__ import annotations
+
+import sys
+
+import dlcv
+from dlcv.runtime.bundle import BUILTIN, open_bundle
+from dlcv.runtime.bundle.report import table
+from dlcv.runtime.engines import ENGINES, why_unavailable
+from dlcv.runtime.errors import BundleError
+from dlcv.runtime.machine.cache import cache_folder
+from dlcv.runtime.machine.gpu import driver
+from dlcv.runtime.machine.system import installed_version, machine_name
+
+_PACKAGES = (
+    *("numpy", "pillow", "msgspec", "onnxruntime", "onnxruntime-gpu", "openvino", "tensorrt"),
+    *("tensorrt-rtx", "cuda-python", "pyarrow", "fsspec", "tokenizers"),
+)
+
+
+def doctor_lines() -> list[str]:
+    """Return versions, machine, GPUs, cache, each engine's state, and the built-in bundles' state."""
+    versions = ((name, installed_version(name)) for name in _PACKAGES)
+    facts = [
+        ("dlcv", f"{dlcv.__version__}, Python {sys.version.split()[0]}"),
+        ("machine", machine_name()),
+        ("installed", ", ".join(f"{name} {version}" for name, version in versions if version)),
+        ("ONNX Runtime", _providers()),
+        ("NVIDIA", _gpus()),
+        ("cache", _cache()),
+    ]
+    engines = [(name, entry.summary, _state(name)) for name, entry in ENGINES.items()]
+    return [
+        *table(facts),
+        "",
+        *table([("engine", "", "state"), *engines]),
+        "",
+        *table([("built-in bundle", "state"), *_builtin_states()]),
+    ]
+
+
+def builtin_trouble() -> bool:
+    """Return whether a built-in bundle or the default engine does not work here."""
+    return why_unavailable("ort") is not None or any(s != "ready" for _, s in _builtin_states())
+
+
+def _providers() -> str:
+    if reason := why_unavailable("ort"):
+        return reason
+    import onnxruntime
+
+    return f"providers {', '.join(onnxruntime.get_available_providers())}"
+
+
+def _gpus() -> str:
+    found = driver()
+    if found.fault or found.cuda is None:
+        return str(found.fault)
+    gpus = "; ".join(f"{gpu.index} is {gpu}" for gpu in found.gpus)
+    return f"driver for CUDA {'.'.join(map(str, found.cuda))}; GPU {gpus}"
+
+
+def _cache() -> str:
+    folder = cache_folder()
+    sizes = [path.stat().st_size for path in folder.rglob("*") if path.is_file()]
+    return f"{folder}, {len(sizes)} files, {sum(sizes) / 1e6:.1f} MB (derived; it may be deleted)"
+
+
+def _state(name: str) -> str:
+    reason = why_unavailable(name)
+    if reason is None:
+        return "ready"
+    entry = ENGINES[name]
+    reason = reason.removeprefix(f"engine {name!r} ({entry.summary}) ")  # the table's other columns
+    if entry.needs_gpu and driver().why_unfit(entry.cuda) and "NVIDIA" not in reason:
+        least = ".".join(map(str, entry.cuda))
+        reason += f"; it also needs an NVIDIA GPU with a driver for CUDA {least}"
+    return reason
+
+
+def _builtin_states() -> list[tuple[str, str]]:
+    states = []
+    for name in sorted(set(BUILTIN.values())):
+        try:
+            open_bundle(name)
+            states.append((name, "ready"))
+        except BundleError as e:
+            states.append((name, str(e)))
+    return states

@@ -1,0 +1,45 @@
+"""Plain ONNX Runtime as most people call it: what tuning and benchmarks compare with."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any, final
+
+import numpy as np
+
+from dlcv.runtime.bundle.manifest import TensorSpec
+from dlcv.runtime.engines.base import Arrays, EngineInfo, EngineModel
+from dlcv.runtime.machine.closing import Closing
+
+PLAIN = "plain ORT"
+
+
+@final
+class PlainOrt(Closing):
+    """`InferenceSession(model)` with all defaults, and `session.run(None, feeds)`: no checks, no options."""
+
+    def __init__(self, model: EngineModel) -> None:
+        import onnxruntime
+
+        self._session: Any = onnxruntime.InferenceSession(
+            model.onnx, providers=["CPUExecutionProvider"]
+        )
+        tensors = {spec.name: spec for spec in model.tensors}
+        self.inputs: tuple[TensorSpec, ...] = tuple(
+            tensors[argument.name] for argument in self._session.get_inputs()
+        )
+        self.outputs: tuple[TensorSpec, ...] = tuple(
+            tensors[argument.name] for argument in self._session.get_outputs()
+        )
+        self.info = EngineInfo(
+            name=PLAIN, version=onnxruntime.__version__, device="cpu", precision=model.precision
+        )
+
+    def infer(self, feeds: Mapping[str, np.ndarray[Any, Any]]) -> Arrays:
+        """Run the graph once."""
+        arrays = self._session.run(None, feeds)
+        return dict(zip((spec.name for spec in self.outputs), arrays, strict=True))
+
+    def close(self) -> None:
+        """Free the session."""
+        self._session = None

@@ -1,0 +1,107 @@
+"""Tunings and benchmarks as tables for people, benchmarks as JSON for programs."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import msgspec
+
+from dlcv.runtime.engines.tuned import Row, Tuning
+from dlcv.runtime.machine.atomic_files import write_atomically
+
+if TYPE_CHECKING:
+    from dlcv.runtime.measure.bench import Report
+
+_HEAD = (
+    "engine",
+    "precision",
+    "batch",
+    "threads",
+    "settings",
+    "images/s",
+    "ms a call",
+    "quartiles",
+    "x plain",
+    "x plain, busy",
+)
+
+
+def tuning_table(tuning: Tuning) -> list[tuple[str, ...]]:
+    """Return a tuning as rows of cells: head, what can be chosen, best first, then plain ONNX Runtime."""
+    return [_HEAD, *map(_cells, tuning.rows), *map(_cells, tuning.plain)]
+
+
+def tuning_summary(tuning: Tuning) -> str:
+    """Return what was chosen, in a sentence or two."""
+    best = tuning.rows[0]
+    words = " ".join([best.engine, best.precision, *_settings(best)])
+    text = f"--engine auto now takes {words}, batch {best.batch}"
+    text += f", threads {best.threads}" if best.threads else ""
+    reference = max(tuning.plain, key=lambda row: row.images_per_second, default=None)
+    if reference is None:
+        return text
+    share = best.images_per_second / reference.images_per_second
+    return f"{text}: {share:.2f} times the images/s of plain ONNX Runtime at its best batch, {reference.batch}"
+
+
+def table_from_report(report: Report) -> list[tuple[str, ...]]:
+    """Return a benchmark as rows of cells, the head first."""
+    head = (
+        "figure",
+        "engine",
+        "batch",
+        "images/s",
+        "p50 ms",
+        "p90 ms",
+        "p99 ms",
+        "calls",
+        "x plain",
+    )
+    return [
+        head,
+        *(
+            (
+                f.figure,
+                f.label,
+                str(f.batch),
+                f"{f.images_per_second:.1f}",
+                f"{f.p50_ms:.2f}",
+                f"{f.p90_ms:.2f}",
+                f"{f.p99_ms:.2f}",
+                str(f.calls),
+                "" if f.ratio is None else f"{f.ratio:.2f}",
+            )
+            for f in report.figures
+        ),
+    ]
+
+
+def save_json(measured: Report | Tuning, path: Path) -> None:
+    """Write a benchmark or a tuning as JSON; its folder is made.
+
+    Raises:
+        OutputError: it cannot be written.
+    """
+    text = msgspec.json.format(msgspec.json.encode(measured), indent=2) + b"\n"
+    write_atomically(path, lambda file: file.write(text))
+
+
+def _cells(row: Row) -> tuple[str, ...]:
+    low, high = row.quartiles_ms
+    return (
+        row.engine,
+        row.precision,
+        str(row.batch),
+        str(row.threads or ""),
+        " ".join(_settings(row)),
+        f"{row.images_per_second:.1f}",
+        f"{row.ms_per_call:.2f}",
+        f"{low:.2f} to {high:.2f}",
+        "" if row.ratio is None else f"{row.ratio:.2f}",
+        "" if row.busy_ratio is None else f"{row.busy_ratio:.2f}",
+    )
+
+
+def _settings(row: Row) -> list[str]:
+    return [f"{key}={value}" for key, value in row.settings.items()]

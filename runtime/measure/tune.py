@@ -1,0 +1,345 @@
+"""`dlcv-infer tune`: measure every way to run a bundle on this machine, and remember the best.
+
+Every engine x precision x settings first replays the golden cases; what fails is dropped. The rest is timed
+with plain ONNX Runtime in the same rounds: all of it briefly, in groups that fit into memory, then the
+fastest few again and longer. For throughput these also run while a thread decodes photos, as it is in a
+folder of images, where an engine that is fast alone may be slow; the less of both ratios decides.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager, nullcontext
+from dataclasses import dataclass, field, replace
+from datetime import UTC, datetime
+from functools import partial
+from itertools import product
+from typing import TypeAlias
+
+import msgspec
+
+from dlcv.runtime.bundle import Bundle
+from dlcv.runtime.bundle.manifest import Precision
+from dlcv.runtime.engines import (
+    ENGINES,
+    EngineOptions,
+    engine_model,
+    engine_versions,
+    load_engine,
+    why_unavailable,
+)
+from dlcv.runtime.engines.base import Engine
+from dlcv.runtime.engines.tuned import Goal, Row, Tuning, store_tuning, tuning_key
+from dlcv.runtime.errors import DlcvError, EngineUnavailableError, InputError
+from dlcv.runtime.machine.system import cpu_count, is_importable
+from dlcv.runtime.measure.parity import replay_golden
+from dlcv.runtime.measure.plain_onnxruntime import PLAIN, PlainOrt
+from dlcv.runtime.measure.timing import Subject, Timing, interleaved, subject_from_call
+from dlcv.runtime.measure.workload import decoding, feeds_of, image_size
+from dlcv.runtime.running.pipeline import windows
+
+_BATCHES: dict[Goal, tuple[int, ...]] = {"throughput": (1, 8, 32), "latency": (1,)}
+_LOADED_AT_ONCE = 8
+_FINALISTS = 4
+_SCREENING_SHARE = 0.5
+_LONGEST_CALL_SECONDS = 1.0
+
+
+@dataclass(frozen=True, kw_only=True)
+class TuneRequest:
+    """What is tuned. None: every engine that is available, every precision of the bundle, the goal's batch
+    sizes, all cores and half of them.
+
+    seconds: for timing; loading and parity come on top. size: longer side of the images in pixels, for a graph
+    of dynamic size. on_progress: told words, and the share done in 0..1 or None.
+    """
+
+    goal: Goal = "throughput"
+    engines: tuple[str, ...] | None = None
+    precisions: tuple[Precision, ...] | None = None
+    batches: tuple[int, ...] | None = None
+    threads: tuple[int, ...] | None = None
+    seconds: float = 30.0
+    size: int | None = None
+    on_progress: Callable[[str, float | None], None] = field(default=lambda *_: None)
+
+
+@dataclass(frozen=True)
+class Configuration:
+    """What is loaded: an engine, precision, threads, its own settings, and the batch size it is loaded for."""
+
+    engine: str
+    precision: Precision
+    threads: int | None
+    settings: tuple[tuple[str, str], ...]
+    batch: int
+
+    def __str__(self) -> str:
+        words = [self.engine, self.precision, *(f"{key}={value}" for key, value in self.settings)]
+        return " ".join(words)
+
+
+Timings: TypeAlias = "dict[Configuration, Timing]"
+
+
+def tune(bundle: Bundle, request: TuneRequest | None = None) -> Tuning:
+    """Measure, remember in the cache, and return what was measured.
+
+    Raises:
+        InputError: the bundle has no golden cases, or nothing was left to be measured.
+        EngineUnavailableError: an engine that was named is unknown or cannot run here.
+        BundleError: the bundle lacks a precision.
+        OutputError: the cache cannot be written.
+    """
+    bundle.require_one_graph("a tuning")
+    request = request or TuneRequest()
+    if not bundle.manifest.golden:
+        raise InputError(
+            f"bundle {bundle.manifest.name!r} has no golden cases, so no engine's answers could be "
+            "checked; export it again"
+        )
+    run = _Run(bundle, request)
+    candidates = run.candidates()
+    screened = run.screen(candidates)
+    tuning = run.finish(screened)
+    if not tuning.rows:
+        raise InputError(f"nothing could be measured: {'; '.join(tuning.dropped)}")
+    store_tuning(tuning_key(bundle, engine_versions()), tuning)
+    return tuning
+
+
+class _Run:
+    """One tuning under way: what is measured, and what was dropped."""
+
+    def __init__(self, bundle: Bundle, request: TuneRequest) -> None:
+        self.bundle = bundle
+        self.request = request
+        self.dropped: list[str] = []
+        self.size = image_size(bundle, request.size)
+        self.outputs = (bundle.graph().outputs[0].name,)
+        variants = bundle.graph().variants
+        self.plain_precision: Precision = "fp32" if "fp32" in variants else next(iter(variants))
+        self.batches = sorted(set(request.batches or _BATCHES[request.goal]))
+        self.plain: list[Configuration] = []
+
+    def candidates(self) -> list[Configuration]:
+        """Return every configuration that can be loaded and passes parity."""
+        request = self.request
+        precisions: tuple[Precision, ...] = request.precisions or tuple(
+            self.bundle.graph().variants
+        )
+        for precision in precisions:
+            self.bundle.variant(precision)
+        passed: list[tuple[str, Precision, Mapping[str, str]]] = [
+            (engine, precision, settings)
+            for engine, precision in product(self._engines(), precisions)
+            for settings in ENGINES[engine].variations
+            if self._passes(engine, precision, settings)
+        ]
+        if passed:
+            self._limit_batches(*passed[0])
+        cores = cpu_count()
+        threads = request.threads or tuple(dict.fromkeys((cores, max(1, cores // 2))))
+        return [
+            Configuration(engine, precision, count, tuple(settings.items()), batch)
+            for engine, precision, settings in passed
+            for count in ((None,) if ENGINES[engine].needs_gpu else threads)
+            for batch in self.batches
+        ]
+
+    def screen(self, candidates: Sequence[Configuration]) -> dict[Configuration, Row]:
+        """Time all briefly, in groups; each group has plain ONNX Runtime as its yardstick. Best first."""
+        by_load = sorted(candidates, key=lambda c: (str(c), c.threads or 0))
+        room = _LOADED_AT_ONCE * len(self.batches)
+        groups = list(windows(by_load, room))
+        scores: dict[Configuration, float] = {}
+        rows: dict[Configuration, Row] = {}
+        for number, group in enumerate(groups):
+            words = f"timing {len(candidates)} candidates"
+            seconds = self.request.seconds * _SCREENING_SHARE / len(groups)
+            with self._subjects([*self.plain, *group]) as subjects:
+                timings = interleaved(
+                    subjects,
+                    seconds=seconds,
+                    least_rounds=2,
+                    on_round=partial(self._tell, words, number / len(groups), 1 / len(groups)),
+                )
+            scores |= _scores(timings)
+            rows |= _rows(timings)
+        order = sorted((c for c in rows if c.engine != PLAIN), key=lambda c: -scores[c])
+        return {c: rows[c] for c in order}
+
+    def finish(self, screened: Mapping[Configuration, Row]) -> Tuning:
+        """Time the fastest again, and longer, and put all in order."""
+        finalists = self._finalists(list(screened))
+        loaded = self.request.goal == "throughput"
+        seconds = self.request.seconds * (1 - _SCREENING_SHARE) / (2 if loaded else 1)
+        words = f"timing the fastest {len(finalists)} again"
+        with self._subjects([*self.plain, *finalists]) as subjects:
+            alone = interleaved(
+                subjects, seconds=seconds, on_round=partial(self._tell, words, 0.0, 0.5)
+            )
+            with decoding() if loaded else nullcontext():
+                beside = (
+                    interleaved(
+                        subjects, seconds=seconds, on_round=partial(self._tell, words, 0.5, 0.5)
+                    )
+                    if loaded
+                    else alone
+                )
+        quiet, busy, rows = _scores(alone), _scores(beside), _rows(alone)
+        ran = [c for c in finalists if c in rows]
+        order = sorted(ran, key=lambda c: -min(quiet[c], busy[c]))
+        best = [
+            msgspec.structs.replace(
+                rows[c], final=True, busy_ratio=_ratio(beside, c) if loaded else None
+            )
+            for c in order
+        ]
+        return Tuning(
+            goal=self.request.goal,
+            created=datetime.now(UTC).isoformat(timespec="seconds"),
+            size=self.size,
+            rows=(*best, *(row for c, row in screened.items() if c not in finalists)),
+            plain=tuple(row for c, row in rows.items() if c.engine == PLAIN),
+            dropped=tuple(dict.fromkeys(self.dropped)),
+        )
+
+    def _finalists(self, ranked: list[Configuration]) -> list[Configuration]:
+        """Return the best, and what does the same as plain ONNX Runtime: no choice is slower than that."""
+        alike = [
+            c
+            for c in ranked
+            if dict(c.settings) == ENGINES[c.engine].like_plain
+            and (c.precision, c.threads) == (self.plain_precision, cpu_count())
+        ]
+        return list(dict.fromkeys(ranked[:_FINALISTS] + alike[:1]))
+
+    def _tell(self, words: str, start: float, part: float, share: float) -> None:
+        self.request.on_progress(words, start + part * share)
+
+    def _engines(self) -> list[str]:
+        """Return the engines to measure; those named must be available, of the others it is noted."""
+        for name in self.request.engines or ():
+            if reason := why_unavailable(name):
+                raise EngineUnavailableError(reason)
+        if self.request.engines:
+            return list(dict.fromkeys(self.request.engines))
+        reasons = {name: why_unavailable(name) for name in ENGINES}
+        self.dropped += [reason for reason in reasons.values() if reason]
+        return [name for name, reason in reasons.items() if reason is None]
+
+    def _passes(self, engine: str, precision: Precision, settings: Mapping[str, str]) -> bool:
+        """Replay the golden cases on the whole graph: `auto` serves commands that want other outputs too."""
+        what = Configuration(engine, precision, None, tuple(settings.items()), 0)
+        self.request.on_progress(f"checking {what}", None)
+        options = EngineOptions(settings=settings, on_progress=self.request.on_progress)
+        try:
+            with load_engine(self.bundle, engine, precision=precision, options=options) as loaded:
+                failures = replay_golden(self.bundle, loaded).failures
+        except DlcvError as e:
+            failures = (str(e),)
+        if failures:
+            self.dropped.append(f"{what}: {failures[0]}")
+        return not failures
+
+    def _limit_batches(
+        self, engine: str, precision: Precision, settings: Mapping[str, str]
+    ) -> None:
+        """Leave out batches whose calls would take too long, by plain ONNX Runtime's (or this engine's) one image."""
+        plain = Configuration(PLAIN, self.plain_precision, None, (), 1)
+        usual = Configuration(engine, precision, None, tuple(settings.items()), 1)
+        has_plain = is_importable("onnxruntime")
+        with self._load(plain if has_plain else usual) as loaded:
+            one = subject_from_call(partial(loaded.infer, feeds_of(1, self.size))).estimate
+        self.dropped += [
+            f"batch {batch}: a call takes about {one * batch:.1f} s, too long to tune"
+            for batch in self.batches[1:]
+            if one * batch > _LONGEST_CALL_SECONDS
+        ]
+        self.batches = [
+            batch
+            for batch in self.batches
+            if batch == self.batches[0] or one * batch <= _LONGEST_CALL_SECONDS
+        ]
+        self.plain = [replace(plain, batch=batch) for batch in self.batches if has_plain]
+
+    @contextmanager
+    def _subjects(
+        self, configurations: Iterable[Configuration]
+    ) -> Iterator[dict[Configuration, Subject]]:
+        """Load and warm up; one engine serves all batch sizes where the CPU computes."""
+        with ExitStack() as stack:
+            engines: dict[Configuration, Engine] = {}
+            subjects: dict[Configuration, Subject] = {}
+            for configuration in configurations:
+                compiled = configuration.threads is None and configuration.engine != PLAIN
+                key = configuration if compiled else replace(configuration, batch=0)
+                try:
+                    if key not in engines:
+                        engines[key] = stack.enter_context(self._load(configuration))
+                    feeds = feeds_of(configuration.batch, self.size)
+                    subjects[configuration] = subject_from_call(partial(engines[key].infer, feeds))
+                except DlcvError as e:
+                    self.dropped.append(f"{configuration}, batch {configuration.batch}: {e}")
+            yield subjects
+
+    def _load(self, configuration: Configuration) -> Engine:
+        if configuration.engine == PLAIN:
+            return PlainOrt(
+                engine_model(self.bundle, precision=configuration.precision, outputs=self.outputs)
+            )
+        threads = configuration.threads
+        options = EngineOptions(
+            threads=None
+            if threads == cpu_count()
+            else threads,  # every core: the engine knows best how
+            batch_size=configuration.batch,
+            settings=dict(configuration.settings),
+            on_progress=self.request.on_progress,
+        )
+        return load_engine(
+            self.bundle,
+            configuration.engine,
+            precision=configuration.precision,
+            outputs=self.outputs,
+            options=options,
+            largest=self.size,
+        )
+
+
+def _scores(timings: Timings) -> dict[Configuration, float]:
+    """Return images/s, as a share of what plain ONNX Runtime does at its best batch in the same rounds."""
+    plain = [c for c in timings if c.engine == PLAIN]
+    if not plain:
+        return {c: c.batch / timing.median for c, timing in timings.items()}
+    best = min(plain, key=lambda c: timings[c].median / c.batch)
+    return {
+        c: timing.speed_over(timings[best]) * c.batch / best.batch for c, timing in timings.items()
+    }
+
+
+def _ratio(timings: Timings, configuration: Configuration) -> float | None:
+    """Return the speed over plain ONNX Runtime at the same batch, in the same rounds."""
+    for plain, timing in timings.items():
+        if (plain.engine, plain.batch) == (PLAIN, configuration.batch):
+            return timings[configuration].speed_over(timing)
+    return None
+
+
+def _rows(timings: Timings) -> dict[Configuration, Row]:
+    return {
+        c: Row(
+            engine=c.engine,
+            precision=c.precision,
+            batch=c.batch,
+            threads=c.threads,
+            settings=dict(c.settings),
+            images_per_second=c.batch / timing.median,
+            ms_per_call=1e3 * timing.median,
+            quartiles_ms=(1e3 * timing.quantile(0.25), 1e3 * timing.quantile(0.75)),
+            calls=timing.calls,
+            ratio=_ratio(timings, c),
+        )
+        for c, timing in timings.items()
+    }

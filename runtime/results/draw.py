@@ -1,0 +1,203 @@
+"""Results as pictures: palette masks, overlays with a legend, heat maps over photos."""
+
+from __future__ import annotations
+
+import colorsys
+from functools import lru_cache
+from typing import TYPE_CHECKING
+
+import numpy as np
+from PIL import Image, ImageDraw, ImageFont
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from dlcv.runtime.bundle.manifest import ClassInfo
+    from dlcv.runtime.images import Box, UInt8
+    from dlcv.runtime.results import Classification, Float32, Segmentation
+
+_MASK_OPACITY = 0.5
+_CLASSES_LISTED = 5
+_MIN_SHARE = 0.001  # a class on less of the image than this is not in the legend
+PAPER, INK, FAINT = (255, 255, 255), (25, 25, 25), (120, 120, 120)
+# Anchors of matplotlib's "inferno" (CC0, van der Walt & Smith 2015), evenly spaced in 0..1.
+_INFERNO = (
+    (0, 0, 4), (27, 12, 65), (74, 12, 107), (120, 28, 109), (165, 44, 96), (207, 68, 70),
+    (237, 105, 37), (251, 155, 6), (247, 209, 61), (252, 255, 164),
+)  # fmt: skip
+
+
+def palette_image(mask: UInt8, classes: Sequence[ClassInfo]) -> Image.Image:
+    """Return a mask, uint8 (H, W), as a palette image whose indices are the class indices."""
+    image = Image.fromarray(mask)
+    image.putpalette(palette(tuple(classes)).tobytes())  # turns mode L into mode P, indices kept
+    return image
+
+
+@lru_cache(maxsize=32)
+def palette(classes: tuple[ClassInfo, ...]) -> UInt8:
+    """Return colours uint8 (256, 3): the classes' own, or well-spread ones where they have none."""
+    colors = np.zeros((256, 3), np.uint8)
+    for index, info in enumerate(classes):
+        spread = colorsys.hsv_to_rgb(index * 0.618034 % 1, 0.65, 0.95)  # golden-ratio steps of hue
+        colors[index] = info.color or [round(255 * c) for c in spread]
+    colors.setflags(write=False)
+    return colors
+
+
+def heat_colors(values: Float32) -> UInt8:
+    """Colour values in 0..1, float32 (H, W), with the inferno map: uint8 (H, W, 3)."""
+    return _inferno()[(np.clip(values, 0, 1) * 255).astype(np.uint8)]
+
+
+@lru_cache(maxsize=1)
+def _inferno() -> UInt8:
+    positions = np.linspace(0, 1, len(_INFERNO))
+    anchors = np.array(_INFERNO, np.float32)
+    table = np.stack([np.interp(np.linspace(0, 1, 256), positions, a) for a in anchors.T], axis=1)
+    return table.astype(np.uint8)
+
+
+def draw_segmentation(photo: Image.Image, result: Segmentation) -> Image.Image:
+    """Draw a mask over its photo, class borders sharpened, with a legend on the right."""
+    size = photo.size
+    mask = np.asarray(Image.fromarray(result.graph_mask).resize(size, Image.Resampling.NEAREST))
+    colors = palette(result.classes)[mask].astype(np.float32)
+    pixels = np.asarray(photo, np.float32)
+    blended = pixels + (colors - pixels) * _MASK_OPACITY
+    borders = _borders(mask)
+    blended[borders] = colors[borders] * 0.6
+    overlay = Image.fromarray(blended.astype(np.uint8))
+    rows = [
+        (tuple(int(c) for c in palette(result.classes)[i]), info.name, share)
+        for i, info in enumerate(result.classes)
+        if (share := result.shares.get(info.name, 0)) >= _MIN_SHARE
+    ]
+    rows.sort(key=lambda row: -row[2])
+    return _beside(overlay, _legend(rows, height=overlay.height))
+
+
+def draw_heat(
+    photo: Image.Image, values: Float32, *, box: Box, size: tuple[int, int]
+) -> Image.Image:
+    """Draw a map in 0..1, float32 (h, w), over the region `box` (xyxy, original pixels) of a photo.
+
+    The photo may be scaled; `size` is the original's (height, width). Outside the box it is dimmed.
+    """
+    scale_x, scale_y = photo.width / size[1], photo.height / size[0]
+    left, top = round(box[0] * scale_x), round(box[1] * scale_y)
+    right, bottom = round(box[2] * scale_x), round(box[3] * scale_y)
+    region = (max(1, right - left), max(1, bottom - top))
+    heat = np.asarray(Image.fromarray(values).resize(region, Image.Resampling.BICUBIC))
+    pixels = np.asarray(photo, np.float32) * 0.35
+    inside = np.asarray(photo.crop((left, top, left + region[0], top + region[1])), np.float32)
+    opacity = (0.25 + 0.45 * np.clip(heat, 0, 1))[..., None]
+    grey = inside.mean(axis=2, keepdims=True) * 0.5 + inside * 0.5
+    pixels[top : top + region[1], left : left + region[0]] = (
+        grey * (1 - opacity) + heat_colors(heat).astype(np.float32) * opacity
+    )[: pixels.shape[0] - top, : pixels.shape[1] - left]
+    return Image.fromarray(pixels.astype(np.uint8))
+
+
+def draw_classification(photo: Image.Image, result: Classification) -> Image.Image:
+    """Draw photo, explanation and, for a ViT, last-layer attention side by side over a caption.
+
+    Without an explanation, the likeliest classes are listed beside the photo.
+    """
+    frame = result.frame
+    photo = enlarged(photo, shortest=320)
+    if result.explanation is None:
+        ranked = [(x.name, x.probability) for x in result.top(_CLASSES_LISTED)]
+        rows = [(FAINT if number else _INFERNO[5], *row) for number, row in enumerate(ranked)]
+        return _beside(photo, _legend(rows, height=photo.height))
+    panels = [
+        (photo, "photo"),
+        (
+            draw_heat(photo, readable(result.explanation), box=frame.box, size=frame.size),
+            "explanation" if result.attention is None else "attention rollout",
+        ),
+    ]
+    if result.attention is not None:
+        last = readable(result.attention.mean(axis=0))
+        panels.append(
+            (draw_heat(photo, last, box=frame.box, size=frame.size), "last layer, class token")
+        )
+    label = ", ".join(
+        f"{x.name} {x.probability:.0%}" for x in result.top(3) if x.probability >= 0.01
+    )
+    return _titled_row(panels, title=label)
+
+
+def readable(values: Float32) -> Float32:
+    """Stretch a map to 0..1 for the eye: a few patches often outshine all others by far.
+
+    The brightest 3 % are clipped, and the rest is lifted by a square root.
+    """
+    low, high = float(values.min()), float(np.quantile(values, 0.97))
+    lifted: Float32 = np.sqrt(np.clip((values - low) / max(high - low, 1e-12), 0, 1))
+    return lifted
+
+
+def _borders(mask: UInt8) -> np.ndarray[tuple[int, ...], np.dtype[np.bool_]]:
+    borders = np.zeros(mask.shape, bool)
+    borders[:, 1:] |= mask[:, 1:] != mask[:, :-1]
+    borders[1:] |= mask[1:] != mask[:-1]
+    return borders
+
+
+@lru_cache(maxsize=8)
+def font_of_size(size: int) -> ImageFont.FreeTypeFont | ImageFont.ImageFont:
+    """Return Pillow's own font at a size in pixels."""
+    return ImageFont.load_default(size)
+
+
+def _legend(rows: Sequence[tuple[tuple[int, ...], str, float]], *, height: int) -> Image.Image:
+    text = max(9, min(18, height // (len(rows) + 2) * 2 // 3))
+    step, font = text * 3 // 2, font_of_size(text)
+    width = text * 3 + round(max((font.getlength(f"{n}  100%") for _, n, _ in rows), default=0))
+    legend = Image.new("RGB", (width, max(height, step * (len(rows) + 1))), PAPER)
+    draw = ImageDraw.Draw(legend)
+    for number, (color, name, share) in enumerate(rows):
+        y = step // 2 + number * step
+        draw.rectangle((text // 2, y, text * 3 // 2, y + text), fill=color, outline=FAINT)
+        draw.text((text * 2, y + text // 2), name, fill=INK, font=font, anchor="lm")
+        percent = f"{share:.0%}" if share >= 0.01 else "<1%"
+        draw.text((width - text // 2, y + text // 2), percent, fill=FAINT, font=font, anchor="rm")
+    return legend
+
+
+def _beside(left: Image.Image, right: Image.Image) -> Image.Image:
+    sheet = Image.new("RGB", (left.width + right.width, max(left.height, right.height)), PAPER)
+    sheet.paste(left, (0, 0))
+    sheet.paste(right, (left.width, 0))
+    return sheet
+
+
+def enlarged(photo: Image.Image, *, shortest: int) -> Image.Image:
+    """Enlarge a small photo so that captions are legible; very long ones stay within 1024."""
+    scale = min(max(1.0, shortest / min(photo.size)), max(1.0, 1024 / max(photo.size)))
+    if scale == 1:
+        return photo
+    size = (round(photo.width * scale), round(photo.height * scale))
+    return photo.resize(size, Image.Resampling.BICUBIC)
+
+
+def _titled_row(panels: Sequence[tuple[Image.Image, str]], *, title: str) -> Image.Image:
+    gap, text = 8, max(14, panels[0][0].height // 18)
+    width = sum(p.width for p, _ in panels) + gap * (len(panels) - 1)
+    height = panels[0][0].height
+    sheet = Image.new("RGB", (width, height + text * 4), PAPER)
+    draw = ImageDraw.Draw(sheet)
+    draw.text((gap, text), title, fill=INK, font=font_of_size(text + 2), anchor="lm")
+    left = 0
+    for panel, caption in panels:
+        sheet.paste(panel, (left, text * 2))
+        draw.text(
+            (left + gap, height + text * 3),
+            caption,
+            fill=FAINT,
+            font=font_of_size(text - 2),
+            anchor="lm",
+        )
+        left += panel.width + gap
+    return sheet

@@ -1,0 +1,1 @@
+"""The running model: images in, results out."""

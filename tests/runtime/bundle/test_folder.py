@@ -1,0 +1,272 @@
+"""A bundle opens only when every file is what was exported; hostile ones are refused in a sentence."""
+
+import hashlib
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx
+import pytest
+from onnx.external_data_helper import set_external_data
+
+from dlcv.runtime import load, open_bundle
+from dlcv.runtime.bundle import save_bundle
+from dlcv.runtime.bundle.onnx_protobuf import has_external_data
+from dlcv.runtime.errors import BundleError, OutputError
+
+NewBundle = Callable[..., Path]
+
+
+def edit_manifest(bundle: Path, change: Callable[[dict[str, Any]], object]) -> None:
+    path = bundle / "manifest.json"
+    manifest = json.loads(path.read_text())
+    change(manifest)
+    path.write_text(json.dumps(manifest))
+
+
+def relist(bundle: Path, file: str) -> None:
+    """Make the manifest agree with a changed file, as an attacker would."""
+    data = (bundle / file).read_bytes()
+    entry = {"sha256": hashlib.sha256(data).hexdigest(), "size_bytes": len(data)}
+    edit_manifest(bundle, lambda m: m["files"].update({file: entry}))
+
+
+def test_a_saved_bundle_opens_with_its_graph_and_golden_cases(classify_bundle: Path) -> None:
+    bundle = open_bundle(classify_bundle)
+    (case,) = bundle.golden()
+    assert bundle.manifest.name == "toy-classify"
+    assert bundle.graph().outputs[0].name == "probabilities"
+    assert case.inputs["image"].dtype == np.uint8
+    assert case.outputs["probabilities"].shape == (2, 3)
+
+
+def test_a_flipped_bit_in_any_file_is_refused(new_bundle: NewBundle) -> None:
+    bundle = new_bundle()
+    for file in ("model.onnx", "golden/0.npz"):
+        data = bytearray((bundle / file).read_bytes())
+        data[len(data) // 2] ^= 1
+        (bundle / file).write_bytes(data)
+        with pytest.raises(BundleError, match=f"{file} is not the file that was exported"):
+            open_bundle(bundle)
+        data[len(data) // 2] ^= 1
+        (bundle / file).write_bytes(data)
+    assert open_bundle(bundle).manifest.name == "toy-classify"
+
+
+def test_a_file_changed_after_opening_is_refused_when_it_is_read(new_bundle: NewBundle) -> None:
+    bundle = open_bundle(new_bundle())
+    (bundle.path / "model.onnx").write_bytes(b"something else")
+    with pytest.raises(BundleError, match="not the file that was exported"):
+        bundle.read("model.onnx")
+
+
+def test_a_missing_file_is_named(new_bundle: NewBundle) -> None:
+    bundle = new_bundle()
+    (bundle / "golden/0.npz").unlink()
+    with pytest.raises(BundleError, match=r"golden/0\.npz is missing"):
+        open_bundle(bundle)
+
+
+@pytest.mark.parametrize(
+    "path",
+    [
+        "../model.onnx",
+        "/etc/passwd",
+        "golden/../../x",
+        "a\\b",
+        "C:/x",
+        "./model.onnx",
+        "",
+        "manifest.json",
+    ],
+)
+def test_a_path_that_is_not_plainly_inside_the_folder_is_refused(
+    new_bundle: NewBundle, path: str
+) -> None:
+    bundle = new_bundle()
+    edit_manifest(bundle, lambda m: m["files"].update({path: m["files"]["model.onnx"]}))
+    with pytest.raises(BundleError, match="not a plain relative path inside the bundle"):
+        open_bundle(bundle)
+
+
+@pytest.mark.parametrize("linked", ["model.onnx", "golden"])
+def test_a_link_out_of_the_folder_is_refused(
+    new_bundle: NewBundle, tmp_path: Path, linked: str
+) -> None:
+    bundle = new_bundle()
+    (bundle / linked).rename(tmp_path / "elsewhere")
+    (bundle / linked).symlink_to(tmp_path / "elsewhere")
+    with pytest.raises(BundleError, match="is a link or not a plain file"):
+        open_bundle(bundle)
+
+
+def test_a_link_to_the_bundle_folder_itself_is_fine(classify_bundle: Path, tmp_path: Path) -> None:
+    (tmp_path / "link").symlink_to(classify_bundle)
+    assert open_bundle(tmp_path / "link").manifest.name == "toy-classify"
+
+
+def test_external_data_is_refused_even_with_a_correct_hash(new_bundle: NewBundle) -> None:
+    bundle = new_bundle()
+    model = onnx.load(bundle / "model.onnx")
+    set_external_data(model.graph.initializer[0], location="../../secret")
+    (bundle / "model.onnx").write_bytes(model.SerializeToString())
+    relist(bundle, "model.onnx")
+    with pytest.raises(BundleError, match="keeps tensors outside the file"):
+        open_bundle(bundle)
+
+
+def test_external_data_deep_in_a_subgraph_is_found() -> None:
+    tensor = onnx.numpy_helper.from_array(np.ones(4, np.float32), "w")
+    set_external_data(tensor, location="weights.bin")
+    inner = onnx.helper.make_node("Constant", [], ["c"], value=tensor)
+    branch = onnx.helper.make_graph([inner], "branch", [], [])
+    node = onnx.helper.make_node("If", ["x"], ["y"], then_branch=branch, else_branch=branch)
+    graph = onnx.helper.make_graph([node], "outer", [], [])
+    assert has_external_data(onnx.helper.make_model(graph).SerializeToString())
+
+
+def test_a_graph_that_is_not_onnx_is_refused(new_bundle: NewBundle) -> None:
+    bundle = new_bundle()
+    (bundle / "model.onnx").write_bytes(b"\xff" * 100)
+    relist(bundle, "model.onnx")
+    with pytest.raises(BundleError, match="not an ONNX file"):
+        open_bundle(bundle)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (lambda m: m.update(schema_version=2), "has schema version 2, this dlcv reads 1"),
+        (lambda m: m.update(colour="red"), "unknown field `colour`"),
+        (lambda m: m["preprocessing"].update(mean=[0, 0, 0]), "unknown field `mean`"),
+        (lambda m: m.pop("classes"), "missing required field `classes`"),
+        (lambda m: m["classes"].pop(), "'classes' lists 2 names but 'probabilities' has 3 columns"),
+        (lambda m: m.update(task="paint"), "Invalid enum value 'paint'"),
+        (lambda m: m["files"].pop("model.onnx"), "'files' does not list 'model.onnx'"),
+        (
+            lambda m: m["graphs"].update(model={**m["graphs"]["model"], "variants": {}}),
+            "no variants",
+        ),
+        (lambda m: m.update(graphs={}), "needs a graph named 'model'"),
+        (lambda m: m["graphs"]["model"]["outputs"].pop(0), "needs the output 'probabilities'"),
+        (lambda m: m["graphs"]["model"]["inputs"][0].update(dtype="float32"), "must be uint8"),
+        (lambda m: m["graphs"]["model"].update(inputs=[]), "needs the input 'image'"),
+        (
+            lambda m: m["graphs"]["model"]["outputs"][0]["shape"].pop(0),
+            r"'probabilities' must be float32 \(batch, any\), not probabilities: float32 \(3\)",
+        ),
+        (
+            lambda m: m["graphs"].update(distance=m["graphs"]["model"]),
+            "graph 'distance' is not in the contract of task 'classify'",
+        ),
+        (lambda m: m["files"]["model.onnx"].update(sha256="abc"), "matching regex"),
+        (lambda m: m["preprocessing"].update(multiple=3), "not a multiple of 3"),
+        (lambda m: m["preprocessing"].update(size=[0, 8]), ">= 1"),
+    ],
+)
+def test_a_manifest_that_breaks_the_spec_is_refused_with_the_place(
+    new_bundle: NewBundle, change: Callable[[dict[str, Any]], object], message: str
+) -> None:
+    bundle = new_bundle()
+    edit_manifest(bundle, change)
+    with pytest.raises(BundleError, match=message) as caught:
+        open_bundle(bundle)
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        (b"", "not valid"),
+        (b"{", "not valid"),
+        (b"[]", "not valid"),
+        (b"\xff\xfe", "not valid"),
+        (b"[" * 100_000, "not valid"),
+        (b'{"schema_version": 1' + b" " * 2**23 + b"}", "at most 4,194,304 are allowed"),
+    ],
+)
+def test_a_manifest_that_is_not_json_or_too_large_is_refused(
+    new_bundle: NewBundle, text: bytes, message: str
+) -> None:
+    bundle = new_bundle()
+    (bundle / "manifest.json").write_bytes(text)
+    with pytest.raises(BundleError, match=message):
+        open_bundle(bundle)
+
+
+def test_a_mask_needs_no_more_than_256_classes(new_bundle: NewBundle) -> None:
+    bundle = new_bundle("segment")
+    edit_manifest(bundle, lambda m: m.update(classes=[{"name": "x"}] * 257))
+    with pytest.raises(BundleError, match="needs 2 to 256 classes, 'classes' lists 257"):
+        open_bundle(bundle)
+
+
+def test_a_graph_unlike_its_manifest_is_refused_when_it_is_loaded(new_bundle: NewBundle) -> None:
+    bundle = new_bundle()
+
+    def claim_other_maps(manifest: dict[str, Any]) -> None:
+        manifest["graphs"]["model"]["outputs"][2]["shape"] = ["batch", 7, 7]
+
+    edit_manifest(bundle, claim_other_maps)
+    with pytest.raises(BundleError, match=r"the graph has .*8, 8.* where the manifest says .*7, 7"):
+        load(bundle, engine="ort")
+
+
+def test_what_is_no_bundle_says_so(tmp_path: Path, new_photo: Callable[..., Path]) -> None:
+    with pytest.raises(BundleError, match=r"no bundle at .*nowhere; .* camvid-lraspp, cifar10-vit"):
+        open_bundle(tmp_path / "nowhere")
+    with pytest.raises(BundleError, match=r"holds no manifest\.json"):
+        open_bundle(tmp_path)
+    with pytest.raises(BundleError, match="is a file; a bundle is a folder"):
+        open_bundle(new_photo("a.png"))
+
+
+def test_a_failed_save_leaves_nothing_behind(tmp_path: Path, classify_bundle: Path) -> None:
+    manifest = open_bundle(classify_bundle).manifest
+    files = {"model.onnx": b"not onnx \xff\xff\xff", "golden/0.npz": b""}
+    with pytest.raises(BundleError):
+        save_bundle(tmp_path / "new", manifest, files=files)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_an_existing_bundle_is_replaced_only_on_purpose(new_bundle: NewBundle) -> None:
+    bundle = open_bundle(new_bundle())
+    files = {name: bundle.read(name) for name in bundle.manifest.files}
+    with pytest.raises(OutputError, match="exists; choose another name or give --overwrite"):
+        save_bundle(bundle.path, bundle.manifest, files=files)
+    save_bundle(bundle.path, bundle.manifest, files=files, overwrite=True)
+    assert open_bundle(bundle.path).manifest == bundle.manifest
+    assert [p.name for p in bundle.path.parent.iterdir()] == ["bundle"]
+
+
+def test_a_folder_of_other_things_is_never_overwritten(
+    tmp_path: Path, classify_bundle: Path
+) -> None:
+    bundle = open_bundle(classify_bundle)
+    (tmp_path / "notes.txt").write_text("precious")
+    with pytest.raises(OutputError, match="not a bundle; it will not be overwritten"):
+        save_bundle(tmp_path, bundle.manifest, files={}, overwrite=True)
+    assert (tmp_path / "notes.txt").read_text() == "precious"
+
+
+def test_a_manifest_damaged_anywhere_is_refused_or_means_the_same_kind_of_thing(
+    new_bundle: NewBundle,
+) -> None:
+    """Five hundred random damages: never anything but a bundle or a `BundleError`."""
+    bundle = new_bundle()
+    path = bundle / "manifest.json"
+    whole, random = path.read_bytes(), np.random.default_rng(2)
+    reasons = []
+    for _ in range(500):
+        data = bytearray(whole)
+        for position in random.integers(0, len(data), 3):
+            data[position] = random.integers(0, 256)
+        path.write_bytes(bytes(data[: random.integers(len(data) // 2, 2 * len(data))]))
+        try:
+            open_bundle(bundle)
+        except BundleError as e:
+            reasons.append(str(e))
+    assert len(reasons) > 300
+    assert not any("\n" in reason for reason in reasons)
