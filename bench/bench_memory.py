@@ -13,7 +13,8 @@ from pathlib import Path
 import dlcv
 from dlcv.runtime.running.job import run_job
 from dlcv.runtime.images.sources import expand_inputs
-from dlcv.runtime.results.writers import FolderWriter, WriteOptions
+from dlcv.runtime.results import WriteOptions
+from dlcv.runtime.results.writers import FolderWriter
 bundle, folder, repeats, output, masks = sys.argv[1:6]
 photos = sys.stdin.read().split("\\n")
 predictor = dlcv.load(bundle, engine="ort", outputs=[output])

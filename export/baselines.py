@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from dlcv.export.sources import ExportSource
 from dlcv.export.wrappers import Normalize
 from dlcv.export.wrappers.segmenter import segmentation_logits
-from dlcv.runtime.bundle.manifest import Precision, TensorSpec
+from dlcv.runtime.bundle.schema import Precision, TensorSpec
 from dlcv.runtime.engines.base import Arrays, EngineInfo
 from dlcv.runtime.errors import EngineError, InputError
 from dlcv.runtime.machine.closing import Closing

@@ -26,7 +26,8 @@ from dlcv.export.writing import (
     words_for,
 )
 from dlcv.runtime.bundle import Bundle, open_bundle
-from dlcv.runtime.bundle.manifest import Manifest, ParityReport
+from dlcv.runtime.bundle.manifest import Manifest
+from dlcv.runtime.bundle.schema import ParityReport
 from dlcv.runtime.engines import load_engine
 from dlcv.runtime.errors import InputError, ParityError
 from dlcv.train.caption.network import Captioner

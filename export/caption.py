@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from dlcv.export.gate import Run
 from dlcv.export.onnx_export import graph_from_module
 from dlcv.export.writing import ExportedGraph, Part
-from dlcv.runtime.bundle.manifest import TensorSpec
+from dlcv.runtime.bundle.schema import TensorSpec
 from dlcv.train.caption.network import CaptionDecoder
 
 _EXAMPLES = 2  # of one, torch would make a constant

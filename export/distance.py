@@ -12,7 +12,7 @@ from torch import nn
 from dlcv.export.gate import Run
 from dlcv.export.onnx_export import graph_from_module
 from dlcv.export.writing import ExportedGraph, Part
-from dlcv.runtime.bundle.manifest import TensorSpec
+from dlcv.runtime.bundle.schema import TensorSpec
 
 Vectors: TypeAlias = "np.ndarray[Any, np.dtype[np.float32]]"
 

@@ -12,7 +12,8 @@ from pathlib import Path
 import msgspec
 
 from dlcv.runtime.bundle import Bundle, save_bundle
-from dlcv.runtime.bundle.manifest import FileEntry, Graph, Manifest, Plan, Precision
+from dlcv.runtime.bundle.manifest import Manifest
+from dlcv.runtime.bundle.schema import FileEntry, Graph, Plan, Precision
 from dlcv.runtime.engines import EngineOptions, engine_model, why_unavailable
 from dlcv.runtime.engines.tensorrt.api import TENSORRT, TENSORRT_RTX, require_gpu
 from dlcv.runtime.engines.tensorrt.build import BuildRequest, BuiltPlan, plan_from_graph

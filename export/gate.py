@@ -9,7 +9,7 @@ from typing import Any, TypeAlias
 
 import numpy as np
 
-from dlcv.runtime.bundle.manifest import ParityReport, Preprocessing
+from dlcv.runtime.bundle.schema import ParityReport, Preprocessing
 from dlcv.runtime.engines.base import Arrays, Engine
 from dlcv.runtime.errors import ImageError, InputError, ParityError
 from dlcv.runtime.images import SUFFIXES, load_pixels

@@ -8,8 +8,9 @@ from typing import Any
 import yaml
 
 from dlcv.export.sources.base import ModelFacts
-from dlcv.runtime.bundle.manifest import Manifest, OutputParity, Preprocessing
+from dlcv.runtime.bundle.manifest import Manifest
 from dlcv.runtime.bundle.report import metrics_table
+from dlcv.runtime.bundle.schema import OutputParity, Preprocessing
 
 _ROLLOUT = "attention rollout of the class token (Abnar and Zuidema 2020), largest value 1"
 _EMBEDDING = "what images are compared by; not normalised"

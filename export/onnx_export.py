@@ -15,7 +15,7 @@ from torch import nn
 from dlcv.export.strip_metadata import strip_notes
 from dlcv.export.wrappers import Wrapper
 from dlcv.export.writing import OPSET, ExportedGraph
-from dlcv.runtime.bundle.manifest import Dimension, DType, TensorSpec
+from dlcv.runtime.bundle.schema import Dimension, DType, TensorSpec
 
 _EXAMPLE_BATCH = 2  # of one, torch would make a constant
 _DTYPES: dict[torch.dtype, DType] = {torch.uint8: "uint8", torch.float32: "float32"}

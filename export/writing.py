@@ -26,10 +26,10 @@ from dlcv.export.model_card import card_from_manifest
 from dlcv.export.sources.base import ModelFacts
 from dlcv.runtime.bundle import Bundle, save_bundle
 from dlcv.runtime.bundle.contract import main_graph
-from dlcv.runtime.bundle.manifest import (
+from dlcv.runtime.bundle.manifest import Manifest
+from dlcv.runtime.bundle.schema import (
     FileEntry,
     Graph,
-    Manifest,
     ParityReport,
     Precision,
     Preprocessing,

@@ -2,11 +2,12 @@
 
 from dlcv.runtime.bundle import Bundle, open_bundle
 from dlcv.runtime.caption.beam_search import SearchOptions
+from dlcv.runtime.caption.result import Caption
+from dlcv.runtime.caption.task import CAPTION
 from dlcv.runtime.engines import Engine, EngineInfo, EngineOptions, load_engine
 from dlcv.runtime.errors import DlcvError
 from dlcv.runtime.fewshot.prototypes import PrototypeClassifier, Prototypes
 from dlcv.runtime.results import (
-    Caption,
     Classification,
     Embedding,
     Label,
@@ -15,6 +16,7 @@ from dlcv.runtime.results import (
     Segmentation,
 )
 from dlcv.runtime.running.predictor import Predictor, load
+from dlcv.runtime.running.tasks import register_task
 
 __all__ = [
     "Bundle",
@@ -37,3 +39,5 @@ __all__ = [
     "load_engine",
     "open_bundle",
 ]
+
+register_task("caption", CAPTION)

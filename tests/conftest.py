@@ -15,11 +15,11 @@ import pytest
 from PIL import Image
 
 from dlcv.runtime.bundle import save_bundle
-from dlcv.runtime.bundle.manifest import (
+from dlcv.runtime.bundle.manifest import Manifest
+from dlcv.runtime.bundle.schema import (
     ClassInfo,
     FileEntry,
     Graph,
-    Manifest,
     ParityReport,
     Preprocessing,
     Provenance,

@@ -6,6 +6,7 @@ import subprocess
 import sys
 import tomllib
 from collections.abc import Iterator
+from graphlib import TopologicalSorter
 from pathlib import Path
 
 import pytest
@@ -19,6 +20,12 @@ MAY_IMPORT = {
     "export": {"runtime", "train"},
     "cli": {"runtime", "train", "export"},
 }
+
+# The rooms of runtime/, from the ground up: a room imports only from itself and from those before it. The front door,
+# `runtime/__init__.py`, imports from all.
+ROOMS = (
+    "errors", "machine", "bundle", "images", "engines", "results", "running", "evaluate", "caption", "fewshot", "measure",
+)  # fmt: skip
 
 PYPROJECT = tomllib.loads((REPOSITORY / "pyproject.toml").read_text())
 SCRIPTS = PYPROJECT["project"]["scripts"]
@@ -110,6 +117,55 @@ def test_a_folder_imports_only_downward(folder):
     assert not wrong, "\n".join(wrong)
 
 
+def test_the_rooms_of_the_runtime_are_these():
+    found = {path.stem for path in (REPOSITORY / "runtime").iterdir() if _is_room(path)}
+    assert found == set(ROOMS)
+
+
+@pytest.mark.parametrize("room", ROOMS)
+def test_a_room_of_the_runtime_imports_only_from_rooms_below(room):
+    below = {*ROOMS[: ROOMS.index(room)], room}
+    folder = REPOSITORY / "runtime" / room
+    paths = sorted(folder.rglob("*.py")) if folder.is_dir() else [folder.with_suffix(".py")]
+    wrong = [
+        f"{path.relative_to(REPOSITORY)}:{line} imports dlcv.runtime.{target}"
+        for path in paths
+        for line, target in _rooms_imported(path)
+        if target not in below
+    ]
+    assert not wrong, "\n".join(wrong)
+
+
+def test_the_files_of_a_room_import_each_other_without_circles():
+    """Imports for types count too: what needs another's types cannot be understood without it."""
+    for room in (REPOSITORY / "runtime").iterdir():
+        if room.is_dir() and _is_room(room):
+            edges = {path.stem: _files_imported(path, room) for path in room.glob("*.py")}
+            list(
+                TopologicalSorter(edges).static_order()
+            )  # raises CycleError, which names the files
+
+
+def _is_room(path: Path) -> bool:
+    return (path.is_dir() and (path / "__init__.py").exists()) or path.stem == "errors"
+
+
+def _rooms_imported(path: Path) -> Iterator[tuple[int, str]]:
+    """Line and room of each import of the runtime's own in a file."""
+    for line, names in _imports(path):
+        for name in names:
+            parts = name.split(".")
+            if parts[:2] == ["dlcv", "runtime"] and len(parts) > 2:
+                yield line, parts[2] if parts[2] in ROOMS else "the front door"
+
+
+def _files_imported(path: Path, room: Path) -> set[str]:
+    """Names of the files of the same room that a file imports."""
+    prefix = f"dlcv.runtime.{room.name}."
+    found = {n.removeprefix(prefix).split(".")[0] for _, names in _imports(path) for n in names}
+    return {name for name in found if (room / f"{name}.py").exists()} - {path.stem}
+
+
 def test_the_walk_sees_every_form_of_import(tmp_path):
     package = tmp_path / "runtime"
     package.mkdir()
@@ -127,12 +183,19 @@ def test_the_walk_sees_every_form_of_import(tmp_path):
 
 def _folders_imported(path: Path, *, root: Path = REPOSITORY) -> Iterator[tuple[int, str]]:
     """Line and top-level folder of each import of ours in a file, wherever it stands."""
-    package = ["dlcv", *path.relative_to(root).parent.parts]
-    for node in ast.walk(ast.parse(path.read_text())):
-        for name in _names_imported(node, package=package):
+    for line, names in _imports(path, root=root):
+        for name in names:
             parts = name.split(".")
             if parts[0] == "dlcv" and len(parts) > 1 and parts[1] in MAY_IMPORT:
-                yield node.lineno, parts[1]  # type: ignore[attr-defined]  # import nodes have it
+                yield line, parts[1]
+
+
+def _imports(path: Path, *, root: Path = REPOSITORY) -> Iterator[tuple[int, list[str]]]:
+    """Line and full names of each import in a file, wherever it stands."""
+    package = ["dlcv", *path.relative_to(root).parent.parts]
+    for node in ast.walk(ast.parse(path.read_text())):
+        if names := _names_imported(node, package=package):
+            yield node.lineno, names  # type: ignore[attr-defined]  # import nodes have it
 
 
 def _names_imported(node: ast.AST, *, package: list[str]) -> list[str]:

@@ -16,7 +16,7 @@ import msgspec
 import yaml
 from msgspec import Meta
 
-from dlcv.runtime.bundle.manifest import ClassInfo, Positive, Preprocessing
+from dlcv.runtime.bundle.schema import ClassInfo, Positive, Preprocessing
 from dlcv.runtime.errors import RecipeError
 from dlcv.train.settings import (
     AugmentConfig,

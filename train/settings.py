@@ -8,7 +8,7 @@ from typing import Annotated, Any, Literal, TypeAlias
 import msgspec
 from msgspec import Meta
 
-from dlcv.runtime.bundle.manifest import Channel, Positive
+from dlcv.runtime.bundle.schema import Channel, Positive
 from dlcv.runtime.errors import RecipeError
 
 Task: TypeAlias = Literal["classify", "segment"]

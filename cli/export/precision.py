@@ -12,7 +12,7 @@ from dlcv.cli.export import options
 
 if TYPE_CHECKING:
     from dlcv.runtime.bundle import Bundle
-    from dlcv.runtime.bundle.manifest import Precision
+    from dlcv.runtime.bundle.schema import Precision
 
 _NEEDED = ("onnx", "onnxruntime")
 

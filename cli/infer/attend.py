@@ -40,7 +40,7 @@ def attend(
       dlcv-infer attend cat.jpg
       dlcv-infer attend photos/ -m pets-vit --npz --no-overlay --out maps
     """
-    from dlcv.runtime.results.writers import WriteOptions
+    from dlcv.runtime.results import WriteOptions
 
     overlays = str(out) != "-" if overlay is None else overlay
     run_task(

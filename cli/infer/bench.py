@@ -60,13 +60,14 @@ def bench(
     """
     from dlcv.runtime.bundle import open_bundle
     from dlcv.runtime.bundle.report import table
+    from dlcv.runtime.machine.system import require_matplotlib
     from dlcv.runtime.measure.bench import BATCHES, BenchRequest
     from dlcv.runtime.measure.bench import bench as measure
-    from dlcv.runtime.measure.plot import require_plot, save_plot
+    from dlcv.runtime.measure.plot import save_plot
     from dlcv.runtime.measure.tables import save_json, table_from_report
 
     if out is not None:
-        require_plot()
+        require_matplotlib()
     numbers = numbers_from_text(batches, option="--batches") or BATCHES
     opened = open_bundle(bundle)
     with loading() as settings:

@@ -51,7 +51,7 @@ def caption(
       dlcv-infer caption photos/ -m bundles/captioner --attention --out captions
     """
     from dlcv.runtime.caption.beam_search import SearchOptions
-    from dlcv.runtime.results.writers import WriteOptions
+    from dlcv.runtime.results import WriteOptions
 
     look = ("attention",) if attention else ()
     run_task(

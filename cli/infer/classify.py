@@ -36,7 +36,7 @@ def classify(
       dlcv-infer classify 'shots/**/*.png' --out results --overlay
       find . -name '*.jpg' | dlcv-infer classify - --out results --resume
     """
-    from dlcv.runtime.results.writers import WriteOptions
+    from dlcv.runtime.results import WriteOptions
 
     run_task(
         TaskRequest(

@@ -40,7 +40,7 @@ def embed(
       dlcv-infer embed photos/ --format parquet --out vectors
       dlcv-infer embed photo.jpg                                # a line of JSON on stdout
     """
-    from dlcv.runtime.results.writers import WriteOptions
+    from dlcv.runtime.results import WriteOptions
 
     to_stdout = out is None or str(out) == "-"
     chosen = format or ("jsonl" if to_stdout else "npz")

@@ -67,7 +67,7 @@ def fewshot(
     from dlcv.runtime.bundle.report import table
     from dlcv.runtime.errors import InputError
     from dlcv.runtime.fewshot.prototypes import PrototypeClassifier, Prototypes
-    from dlcv.runtime.results.writers import WriteOptions
+    from dlcv.runtime.results import WriteOptions
 
     if support is None and prototypes is None:
         raise InputError("classes come from --support DIR or --prototypes FILE; give one of them")

@@ -45,7 +45,7 @@ def segment(
       dlcv-infer segment drive/ --out masks --resume
       dlcv-infer segment drive/ --size 960 --out -         # shares of the classes only, on stdout
     """
-    from dlcv.runtime.results.writers import WriteOptions
+    from dlcv.runtime.results import WriteOptions
 
     to_folder = str(out) != "-"
     run_task(

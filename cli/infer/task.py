@@ -17,10 +17,11 @@ from dlcv.cli.edge import EXIT_FAILED, EXIT_INTERRUPTED, EXIT_SOME_REFUSED
 from dlcv.cli.text import key_values
 
 if TYPE_CHECKING:
-    from dlcv.runtime.bundle.manifest import Precision
+    from dlcv.runtime.bundle.schema import Precision
     from dlcv.runtime.caption.beam_search import SearchOptions
     from dlcv.runtime.engines import EngineOptions
-    from dlcv.runtime.results.writers import WriteOptions, Writer
+    from dlcv.runtime.results import WriteOptions
+    from dlcv.runtime.results.writers import Writer
     from dlcv.runtime.running.job import Answering, Summary
     from dlcv.runtime.running.predictor import Predictor
 

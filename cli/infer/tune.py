@@ -12,7 +12,7 @@ from dlcv.cli.infer.task import loading, say
 from dlcv.cli.text import numbers_from_text, words_from_text
 
 if TYPE_CHECKING:
-    from dlcv.runtime.bundle.manifest import Precision
+    from dlcv.runtime.bundle.schema import Precision
 
 
 def tune(

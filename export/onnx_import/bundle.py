@@ -21,7 +21,7 @@ from dlcv.export.onnx_import.wrap import wrapped
 from dlcv.export.sources.base import ModelFacts, read_classes
 from dlcv.export.writing import proved_bundle, require_writable
 from dlcv.runtime.bundle import Bundle
-from dlcv.runtime.bundle.manifest import ClassInfo, Preprocessing
+from dlcv.runtime.bundle.schema import ClassInfo, Preprocessing
 from dlcv.runtime.errors import InputError
 from dlcv.runtime.images import load_pixels
 from dlcv.runtime.images.samples import sample_paths

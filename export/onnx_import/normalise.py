@@ -17,7 +17,7 @@ from dlcv.export.onnx_import.read import nodes_of, opset_of
 from dlcv.export.onnx_import.session import Session
 from dlcv.export.strip_metadata import strip_notes
 from dlcv.export.writing import OPSET
-from dlcv.runtime.bundle.manifest import Precision
+from dlcv.runtime.bundle.schema import Precision
 from dlcv.runtime.errors import EngineError, InputError
 
 _IR_VERSION = 10  # from 4 on, constants need not be inputs; 10 knows every type of opset 21

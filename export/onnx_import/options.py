@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Literal, TypeAlias
 
 from dlcv.export.writing import OPSET, BundleOptions
-from dlcv.runtime.bundle.manifest import Task
+from dlcv.runtime.bundle.schema import Task
 from dlcv.runtime.errors import InputError
 
 Layout: TypeAlias = Literal["nchw", "nhwc"]

@@ -15,7 +15,7 @@ from dlcv.export.onnx_import.normalise import precision_of
 from dlcv.export.onnx_import.postprocessing import Head
 from dlcv.export.onnx_import.read import opset_of
 from dlcv.export.writing import ExportedGraph
-from dlcv.runtime.bundle.manifest import Dimension, TensorSpec
+from dlcv.runtime.bundle.schema import Dimension, TensorSpec
 from dlcv.runtime.errors import InputError
 
 Array: TypeAlias = "np.ndarray[Any, Any]"

@@ -16,14 +16,8 @@ from dlcv.export.precision.intermediates import Pixels
 from dlcv.export.precision.model_card import CARD_FILE, card_with_precisions
 from dlcv.export.precision.search import search
 from dlcv.runtime.bundle import Bundle, open_bundle, save_bundle
-from dlcv.runtime.bundle.manifest import (
-    Accuracy,
-    FileEntry,
-    Manifest,
-    ParityReport,
-    Precision,
-    Variant,
-)
+from dlcv.runtime.bundle.manifest import Manifest
+from dlcv.runtime.bundle.schema import Accuracy, FileEntry, ParityReport, Precision, Variant
 from dlcv.runtime.engines.base import Arrays, EngineModel, EngineOptions, check_specs
 from dlcv.runtime.engines.ort import OrtEngine
 from dlcv.runtime.errors import InputError, OutputError, ParityError

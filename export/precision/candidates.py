@@ -19,7 +19,7 @@ from dlcv.export.precision.int8 import (
 from dlcv.export.precision.intermediates import Pixels, histograms, largest_values, noise_by_tensor
 from dlcv.export.precision.nodes import activations, float_tensors, prepared_model
 from dlcv.export.precision.search import NodeNoise
-from dlcv.runtime.bundle.manifest import Precision
+from dlcv.runtime.bundle.schema import Precision
 from dlcv.runtime.errors import InputError
 
 _COMPARED_BATCHES = 2

@@ -8,11 +8,10 @@ import numpy as np
 
 from dlcv.export.gate import Batch
 from dlcv.export.precision.intermediates import Pixels
-from dlcv.runtime.bundle.manifest import Preprocessing
+from dlcv.runtime.bundle.schema import Preprocessing
 from dlcv.runtime.errors import ImageError, InputError
-from dlcv.runtime.images import load_pixels
+from dlcv.runtime.images import Refused, load_pixels
 from dlcv.runtime.images.sources import expand_inputs
-from dlcv.runtime.results import Refused
 
 FEWEST_IMAGES, ENOUGH_IMAGES, MOST_IMAGES = 16, 100, 500
 _GATE_IMAGES = 9

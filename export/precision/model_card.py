@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import re
 
-from dlcv.runtime.bundle.manifest import Manifest, OutputParity, Variant
+from dlcv.runtime.bundle.manifest import Manifest
 from dlcv.runtime.bundle.report import metrics_table
+from dlcv.runtime.bundle.schema import OutputParity, Variant
 
 CARD_FILE = "README.md"
 _TITLE = "## Precisions"

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import msgspec
 
-from dlcv.runtime.bundle.manifest import ClassInfo, Metric, Preprocessing, Task
+from dlcv.runtime.bundle.schema import ClassInfo, Metric, Preprocessing, Task
 from dlcv.runtime.errors import InputError
 
 if TYPE_CHECKING:

@@ -8,7 +8,7 @@ from typing import Any, TypeGuard
 import msgspec
 
 from dlcv.export.sources.base import ExportSource, SourceOptions, read_classes, with_size
-from dlcv.runtime.bundle.manifest import ClassInfo, Metric
+from dlcv.runtime.bundle.schema import ClassInfo, Metric
 from dlcv.runtime.caption.vocabulary import TOKENIZER_FILE
 from dlcv.runtime.errors import InputError
 from dlcv.train.byol.recipe import ByolRecipe

@@ -18,7 +18,7 @@ from dlcv.export.sources.pretrained import (
     seeded,
     take_weights,
 )
-from dlcv.runtime.bundle.manifest import ClassInfo, Preprocessing
+from dlcv.runtime.bundle.schema import ClassInfo, Preprocessing
 from dlcv.runtime.errors import InputError
 
 _RESAMPLE = ("bilinear", "bicubic", "lanczos")

@@ -18,7 +18,7 @@ from dlcv.export.sources.pretrained import (
     seeded,
     take_weights,
 )
-from dlcv.runtime.bundle.manifest import ClassInfo, Metric, Preprocessing, Task
+from dlcv.runtime.bundle.schema import ClassInfo, Metric, Preprocessing, Task
 from dlcv.runtime.errors import InputError
 
 _MULTIPLE = 8

@@ -8,14 +8,7 @@ from typing import Annotated, Any
 import msgspec
 from msgspec import Meta
 
-from dlcv.runtime.bundle.manifest import (
-    Model,
-    OutputParity,
-    ParityReport,
-    Positive,
-    Precision,
-    Task,
-)
+from dlcv.runtime.bundle.schema import Model, OutputParity, ParityReport, Positive, Precision, Task
 from dlcv.runtime.errors import InputError
 from dlcv.runtime.machine.atomic_files import write_atomically
 

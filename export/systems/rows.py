@@ -7,7 +7,7 @@ from pathlib import Path
 import msgspec
 import yaml
 
-from dlcv.runtime.bundle.manifest import Model
+from dlcv.runtime.bundle.schema import Model
 from dlcv.runtime.errors import InputError
 
 

@@ -19,7 +19,7 @@ from torch import Tensor, nn
 
 from dlcv.export.sources import ExportSource, SourceOptions, load_source
 from dlcv.export.sources.pretrained import LIMITS_OF_RANDOM, seeded
-from dlcv.runtime.bundle.manifest import Preprocessing
+from dlcv.runtime.bundle.schema import Preprocessing
 from dlcv.runtime.caption.vocabulary import TOKENIZER_FILE, vocabulary_from_captions
 from dlcv.runtime.images import load_pixels
 from dlcv.runtime.images.samples import sample_paths

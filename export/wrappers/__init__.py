@@ -14,7 +14,7 @@ from dlcv.export.wrappers.segmenter import SegmenterWrapper
 from dlcv.export.wrappers.timm_classifier import TimmClassifierWrapper
 from dlcv.export.wrappers.timm_vit import TimmVitWrapper
 from dlcv.export.wrappers.torchvision_vit import TorchvisionVitWrapper
-from dlcv.runtime.bundle.manifest import Task
+from dlcv.runtime.bundle.schema import Task
 from dlcv.runtime.errors import InputError
 from dlcv.train.caption.network import Captioner
 

@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, TypeAlias
 
 if TYPE_CHECKING:
-    from dlcv.runtime.bundle.manifest import Graph, Task, TensorSpec
+    from dlcv.runtime.bundle.schema import Graph, Task, TensorSpec
 
 Axis: TypeAlias = int | str | None
 

@@ -15,17 +15,15 @@ from zipfile import BadZipFile
 
 import msgspec
 
+from dlcv.runtime.bundle.contract import CONTRACT
 from dlcv.runtime.bundle.manifest import (
     MAX_MANIFEST_BYTES,
-    FileEntry,
-    Graph,
     Manifest,
-    Precision,
-    Variant,
     json_from_manifest,
     manifest_from_json,
 )
 from dlcv.runtime.bundle.onnx_protobuf import has_external_data
+from dlcv.runtime.bundle.schema import FileEntry, Graph, Precision, Variant
 from dlcv.runtime.errors import BundleError, OutputError
 
 if TYPE_CHECKING:
@@ -106,10 +104,10 @@ class Bundle:
         Raises:
             BundleError: it does not.
         """
-        if self.manifest.task == "caption":
+        if sum(contract.required for contract in CONTRACT[self.manifest.task].values()) > 1:
             raise BundleError(
-                f"{what} is for bundles whose answer is one graph's; {self.manifest.name!r} writes captions step by "
-                "step with two, so name another bundle"
+                f"{what} is for bundles whose answer is one graph's; {self.manifest.name!r} ({self.manifest.task}) "
+                "needs several, so name another bundle"
             )
 
     def read(self, file: str) -> bytes:

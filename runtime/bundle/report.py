@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from dlcv.runtime.bundle import Bundle
-    from dlcv.runtime.bundle.manifest import Manifest, OutputParity, Preprocessing, Variant
+    from dlcv.runtime.bundle.manifest import Manifest
+    from dlcv.runtime.bundle.schema import OutputParity, Preprocessing, Variant
 
 _WIDTH = 100
 _KEPT_SHOWN = 6

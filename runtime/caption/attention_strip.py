@@ -10,27 +10,27 @@ from PIL import Image, ImageDraw
 from dlcv.runtime.results.draw import FAINT, INK, PAPER, draw_heat, font_of_size
 
 if TYPE_CHECKING:
-    from dlcv.runtime.results import Caption, Float32
+    from collections.abc import Sequence
+
+    from dlcv.runtime.images import Frame
+    from dlcv.runtime.results.base import Float32
 
 _SIDE = 224  # pixels of a photo's shorter side
 _A_ROW = 6  # pictures
 _GAP = 8
 
 
-def draw_caption(photo: Image.Image, result: Caption) -> Image.Image:
+def draw_caption(
+    photo: Image.Image, text: str, *, words: Sequence[str], attention: Float32, frame: Frame
+) -> Image.Image:
     """Draw the strip, in rows of six pictures, each word above its own.
 
-    Raises:
-        ValueError: the result has no attention.
+    attention: float32 (words, h, w) over `frame.box`.
     """
-    if result.attention is None:
-        raise ValueError("this caption was made without attention; ask for the output `attention`")
     photo = _fitted(photo)
-    maps = comparable(result.attention)
-    panels = [
-        draw_heat(photo, values, box=result.frame.box, size=result.frame.size) for values in maps
-    ]
-    return _sheet([photo, *panels], ["photo", *result.words], title=result.text)
+    maps = comparable(attention)
+    panels = [draw_heat(photo, values, box=frame.box, size=frame.size) for values in maps]
+    return _sheet([photo, *panels], ["photo", *words], title=text)
 
 
 def comparable(attention: Float32) -> Float32:

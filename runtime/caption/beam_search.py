@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any, Protocol, TypeAlias
 import numpy as np
 
 from dlcv.runtime.errors import InputError
+from dlcv.runtime.running.tasks import TaskOptions
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -19,7 +20,7 @@ Logits: TypeAlias = "np.ndarray[Any, np.dtype[np.float32]]"
 
 
 @dataclass(frozen=True, kw_only=True)
-class SearchOptions:
+class SearchOptions(TaskOptions):
     """How captions are searched for.
 
     beams: so many captions of an image are pursued at once; 1 is greedy: always the likeliest word.
@@ -143,13 +144,12 @@ class _Beams:
         self, scores: NDArray[np.float64], position: int, *, attention: Logits | None
     ) -> NDArray[np.intp]:
         """Keep the best continuations, and return the row that each comes from. scores: (rows, V), logarithms."""
-        parents, tokens = self._chosen(scores, position)
+        allowed = self._allowed(scores, position)
+        parents, tokens = self._chosen(allowed)
         if attention is not None:
             self._look(attention, position)
         ended = self.ended[parents]
-        gained = scores[parents, tokens]
-        gained[ended] = 0.0
-        self.scores = gained + self.scores[parents]
+        self.scores = self.scores[parents] + allowed[parents, tokens]
         self.lengths = self.lengths[parents] + ~ended
         self.tokens = self.tokens[parents]
         self.tokens[:, position] = np.where(ended, self.vocabulary.pad, tokens)
@@ -176,17 +176,20 @@ class _Beams:
             attention=attention,
         )
 
-    def _chosen(
-        self, scores: NDArray[np.float64], position: int
-    ) -> tuple[NDArray[np.intp], NDArray[np.intp]]:
-        """Return the rows and tokens of the best `beams` continuations of each image."""
-        beams, count = self.options.beams, scores.shape[1]
+    def _allowed(self, scores: NDArray[np.float64], position: int) -> NDArray[np.float64]:
+        """Return scores (rows, V) in which what must not follow is impossible, also where beams outnumber the rest."""
+        count = scores.shape[1]
         allowed = scores.copy()
         allowed[:, list(self.vocabulary.unsaid)] = -np.inf
         if position == self.steps - 1:  # no room for another word
             allowed[:, np.arange(count) != self.vocabulary.end] = -np.inf
         allowed[self.ended] = -np.inf
         allowed[self.ended, self.vocabulary.end] = 0.0  # the one way to stay as it is
+        return allowed
+
+    def _chosen(self, allowed: NDArray[np.float64]) -> tuple[NDArray[np.intp], NDArray[np.intp]]:
+        """Return the rows and tokens of the best `beams` continuations of each image."""
+        beams, count = self.options.beams, allowed.shape[1]
         lengths = self.lengths + ~self.ended
         ranked = (self.scores[:, None] + allowed) / self._penalty(lengths)[:, None]
         by_image = ranked.reshape(self.images, beams * count)

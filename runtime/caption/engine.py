@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, final
 
 import numpy as np
 
-from dlcv.runtime.bundle.manifest import TensorSpec
+from dlcv.runtime.bundle.schema import TensorSpec
 from dlcv.runtime.caption.beam_search import SearchOptions, search
 from dlcv.runtime.caption.vocabulary import Vocabulary, vocabulary_from_json
 from dlcv.runtime.engines import Choice, load_engine

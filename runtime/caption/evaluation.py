@@ -9,10 +9,10 @@ from typing import Any
 
 from dlcv.runtime.caption.captioned_images import CaptionedImage
 from dlcv.runtime.caption.metrics import bleu, cider
+from dlcv.runtime.caption.result import Caption
 from dlcv.runtime.caption.vocabulary import words_of
 from dlcv.runtime.errors import InputError
-from dlcv.runtime.evaluate.labelled import source_of
-from dlcv.runtime.results import Caption, Refused
+from dlcv.runtime.images import Refused, source_of
 from dlcv.runtime.running.predictor import Predictor
 
 

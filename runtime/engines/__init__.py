@@ -9,8 +9,8 @@ from dataclasses import dataclass, replace
 from functools import partial
 
 from dlcv.runtime.bundle import Bundle
-from dlcv.runtime.bundle.manifest import Precision
 from dlcv.runtime.bundle.onnx_protobuf import model_with_outputs
+from dlcv.runtime.bundle.schema import Precision
 from dlcv.runtime.engines.base import (
     Engine,
     EngineInfo,

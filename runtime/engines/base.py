@@ -8,14 +8,14 @@ from typing import TYPE_CHECKING, Any, Protocol, Self, TypeAlias, TypeVar
 
 import msgspec
 
-from dlcv.runtime.bundle.manifest import Plan, Precision, TensorSpec
+from dlcv.runtime.bundle.schema import Plan, Precision, TensorSpec
 from dlcv.runtime.errors import BundleError, InputError
 from dlcv.runtime.machine.closing import Closing
 
 if TYPE_CHECKING:
     import numpy as np
 
-    from dlcv.runtime.bundle.manifest import Graph
+    from dlcv.runtime.bundle.schema import Graph
 
 DEFAULT_BATCH_SIZE = 8
 UNKNOWN = "?"  # a dynamic dimension without a symbol

@@ -32,7 +32,7 @@ from dlcv.runtime.machine.system import cpu_count
 if TYPE_CHECKING:
     import numpy as np
 
-    from dlcv.runtime.bundle.manifest import TensorSpec
+    from dlcv.runtime.bundle.schema import TensorSpec
 
 _PROVIDER = "CUDAExecutionProvider"
 _LOG_FATAL_ONLY, _LOG_WARNINGS = 4, 2

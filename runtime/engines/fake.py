@@ -7,7 +7,7 @@ from typing import Any, final
 
 import numpy as np
 
-from dlcv.runtime.bundle.manifest import Graph, TensorSpec
+from dlcv.runtime.bundle.schema import Graph, TensorSpec
 from dlcv.runtime.engines.base import Arrays, EngineInfo, check_feeds
 from dlcv.runtime.machine.closing import Closing
 

@@ -12,7 +12,7 @@ import numpy as np
 from dlcv.runtime.errors import EngineError
 
 if TYPE_CHECKING:
-    from dlcv.runtime.bundle.manifest import TensorSpec
+    from dlcv.runtime.bundle.schema import TensorSpec
     from dlcv.runtime.engines.base import Arrays
     from dlcv.runtime.engines.cuda_device import Device
 

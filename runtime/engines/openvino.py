@@ -12,7 +12,7 @@ from typing import Any, Literal, final
 
 import numpy as np
 
-from dlcv.runtime.bundle.manifest import DType, Precision, TensorSpec
+from dlcv.runtime.bundle.schema import DType, Precision, TensorSpec
 from dlcv.runtime.engines.base import (
     UNKNOWN,
     Arrays,

@@ -9,7 +9,7 @@ from typing import Any, cast, final
 
 import numpy as np
 
-from dlcv.runtime.bundle.manifest import DType, TensorSpec
+from dlcv.runtime.bundle.schema import DType, TensorSpec
 from dlcv.runtime.engines.base import (
     UNKNOWN,
     Arrays,

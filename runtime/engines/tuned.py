@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Literal, TypeAlias
 
 import msgspec
 
-from dlcv.runtime.bundle.manifest import Precision
+from dlcv.runtime.bundle.schema import Precision
 from dlcv.runtime.machine.cache import CacheKey, lookup, store
 from dlcv.runtime.machine.system import machine_name
 

@@ -12,7 +12,7 @@ import numpy as np
 
 from dlcv.runtime.errors import InputError
 from dlcv.runtime.machine.atomic_files import write_atomically
-from dlcv.runtime.measure.plot import require_plot
+from dlcv.runtime.machine.system import require_matplotlib
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -33,7 +33,7 @@ def require_confusion_file(path: Path) -> None:
     if suffix not in {".csv", ".png"}:
         raise InputError(f"a confusion matrix is written as .csv or .png, not as {path.name}")
     if suffix == ".png":
-        require_plot()
+        require_matplotlib()
 
 
 def save_confusion(path: Path, matrix: Counts, *, names: Sequence[str], title: str) -> None:

@@ -12,10 +12,12 @@ import msgspec
 import numpy as np
 
 from dlcv.runtime.bundle import MANIFEST, Bundle, open_bundle
-from dlcv.runtime.bundle.manifest import Deployed, ScoreName, json_from_manifest
+from dlcv.runtime.bundle.manifest import json_from_manifest
+from dlcv.runtime.bundle.schema import Deployed, ScoreName
 from dlcv.runtime.errors import BundleError, InputError, OutputError
-from dlcv.runtime.evaluate.labelled import LabelledImage, source_of
+from dlcv.runtime.evaluate.labelled import LabelledImage
 from dlcv.runtime.evaluate.metrics import Counts, confusion, mean_iou, top1
+from dlcv.runtime.images import source_of
 from dlcv.runtime.images.label_masks import (
     Strays,
     decoded_mask,
@@ -26,7 +28,8 @@ from dlcv.runtime.machine.atomic_files import write_atomically
 from dlcv.runtime.results import Classification, Refused, Result, Segmentation
 
 if TYPE_CHECKING:
-    from dlcv.runtime.bundle.manifest import Manifest, Precision
+    from dlcv.runtime.bundle.manifest import Manifest
+    from dlcv.runtime.bundle.schema import Precision
     from dlcv.runtime.running.predictor import Predictor
 
 _TOP = 5

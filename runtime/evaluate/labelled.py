@@ -12,12 +12,11 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 
-from dlcv.runtime.bundle.manifest import Task
+from dlcv.runtime.bundle.schema import Task
 from dlcv.runtime.errors import InputError
 from dlcv.runtime.evaluate.contact_sheets import has_sheets, tile_readers
 from dlcv.runtime.images import SUFFIXES, Source
 from dlcv.runtime.images.archives import Readers, files_within
-from dlcv.runtime.results import Refused
 
 PAIRS = ("images/{}.*", "labels/{}.*")
 
@@ -38,14 +37,6 @@ class LabelledImage:
     label: int | None = None
     mask: str = ""
     read_mask: Callable[[], bytes] | None = None
-
-
-def source_of(name: str, read: Callable[[], Source]) -> Source | Refused:
-    """Read an image; what an archive or a contact sheet cannot give is refused, not an end of the run."""
-    try:
-        return read()
-    except (InputError, OSError) as e:
-        return Refused(source=name, reason=str(e))
 
 
 def labelled_images(

@@ -14,7 +14,7 @@ from typing import Any, TypeAlias, final
 
 import numpy as np
 
-from dlcv.runtime.bundle.manifest import Model, Positive
+from dlcv.runtime.bundle.schema import Model, Positive
 from dlcv.runtime.errors import InputError
 
 Indices: TypeAlias = "np.ndarray[Any, np.dtype[np.int64]]"

@@ -11,11 +11,11 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from dlcv.runtime.errors import InputError
-from dlcv.runtime.evaluate.labelled import source_of
 from dlcv.runtime.fewshot.distance import BundleDistance, averageable
 from dlcv.runtime.fewshot.episode_accuracy import EpisodeScore, score_episodes
 from dlcv.runtime.fewshot.episodes import EpisodeConfig, EpisodeSampler, episodes_from_csv
 from dlcv.runtime.fewshot.prototypes import vector_of
+from dlcv.runtime.images import source_of
 from dlcv.runtime.results import Refused
 
 if TYPE_CHECKING:

@@ -17,11 +17,11 @@ from zipfile import BadZipFile, is_zipfile
 import msgspec
 import numpy as np
 
-from dlcv.runtime.bundle.manifest import ClassInfo, Preprocessing
+from dlcv.runtime.bundle.schema import ClassInfo, Preprocessing
 from dlcv.runtime.errors import BundleError, InputError
-from dlcv.runtime.evaluate.labelled import source_of
 from dlcv.runtime.fewshot.distance import BundleDistance, averageable
 from dlcv.runtime.fewshot.support import Support, SupportImages, support_images
+from dlcv.runtime.images import source_of
 from dlcv.runtime.machine.atomic_files import write_atomically
 from dlcv.runtime.machine.closing import Closing
 from dlcv.runtime.results import Classification, Embedding, Float32, Refused, Result, name_of

@@ -7,13 +7,12 @@ from dlcv.runtime.images.decode import (
     Box,
     DecodedImage,
     Frame,
-    Source,
-    UInt8,
     input_size,
     load_display,
     load_pixels,
     to_rgb,
 )
+from dlcv.runtime.images.source import Refused, Source, UInt8, name_of, source_of
 
 __all__ = [
     "FORMATS",
@@ -22,10 +21,13 @@ __all__ = [
     "Box",
     "DecodedImage",
     "Frame",
+    "Refused",
     "Source",
     "UInt8",
     "input_size",
     "load_display",
     "load_pixels",
+    "name_of",
+    "source_of",
     "to_rgb",
 ]

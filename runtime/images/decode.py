@@ -20,12 +20,11 @@ import numpy as np
 from PIL import Image, ImageOps, UnidentifiedImageError
 
 from dlcv.runtime.errors import ImageError, InputError
+from dlcv.runtime.images.source import Source, UInt8
 
 if TYPE_CHECKING:
-    from dlcv.runtime.bundle.manifest import Preprocessing
+    from dlcv.runtime.bundle.schema import Preprocessing
 
-UInt8: TypeAlias = "np.ndarray[Any, np.dtype[np.uint8]]"
-Source: TypeAlias = "str | Path | bytes | Image.Image | np.ndarray[Any, Any]"
 Box: TypeAlias = tuple[float, float, float, float]
 
 FORMATS = ("JPEG", "PNG", "WEBP", "BMP", "GIF", "TIFF", "PPM")

@@ -14,7 +14,7 @@ from PIL import Image
 from dlcv.runtime.errors import InputError
 
 if TYPE_CHECKING:
-    from dlcv.runtime.bundle.manifest import ClassInfo
+    from dlcv.runtime.bundle.schema import ClassInfo
 
 IGNORED = 255  # in masks: a pixel that does not count
 

@@ -11,8 +11,8 @@ from pathlib import Path, PurePosixPath
 from typing import Any, TextIO
 
 from dlcv.runtime.errors import InputError
-from dlcv.runtime.images import SUFFIXES
-from dlcv.runtime.results import Refused
+from dlcv.runtime.images.decode import SUFFIXES
+from dlcv.runtime.images.source import Refused
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -8,6 +8,8 @@ import platform
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
+from dlcv.runtime.errors import InputError
+
 _INT8_DOT_PRODUCTS = {"avx512_vnni", "avx_vnni", "amx_int8"}  # as /proc/cpuinfo calls them
 
 
@@ -30,6 +32,16 @@ def is_importable(module: str) -> bool:
         return importlib.util.find_spec(module) is not None
     except ModuleNotFoundError:  # the parent of a dotted name
         return False
+
+
+def require_matplotlib() -> None:
+    """Check that plots can be drawn.
+
+    Raises:
+        InputError: matplotlib is missing.
+    """
+    if not is_importable("matplotlib"):
+        raise InputError("the plot needs matplotlib; run pip install 'dlcv[plot]'")
 
 
 def machine_name() -> str:

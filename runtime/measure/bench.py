@@ -23,7 +23,7 @@ import msgspec
 import numpy as np
 
 from dlcv.runtime.bundle import Bundle
-from dlcv.runtime.bundle.manifest import Precision
+from dlcv.runtime.bundle.schema import Precision
 from dlcv.runtime.engines import (
     ENGINES,
     EngineOptions,
@@ -45,7 +45,8 @@ from dlcv.runtime.measure.timing import (
     subject_from_call,
     subject_from_timer,
 )
-from dlcv.runtime.results.writers import FolderWriter, WriteOptions
+from dlcv.runtime.results import WriteOptions
+from dlcv.runtime.results.writers import FolderWriter
 from dlcv.runtime.running.job import run_job
 from dlcv.runtime.running.predictor import Predictor, load, scaled
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dlcv.runtime.bundle import Bundle
-from dlcv.runtime.bundle.manifest import Precision
+from dlcv.runtime.bundle.schema import Precision
 from dlcv.runtime.engines import load_engine
 from dlcv.runtime.engines.base import EngineInfo, EngineOptions
 from dlcv.runtime.measure.parity import Comparison, replay_golden, worst

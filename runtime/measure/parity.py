@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, TypeAlias
 
 import numpy as np
 
-from dlcv.runtime.bundle.manifest import OutputParity, Precision, TensorSpec
+from dlcv.runtime.bundle.schema import OutputParity, Precision, TensorSpec
 
 if TYPE_CHECKING:
     from dlcv.runtime.bundle import Bundle

@@ -7,7 +7,7 @@ from typing import Any, final
 
 import numpy as np
 
-from dlcv.runtime.bundle.manifest import TensorSpec
+from dlcv.runtime.bundle.schema import TensorSpec
 from dlcv.runtime.engines.base import Arrays, EngineInfo, EngineModel
 from dlcv.runtime.machine.closing import Closing
 

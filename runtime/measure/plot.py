@@ -5,9 +5,6 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from dlcv.runtime.errors import InputError
-from dlcv.runtime.machine.system import is_importable
-
 if TYPE_CHECKING:
     from dlcv.runtime.measure.bench import Report
 
@@ -16,16 +13,6 @@ _TITLES = {
     "host": "Host to host: pixels to results",
     "file": "File to file: photos to result files",
 }
-
-
-def require_plot() -> None:
-    """Check that pictures can be drawn.
-
-    Raises:
-        InputError: matplotlib is missing.
-    """
-    if not is_importable("matplotlib"):
-        raise InputError("the plot needs matplotlib; run pip install 'dlcv[plot]'")
 
 
 def save_plot(report: Report, path: Path) -> None:

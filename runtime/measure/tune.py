@@ -19,7 +19,7 @@ from typing import TypeAlias
 import msgspec
 
 from dlcv.runtime.bundle import Bundle
-from dlcv.runtime.bundle.manifest import Precision
+from dlcv.runtime.bundle.schema import Precision
 from dlcv.runtime.engines import (
     ENGINES,
     EngineOptions,

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from dlcv.runtime.bundle.manifest import Preprocessing
+from dlcv.runtime.bundle.schema import Preprocessing
 from dlcv.runtime.errors import InputError
 from dlcv.runtime.images import load_pixels
 from dlcv.runtime.images.samples import sample_paths

@@ -1,21 +1,12 @@
 """What a model answers: values, pictures, files."""
 
-from dlcv.runtime.results.values import (
-    Caption,
-    Classification,
-    Embedding,
-    Float32,
-    Label,
-    Record,
-    Refused,
-    Result,
-    Segmentation,
-    name_of,
-    result_from_outputs,
-)
+from dlcv.runtime.images.source import Refused, name_of
+from dlcv.runtime.results.base import Float32, Label, Record, Result, ResultFile, WriteOptions
+from dlcv.runtime.results.classification import Classification
+from dlcv.runtime.results.embedding import Embedding
+from dlcv.runtime.results.segmentation import Segmentation
 
 __all__ = [
-    "Caption",
     "Classification",
     "Embedding",
     "Float32",
@@ -23,7 +14,8 @@ __all__ = [
     "Record",
     "Refused",
     "Result",
+    "ResultFile",
     "Segmentation",
+    "WriteOptions",
     "name_of",
-    "result_from_outputs",
 ]

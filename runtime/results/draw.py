@@ -4,20 +4,22 @@ from __future__ import annotations
 
 import colorsys
 from functools import lru_cache
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, BinaryIO
 
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
-if TYPE_CHECKING:
-    from collections.abc import Sequence
+from dlcv.runtime.results.base import ResultFile
 
-    from dlcv.runtime.bundle.manifest import ClassInfo
-    from dlcv.runtime.images import Box, UInt8
-    from dlcv.runtime.results import Classification, Float32, Segmentation
+if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping, Sequence
+
+    from dlcv.runtime.bundle.schema import ClassInfo
+    from dlcv.runtime.images import Box, Frame, UInt8
+    from dlcv.runtime.results.base import Float32
 
 _MASK_OPACITY = 0.5
-_CLASSES_LISTED = 5
+_PNG_LEVEL = 1  # a mask of a few classes is as small at level 1 as at 6, in a third of the time
 _MIN_SHARE = 0.001  # a class on less of the image than this is not in the legend
 PAPER, INK, FAINT = (255, 255, 255), (25, 25, 25), (120, 120, 120)
 # Anchors of matplotlib's "inferno" (CC0, van der Walt & Smith 2015), evenly spaced in 0..1.
@@ -58,20 +60,28 @@ def _inferno() -> UInt8:
     return table.astype(np.uint8)
 
 
-def draw_segmentation(photo: Image.Image, result: Segmentation) -> Image.Image:
-    """Draw a mask over its photo, class borders sharpened, with a legend on the right."""
-    size = photo.size
-    mask = np.asarray(Image.fromarray(result.graph_mask).resize(size, Image.Resampling.NEAREST))
-    colors = palette(result.classes)[mask].astype(np.float32)
+def draw_segmentation(
+    photo: Image.Image,
+    mask: UInt8,
+    *,
+    classes: tuple[ClassInfo, ...],
+    shares: Mapping[str, float],
+) -> Image.Image:
+    """Draw a mask, uint8 (h, w), over its photo, class borders sharpened, with a legend on the right.
+
+    shares: of the image by class name, in 0..1.
+    """
+    mask = np.asarray(Image.fromarray(mask).resize(photo.size, Image.Resampling.NEAREST))
+    colors = palette(classes)[mask].astype(np.float32)
     pixels = np.asarray(photo, np.float32)
     blended = pixels + (colors - pixels) * _MASK_OPACITY
     borders = _borders(mask)
     blended[borders] = colors[borders] * 0.6
     overlay = Image.fromarray(blended.astype(np.uint8))
     rows = [
-        (tuple(int(c) for c in palette(result.classes)[i]), info.name, share)
-        for i, info in enumerate(result.classes)
-        if (share := result.shares.get(info.name, 0)) >= _MIN_SHARE
+        (tuple(int(c) for c in palette(classes)[i]), info.name, share)
+        for i, info in enumerate(classes)
+        if (share := shares.get(info.name, 0)) >= _MIN_SHARE
     ]
     rows.sort(key=lambda row: -row[2])
     return _beside(overlay, _legend(rows, height=overlay.height))
@@ -99,32 +109,34 @@ def draw_heat(
     return Image.fromarray(pixels.astype(np.uint8))
 
 
-def draw_classification(photo: Image.Image, result: Classification) -> Image.Image:
-    """Draw photo, explanation and, for a ViT, last-layer attention side by side over a caption.
-
-    Without an explanation, the likeliest classes are listed beside the photo.
-    """
-    frame = result.frame
+def draw_classes(photo: Image.Image, ranked: Sequence[tuple[str, float]]) -> Image.Image:
+    """List classes with their probabilities beside the photo, likeliest first."""
     photo = enlarged(photo, shortest=320)
-    if result.explanation is None:
-        ranked = [(x.name, x.probability) for x in result.top(_CLASSES_LISTED)]
-        rows = [(FAINT if number else _INFERNO[5], *row) for number, row in enumerate(ranked)]
-        return _beside(photo, _legend(rows, height=photo.height))
-    panels = [
-        (photo, "photo"),
-        (
-            draw_heat(photo, readable(result.explanation), box=frame.box, size=frame.size),
-            "explanation" if result.attention is None else "attention rollout",
-        ),
-    ]
-    if result.attention is not None:
-        last = readable(result.attention.mean(axis=0))
-        panels.append(
-            (draw_heat(photo, last, box=frame.box, size=frame.size), "last layer, class token")
-        )
-    label = ", ".join(
-        f"{x.name} {x.probability:.0%}" for x in result.top(3) if x.probability >= 0.01
-    )
+    rows = [(FAINT if number else _INFERNO[5], *row) for number, row in enumerate(ranked)]
+    return _beside(photo, _legend(rows, height=photo.height))
+
+
+def draw_maps(
+    photo: Image.Image,
+    ranked: Sequence[tuple[str, float]],
+    *,
+    explanation: Float32,
+    attention: Float32 | None,
+    frame: Frame,
+) -> Image.Image:
+    """Draw photo, explanation (h, w) and, for a ViT, last-layer attention (heads, h, w) side by side.
+
+    ranked: classes with their probabilities, likeliest first; three of them are the title.
+    """
+    photo = enlarged(photo, shortest=320)
+    maps = [("explanation" if attention is None else "attention rollout", explanation)]
+    if attention is not None:
+        maps.append(("last layer, class token", attention.mean(axis=0)))
+    panels = [(photo, "photo")]
+    for title, values in maps:
+        panel = draw_heat(photo, readable(values), box=frame.box, size=frame.size)
+        panels.append((panel, title))
+    label = ", ".join(f"{name} {share:.0%}" for name, share in ranked[:3] if share >= 0.01)
     return _titled_row(panels, title=label)
 
 
@@ -201,3 +213,16 @@ def _titled_row(panels: Sequence[tuple[Image.Image, str]], *, title: str) -> Ima
         )
         left += panel.width + gap
     return sheet
+
+
+def png_file(key: str, folder: str, image: Callable[[], Image.Image], engine: str) -> ResultFile:
+    """Return a PNG of a result's own; the image is drawn when it is written. engine: what ran, kept in the file."""
+
+    def write(file: BinaryIO) -> None:
+        from PIL.PngImagePlugin import PngInfo
+
+        info = PngInfo()
+        info.add_text("Software", f"dlcv; {engine}")
+        image().save(file, format="PNG", compress_level=_PNG_LEVEL, pnginfo=info)
+
+    return ResultFile(key=key, folder=folder, suffix=".png", write=write)

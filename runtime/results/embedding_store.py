@@ -6,17 +6,17 @@ import json
 import zipfile
 from collections.abc import Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, BinaryIO, Literal, TypeAlias, final
+from typing import TYPE_CHECKING, Any, BinaryIO, final
 
 import numpy as np
 
 from dlcv.runtime.errors import OutputError
 from dlcv.runtime.machine.atomic_files import AppendFile, write_atomically
+from dlcv.runtime.results.base import MatrixFormat
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-MatrixFormat: TypeAlias = Literal["npz", "parquet"]
 _ROWS_A_CHUNK = 4096
 
 

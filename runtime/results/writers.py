@@ -17,31 +17,22 @@ import json
 import shutil
 from collections import Counter
 from collections.abc import Callable, Iterator
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from pathlib import Path
-from typing import Any, BinaryIO, Literal, Protocol, TypeAlias, final
-
-import numpy as np
+from typing import Any, Protocol, final
 
 from dlcv.runtime.errors import InputError, OutputError
+from dlcv.runtime.images.source import Refused
 from dlcv.runtime.machine.atomic_files import (
     AppendFile,
     drop_partial_line,
     output_error,
     write_atomically,
 )
-from dlcv.runtime.results import (
-    Caption,
-    Classification,
-    Embedding,
-    Record,
-    Refused,
-    Result,
-    Segmentation,
-)
-from dlcv.runtime.results.embedding_store import EmbeddingStore, MatrixFormat
+from dlcv.runtime.results.base import Record, Result, WriteOptions
+from dlcv.runtime.results.embedding import Embedding
+from dlcv.runtime.results.embedding_store import EmbeddingStore
 
-LineFormat: TypeAlias = Literal["jsonl", "csv"]
 _FOLDERS = ("masks", "overlays", "maps", "confidence")
 _FILES = (
     "results.jsonl",
@@ -51,29 +42,6 @@ _FILES = (
     "embeddings.npz",
     "embeddings.parquet",
 )
-_PNG_LEVEL = 1  # a mask of a few classes is as small at level 1 as at 6, in a third of the time
-
-
-@dataclass(frozen=True, kw_only=True)
-class WriteOptions:
-    """What is written for each image beside its line.
-
-    top: classes in a line. masks: palette PNG. overlays: PNG to look at. maps: explanation and
-    attention as NPZ. confidence: greyscale PNG, 255 is certain. embeddings: one matrix for all.
-    """
-
-    lines: LineFormat = "jsonl"
-    top: int = 5
-    masks: bool = False
-    overlays: bool = False
-    maps: bool = False
-    confidence: bool = False
-    embeddings: MatrixFormat | None = None
-
-    @property
-    def needs_folder(self) -> bool:
-        """Whether there are files beside the lines."""
-        return any((self.masks, self.overlays, self.maps, self.confidence, self.embeddings))
 
 
 class Writer(Protocol):
@@ -125,7 +93,7 @@ class StreamWriter:
         if self._options.lines == "jsonl":
             self._write(line_from_record(record))
             return
-        row = csv_row(record, result)
+        row = result.csv_row(record)
         if self._header is None:
             self._header = list(row)
             self._write(csv_line(self._header))
@@ -185,9 +153,10 @@ class FolderWriter:
         if isinstance(result, Refused):
             return record
         files = {}
-        for key, file, write in _files_of(result, self._options, name=_safe(name)):
-            write_atomically(self.folder / file, write)
-            files[key] = file
+        for item in result.files(self._options):
+            file = f"{item.folder}/{_safe(name)}{item.suffix}"
+            write_atomically(self.folder / file, item.write)
+            files[item.key] = file
         engine = record.pop("engine")
         return record | files | {"engine": engine}
 
@@ -203,7 +172,7 @@ class FolderWriter:
         if self._options.lines == "jsonl":
             self._lines.append(line_from_record(record).encode())
             return
-        row = csv_row(record, result)
+        row = result.csv_row(record)
         if self._header is None:
             self._header = list(row)
             self._lines.append(csv_line(self._header).encode())
@@ -260,12 +229,7 @@ class FolderWriter:
 
 def record_from_result(result: Result | Refused, options: WriteOptions) -> Record:
     """Return the line of a result: plain values, ready for JSON."""
-    if isinstance(result, Classification):
-        return result.record(top=options.top)
-    record = result.record()
-    if isinstance(result, Embedding) and options.embeddings:
-        del record["embedding"]  # it goes into the matrix
-    return record
+    return result.record() if isinstance(result, Refused) else result.line(options)
 
 
 def line_from_record(record: Record) -> str:
@@ -273,85 +237,11 @@ def line_from_record(record: Record) -> str:
     return json.dumps(record, ensure_ascii=False) + "\n"
 
 
-def csv_row(record: Record, result: Result) -> Record:
-    """Flatten a record for CSV, with the same columns for every image of a bundle.
-
-    Shares become a column for each class, also those that do not occur; the top classes become
-    `name:probability` pairs.
-    """
-    row: Record = {}
-    for key, value in record.items():
-        if key == "shares":
-            names = result.classes if isinstance(result, Segmentation) else ()
-            row |= {f"share {info.name}": value.get(info.name, 0.0) for info in names}
-        elif key == "top":
-            row["top"] = "; ".join(f"{x['label']}:{x['probability']:.4f}" for x in value)
-        elif key == "embedding":
-            row |= {f"e{number}": x for number, x in enumerate(value)}
-        else:
-            row[key] = value
-    return row
-
-
 def csv_line(values: list[Any]) -> str:
     """Return one line of CSV, quoted where needed."""
     buffer = io.StringIO()
     csv.writer(buffer, lineterminator="\n").writerow(values)
     return buffer.getvalue()
-
-
-def _files_of(
-    result: Result, options: WriteOptions, *, name: str
-) -> Iterator[tuple[str, str, Callable[[BinaryIO], object]]]:
-    """Yield an image's own files: key in its line, path in the folder, and what writes it."""
-    if isinstance(result, Segmentation):
-        if options.masks:
-            yield (
-                "mask",
-                f"masks/{name}.png",
-                lambda file: _save_png(result.mask_image(), file, result.engine),
-            )
-        if options.confidence and result.confidence is not None:
-            grey = (result.confidence * 255).round().astype(np.uint8)
-            yield (
-                "confidence",
-                f"confidence/{name}.png",
-                lambda file: _save_png(_grey(grey), file, result.engine),
-            )
-    if isinstance(result, Classification) and options.maps:
-        yield "maps", f"maps/{name}.npz", lambda file: _save_maps(result, file)
-    if isinstance(result, (Caption, Classification, Segmentation)) and options.overlays:
-        yield (
-            "overlay",
-            f"overlays/{name}.png",
-            lambda file: _save_png(result.overlay(), file, result.engine),
-        )
-
-
-def _grey(values: np.ndarray[Any, np.dtype[np.uint8]]) -> Any:
-    from PIL import Image
-
-    return Image.fromarray(values)
-
-
-def _save_png(image: Any, file: BinaryIO, engine: str) -> None:
-    from PIL.PngImagePlugin import PngInfo
-
-    info = PngInfo()
-    info.add_text("Software", f"dlcv; {engine}")
-    image.save(file, format="PNG", compress_level=_PNG_LEVEL, pnginfo=info)
-
-
-def _save_maps(result: Classification, file: BinaryIO) -> None:
-    arrays: dict[str, Any] = {
-        "box_xyxy": np.array(result.frame.box, np.float32),
-        "size_hw": np.array(result.frame.size),
-        "engine": np.array(result.engine),
-    }
-    for name in ("explanation", "attention"):
-        if (array := getattr(result, name)) is not None:
-            arrays[name] = array
-    np.savez(file, allow_pickle=False, **arrays)
 
 
 def _safe(name: str) -> str:

@@ -6,26 +6,23 @@ from collections.abc import Collection, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeVar, final
+from typing import Any, TypeVar, final
 
 import msgspec
 import numpy as np
 from PIL import Image
 
 from dlcv.runtime.bundle import Bundle, open_bundle
-from dlcv.runtime.bundle.manifest import Precision, Preprocessing
-from dlcv.runtime.engines import Choice, choose, load_engine
+from dlcv.runtime.bundle.schema import Precision, Preprocessing
+from dlcv.runtime.engines import choose
 from dlcv.runtime.engines.base import DEFAULT_BATCH_SIZE, Arrays, Engine, EngineOptions
 from dlcv.runtime.errors import ImageError, InputError
-from dlcv.runtime.images import DecodedImage, Source, load_pixels
+from dlcv.runtime.images import DecodedImage, Refused, Source, load_pixels, name_of
 from dlcv.runtime.machine.closing import Closing
 from dlcv.runtime.machine.system import cpu_count
-from dlcv.runtime.results import Refused, Result, name_of, result_from_outputs
+from dlcv.runtime.results import Result
 from dlcv.runtime.running.pipeline import batches_by_shape, in_background, ordered_map, windows
-
-if TYPE_CHECKING:
-    from dlcv.runtime.caption.beam_search import SearchOptions
-    from dlcv.runtime.caption.vocabulary import Vocabulary
+from dlcv.runtime.running.tasks import Answered, LoadRequest, TaskOptions, parts_of_task
 
 Answer = TypeVar("Answer")
 _WINDOW_BATCHES = 4  # how far images of other shapes may be passed over to fill a batch
@@ -39,7 +36,7 @@ def load(
     outputs: Collection[str] | None = None,
     options: EngineOptions | None = None,
     longest_side: int | None = None,
-    search: SearchOptions | None = None,
+    search: TaskOptions | None = None,
 ) -> Predictor:
     """Open a bundle (a folder, or a built-in bundle's name) and load it on an engine.
 
@@ -56,46 +53,19 @@ def load(
     opened = bundle if isinstance(bundle, Bundle) else open_bundle(bundle)
     preprocessing = scaled(opened, longest_side)
     choice = choose(opened, engine, precision=precision, options=options or EngineOptions())
-    if opened.manifest.task == "caption":
-        return _captioner(opened, choice, outputs=outputs, search=search)
-    if search is not None:
-        raise InputError(
-            f"bundle {opened.manifest.name!r} ({opened.manifest.task}) writes no captions; name a captioner, or leave out `search`"
-        )
-    loaded = load_engine(
-        opened,
-        choice.engine,
-        precision=choice.precision,
+    request = LoadRequest(
+        bundle=opened,
+        choice=choice,
         outputs=outputs,
-        options=choice.options,
         largest=preprocessing.size,
+        options=search,
     )
-    batch_size = choice.options.batch_size or DEFAULT_BATCH_SIZE
     return Predictor(
         opened,
-        loaded,
-        batch_size=batch_size,
+        parts_of_task(opened.manifest.task).engine(request),
+        batch_size=choice.options.batch_size or DEFAULT_BATCH_SIZE,
         preprocessing=preprocessing,
         variant=choice.precision,
-    )
-
-
-def _captioner(
-    bundle: Bundle,
-    choice: Choice,
-    *,
-    outputs: Collection[str] | None,
-    search: SearchOptions | None,
-) -> Predictor:
-    from dlcv.runtime.caption.engine import load_caption_engine
-
-    loaded = load_caption_engine(bundle, choice, outputs=outputs, search=search)
-    return Predictor(
-        bundle,
-        loaded,
-        batch_size=choice.options.batch_size or DEFAULT_BATCH_SIZE,
-        variant=choice.precision,
-        vocabulary=loaded.vocabulary,
     )
 
 
@@ -112,12 +82,11 @@ class Predictor(Closing):
         preprocessing: Preprocessing | None = None,
         workers: int | None = None,
         variant: Precision | None = None,
-        vocabulary: Vocabulary | None = None,
     ) -> None:
         """Wrap a loaded engine.
 
         batch_size: images in one engine call at most. workers: decoding threads; None: one a core.
-        variant: whose graph the engine was given; None: the default one's. vocabulary: of a captioner.
+        variant: whose graph the engine was given; None: the default one's.
         """
         if batch_size < 1:
             raise InputError(f"batch size must be 1 or more, not {batch_size}")
@@ -126,8 +95,8 @@ class Predictor(Closing):
         self.batch_size = batch_size
         self.preprocessing = preprocessing or bundle.manifest.preprocessing
         self.workers = workers or cpu_count()
-        self.vocabulary = vocabulary
         self.variant: Precision = variant or bundle.graph().default_precision
+        self._result = parts_of_task(bundle.manifest.task).result(bundle)
 
     def __call__(self, images: Source | Iterable[Source]) -> list[Result]:
         """Return the result of every image, in order. One image may be given without a list.
@@ -160,13 +129,13 @@ class Predictor(Closing):
         arrays = self.run(np.stack([image.pixels for image in images]))
         engine = str(self.engine.info)
         return [
-            result_from_outputs(
-                {name: array[number] for name, array in arrays.items()},
-                source=source,
-                frame=image.frame,
-                classes=self.bundle.manifest.classes,
-                engine=engine,
-                vocabulary=self.vocabulary,
+            self._result(
+                Answered(
+                    outputs={name: array[number] for name, array in arrays.items()},
+                    source=source,
+                    frame=image.frame,
+                    engine=engine,
+                )
             )
             for number, (image, source) in enumerate(zip(images, sources, strict=True))
         ]

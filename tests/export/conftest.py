@@ -14,7 +14,7 @@ from torch.nn import functional as F
 from dlcv.export.bundle import export_bundle
 from dlcv.export.sources import ExportSource
 from dlcv.runtime.bundle import Bundle
-from dlcv.runtime.bundle.manifest import ClassInfo, Preprocessing
+from dlcv.runtime.bundle.schema import ClassInfo, Preprocessing
 from dlcv.train.models import build_model
 
 CLASSES = 5

@@ -13,7 +13,7 @@ from dlcv.export.bundle import export_bundle, verify_bundle
 from dlcv.export.schema import schema_text
 from dlcv.export.writing import BundleOptions
 from dlcv.runtime.bundle import open_bundle
-from dlcv.runtime.bundle.manifest import Preprocessing
+from dlcv.runtime.bundle.schema import Preprocessing
 from dlcv.runtime.engines import load_engine
 from dlcv.runtime.engines.fake import FakeEngine
 from dlcv.runtime.errors import BundleError, InputError, OutputError, ParityError

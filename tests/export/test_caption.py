@@ -13,7 +13,7 @@ from dlcv.export.caption import decoder_runs, graph_from_decoder
 from dlcv.export.gate import Run
 from dlcv.export.sources import ExportSource, SourceOptions, load_source
 from dlcv.export.writing import prove
-from dlcv.runtime.bundle.manifest import Preprocessing
+from dlcv.runtime.bundle.schema import Preprocessing
 from dlcv.runtime.caption.beam_search import SearchOptions
 from dlcv.runtime.caption.vocabulary import TOKENIZER_FILE, vocabulary_from_captions
 from dlcv.runtime.engines import EngineOptions, why_unavailable

@@ -13,7 +13,7 @@ from dlcv.export.bundle import export_bundle, exported_graph, wrapper_from_sourc
 from dlcv.export.gate import gate_batches, golden_batches, images_from, runs_from
 from dlcv.export.reference import Reference
 from dlcv.export.writing import prove
-from dlcv.runtime.bundle.manifest import Preprocessing
+from dlcv.runtime.bundle.schema import Preprocessing
 from dlcv.runtime.errors import InputError, ParityError
 from dlcv.runtime.images.samples import sample_paths
 

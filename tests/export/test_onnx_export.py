@@ -8,7 +8,7 @@ from torch import nn
 
 from dlcv.export.bundle import exported_graph, wrapper_from_source
 from dlcv.export.writing import OPSET
-from dlcv.runtime.bundle.manifest import Preprocessing
+from dlcv.runtime.bundle.schema import Preprocessing
 from dlcv.runtime.engines.base import EngineModel, EngineOptions
 from dlcv.runtime.engines.ort import OrtEngine
 from dlcv.runtime.errors import InputError

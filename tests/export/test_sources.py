@@ -14,7 +14,7 @@ from safetensors.torch import save_file
 
 from dlcv.export.bundle import export_bundle
 from dlcv.export.sources import SourceOptions, load_source
-from dlcv.runtime.bundle.manifest import Preprocessing
+from dlcv.runtime.bundle.schema import Preprocessing
 from dlcv.runtime.engines import load_engine
 from dlcv.runtime.errors import InputError, RecipeError
 from dlcv.runtime.images import load_pixels

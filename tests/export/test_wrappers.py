@@ -11,7 +11,7 @@ from torchvision.transforms.functional import normalize
 
 from dlcv.export.wrappers import Normalize, wrap
 from dlcv.export.wrappers.maps import class_activation_map
-from dlcv.runtime.bundle.manifest import Task
+from dlcv.runtime.bundle.schema import Task
 from dlcv.runtime.errors import InputError
 
 MEAN, STD = (0.4, 0.5, 0.6), (0.2, 0.3, 0.25)

@@ -15,7 +15,7 @@ def test_top_five_are_the_likeliest_five() -> None:
 
 @pytest.mark.parametrize("label", range(8))
 def test_top_five_are_those_that_a_bundle_answers(label: int) -> None:
-    from dlcv.runtime.bundle.manifest import ClassInfo
+    from dlcv.runtime.bundle.schema import ClassInfo
     from dlcv.runtime.images import Frame
 
     logits = torch.randn(1, 8, generator=torch.Generator().manual_seed(1))

@@ -6,7 +6,7 @@ from typing import Annotated, Literal
 
 from msgspec import Meta
 
-from dlcv.runtime.bundle.manifest import Positive
+from dlcv.runtime.bundle.schema import Positive
 from dlcv.train.recipe import LabelledRecipe
 from dlcv.train.settings import AboveZero, Model, NonNegative, Share, require_relative
 

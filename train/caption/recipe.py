@@ -6,7 +6,7 @@ from typing import Annotated, Literal
 
 from msgspec import Meta
 
-from dlcv.runtime.bundle.manifest import Positive
+from dlcv.runtime.bundle.schema import Positive
 from dlcv.train.recipe import RunRecipe
 from dlcv.train.settings import Model, Share, require_relative
 

@@ -17,7 +17,7 @@ from dlcv.runtime.images.label_masks import Mask, MaskCoding, Strays, decoded_ma
 from dlcv.train.data.batches import Dataset
 
 if TYPE_CHECKING:
-    from dlcv.runtime.bundle.manifest import Preprocessing
+    from dlcv.runtime.bundle.schema import Preprocessing
     from dlcv.train.recipe import LabelledRecipe
 
 

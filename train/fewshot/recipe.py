@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Literal
 
-from dlcv.runtime.bundle.manifest import Positive
+from dlcv.runtime.bundle.schema import Positive
 from dlcv.runtime.fewshot.episodes import EpisodeConfig
 from dlcv.train.recipe import RunRecipe
 from dlcv.train.settings import AugmentConfig, Model, Share, require_relative

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
     from torch import Tensor
 
-    from dlcv.runtime.bundle.manifest import ClassInfo
+    from dlcv.runtime.bundle.schema import ClassInfo
     from dlcv.runtime.images import UInt8
     from dlcv.train.checkpoint import Checkpoint
     from dlcv.train.recipe import Recipe

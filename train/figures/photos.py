@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from PIL.Image import Image
     from torch import Tensor
 
-    from dlcv.runtime.bundle.manifest import Preprocessing
+    from dlcv.runtime.bundle.schema import Preprocessing
     from dlcv.runtime.evaluate.labelled import LabelledImage
     from dlcv.runtime.images import UInt8
     from dlcv.train.figures.request import Request

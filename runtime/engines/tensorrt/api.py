@@ -7,7 +7,7 @@ import re
 from dataclasses import dataclass
 from typing import Any, Literal
 
-from dlcv.runtime.bundle.manifest import DType
+from dlcv.runtime.bundle.schema import DType
 from dlcv.runtime.engines.base import EngineSettings
 from dlcv.runtime.errors import EngineUnavailableError, InputError
 from dlcv.runtime.machine.gpu import Driver, Gpu

@@ -8,7 +8,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
-from dlcv.runtime.bundle.manifest import Precision, TensorSpec
+from dlcv.runtime.bundle.schema import Precision, TensorSpec
 from dlcv.runtime.engines.base import EngineModel, with_symbols
 from dlcv.runtime.engines.tensorrt.api import (
     Flavour,

@@ -8,7 +8,7 @@ from collections import Counter
 from collections.abc import Iterable, Mapping
 from typing import Any
 
-from dlcv.runtime.bundle.manifest import Precision
+from dlcv.runtime.bundle.schema import Precision
 from dlcv.runtime.errors import BundleError
 
 _LOWEST_FIRST: tuple[Precision, ...] = ("int8", "fp16", "bf16", "fp32")

@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TypeAlias
 
-from dlcv.runtime.bundle.manifest import TensorSpec
+from dlcv.runtime.bundle.schema import TensorSpec
 from dlcv.runtime.engines.base import DEFAULT_BATCH_SIZE, EngineModel
 from dlcv.runtime.errors import BundleError, InputError
 

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from functools import partial
 from typing import TYPE_CHECKING, Any, final
 
-from dlcv.runtime.bundle.manifest import TensorSpec
+from dlcv.runtime.bundle.schema import TensorSpec
 from dlcv.runtime.engines.base import Arrays
 from dlcv.runtime.engines.cuda_device import (
     Bytes,

@@ -8,7 +8,7 @@ from typer.testing import CliRunner, Result
 
 from dlcv.cli.infer.app import app
 from dlcv.runtime.errors import InputError
-from dlcv.runtime.measure import plot
+from dlcv.runtime.machine import system
 
 QUICK = ("--engines", "ort", "--batches", "1", "--seconds", "0.1")
 
@@ -44,7 +44,7 @@ def test_options_of_a_checkpoint_need_the_checkpoint(classify_bundle: Path) -> N
 def test_a_plot_without_matplotlib_is_refused_before_the_work(
     classify_bundle: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(plot, "is_importable", lambda module: False)
+    monkeypatch.setattr(system, "is_importable", lambda module: False)
     ran = infer("bench", classify_bundle, "--out", tmp_path)
     assert isinstance(ran.exception, InputError)
     assert "pip install 'dlcv[plot]'" in str(ran.exception)

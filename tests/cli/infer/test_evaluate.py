@@ -14,7 +14,7 @@ from dlcv.cli.infer.app import app
 from dlcv.export.precision.model_card import card_with_precisions
 from dlcv.runtime.bundle import open_bundle
 from dlcv.runtime.errors import InputError, OutputError
-from dlcv.runtime.measure import plot
+from dlcv.runtime.machine import system
 
 PAIRS = ("--pairs", "{}_sat.jpg", "{}_mask.png")
 LEFT, RIGHT = np.s_[:, :16], np.s_[:, 16:]
@@ -96,7 +96,7 @@ def test_what_cannot_be_written_is_said_before_the_work(
     assert "ships with dlcv and stays as it is" in error("camvid-lraspp", pairs, "--record")
     assert "give both or neither" in error(segment_bundle, pairs, "--data-name", "x")
     assert ".csv or .png, not as c.txt" in error(segment_bundle, pairs, "--confusion", "c.txt")
-    monkeypatch.setattr(plot, "is_importable", lambda _: False)
+    monkeypatch.setattr(system, "is_importable", lambda _: False)
     assert "dlcv[plot]" in error(segment_bundle, pairs, "--confusion", tmp_path / "c.png")
 
 

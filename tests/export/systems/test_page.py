@@ -16,7 +16,7 @@ from dlcv.export.systems.records import (
     save_record,
 )
 from dlcv.export.systems.rows import load_reports
-from dlcv.runtime.bundle.manifest import OutputParity, ParityReport
+from dlcv.runtime.bundle.schema import OutputParity, ParityReport
 from dlcv.runtime.errors import InputError
 from dlcv.train.recipe import builtin_recipes
 

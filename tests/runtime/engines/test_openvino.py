@@ -13,7 +13,7 @@ import onnx
 import pytest
 
 from dlcv.runtime import open_bundle
-from dlcv.runtime.bundle.manifest import TensorSpec
+from dlcv.runtime.bundle.schema import TensorSpec
 from dlcv.runtime.engines import EngineModel, EngineOptions, load_engine
 from dlcv.runtime.engines import openvino as openvino_engine
 from dlcv.runtime.engines.openvino import OpenVinoEngine

@@ -12,7 +12,7 @@ import pytest
 from onnx import TensorProto, helper, numpy_helper
 
 from dlcv.runtime import open_bundle
-from dlcv.runtime.bundle.manifest import Plan, Precision
+from dlcv.runtime.bundle.schema import Plan, Precision
 from dlcv.runtime.engines import EngineModel, EngineOptions, engine_model
 from dlcv.runtime.engines.base import StoredPlan
 from dlcv.runtime.engines.tensorrt.api import TENSORRT, TENSORRT_RTX

@@ -32,7 +32,15 @@ VARIABLES = {
     "runtime_config": "IRuntimeConfig",
     "compiled": "IRuntimeCache",
 }
-FILES = ("api.py", "build.py", "contexts.py", "engine.py", "inspect.py", "progress.py", "runner.py")
+FILES = (
+    "api.py",
+    "build.py",
+    "execution_contexts.py",
+    "engine.py",
+    "inspector.py",
+    "progress.py",
+    "runner.py",
+)
 ONLY_RTX = {"ComputeCapability", "CudaGraphStrategy", "IRuntimeCache", "IRuntimeConfig"}
 ONLY_RTX_NAMES = {
     "ICudaEngine.create_runtime_config",

@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 
-from dlcv.runtime.bundle.manifest import TensorSpec
+from dlcv.runtime.bundle.schema import TensorSpec
 from dlcv.runtime.engines.base import EngineModel, settings_from_text
 from dlcv.runtime.engines.tensorrt.api import (
     TENSORRT,

@@ -6,7 +6,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from dlcv.runtime.bundle.manifest import TensorSpec
+from dlcv.runtime.bundle.schema import TensorSpec
 from dlcv.runtime.engines.cuda_device import OutOfDeviceMemoryError
 from dlcv.runtime.engines.tensorrt.cuda_graphs import GRAPHS_KEPT
 from dlcv.runtime.engines.tensorrt.runner import Runner, Tensors

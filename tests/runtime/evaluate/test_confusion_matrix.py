@@ -12,7 +12,7 @@ from dlcv.runtime.evaluate.confusion_matrix import (
     require_confusion_file,
     save_confusion,
 )
-from dlcv.runtime.measure import plot
+from dlcv.runtime.machine import system
 
 MATRIX = np.array([[3, 1], [0, 0]])
 NAMES = ("cat", "dog")
@@ -47,7 +47,7 @@ def test_the_file_s_name_says_what_is_written(tmp_path):
 def test_another_file_or_a_missing_matplotlib_is_one_sentence(tmp_path, monkeypatch):
     with pytest.raises(InputError, match=r"as .csv or .png, not as c.txt"):
         require_confusion_file(tmp_path / "c.txt")
-    monkeypatch.setattr(plot, "is_importable", lambda _: False)
+    monkeypatch.setattr(system, "is_importable", lambda _: False)
     with pytest.raises(InputError, match=r"pip install 'dlcv\[plot\]'"):
         require_confusion_file(tmp_path / "c.png")
     require_confusion_file(tmp_path / "c.csv")

@@ -17,8 +17,8 @@ from typer.testing import CliRunner, Result
 
 from dlcv.cli.infer.app import app
 from dlcv.runtime.bundle import Bundle, open_bundle
-from dlcv.runtime.bundle.manifest import ClassInfo
 from dlcv.runtime.bundle.report import text_from_bundle
+from dlcv.runtime.bundle.schema import ClassInfo
 from dlcv.runtime.engines.fake import FakeEngine
 from dlcv.runtime.errors import BundleError, InputError, OutputError
 from dlcv.runtime.evaluate.evaluation import Evaluation, evaluate, recorded

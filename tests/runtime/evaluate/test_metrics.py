@@ -11,6 +11,7 @@ from dlcv.runtime.errors import InputError
 from dlcv.runtime.evaluate.evaluation import score
 from dlcv.runtime.evaluate.labelled import LabelledImage, labelled_images
 from dlcv.runtime.evaluate.metrics import confusion, mean_iou, top1
+from dlcv.runtime.results import Segmentation
 from dlcv.runtime.running.predictor import load
 
 
@@ -91,6 +92,7 @@ def test_camvid_scores_as_in_training(data_root):
         for item in items[:4]:
             assert item.read_mask is not None
             (result,) = model(item.read())
+            assert isinstance(result, Segmentation)
             label = np.array(Image.open(io.BytesIO(item.read_mask())))
-            metric.update(torch.tensor(result.mask), torch.tensor(label))  # type: ignore[union-attr]
+            metric.update(torch.tensor(result.mask), torch.tensor(label))
     assert ours == pytest.approx(float(metric.compute()), abs=1e-5)

@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 
 from dlcv.runtime import Predictor, Prototypes, load
-from dlcv.runtime.bundle.manifest import Preprocessing
+from dlcv.runtime.bundle.schema import Preprocessing
 from dlcv.runtime.errors import BundleError, ImageError, InputError
 from dlcv.runtime.fewshot.distance import COSINE_SCALE
 from dlcv.runtime.fewshot.prototypes import PrototypeClassifier

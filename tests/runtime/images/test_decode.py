@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from dlcv.runtime.bundle.manifest import Preprocessing
+from dlcv.runtime.bundle.schema import Preprocessing
 from dlcv.runtime.errors import ImageError, InputError
 from dlcv.runtime.images import input_size, load_display, load_pixels
 from dlcv.runtime.images.samples import sample_paths

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from dlcv.runtime.bundle.manifest import ClassInfo
+from dlcv.runtime.bundle.schema import ClassInfo
 from dlcv.runtime.errors import InputError
 from dlcv.runtime.images.label_masks import decoded_mask, mask_coding_from_classes, stray_note
 

@@ -6,7 +6,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from dlcv.runtime.bundle.manifest import DType, TensorSpec
+from dlcv.runtime.bundle.schema import DType, TensorSpec
 from dlcv.runtime.measure.parity import TOLERANCES, Comparison, Tolerance, compare, worst
 
 

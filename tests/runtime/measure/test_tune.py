@@ -12,7 +12,7 @@ import pytest
 
 from dlcv.runtime import engines
 from dlcv.runtime.bundle import Bundle, open_bundle
-from dlcv.runtime.bundle.manifest import FileEntry
+from dlcv.runtime.bundle.schema import FileEntry
 from dlcv.runtime.engines import EngineOptions, choose, engine_versions
 from dlcv.runtime.engines.base import settings_from_text
 from dlcv.runtime.engines.cuda import CudaSettings

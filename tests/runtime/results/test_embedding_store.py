@@ -6,7 +6,8 @@ import numpy as np
 import pytest
 
 from dlcv.runtime.errors import OutputError
-from dlcv.runtime.results.embedding_store import EmbeddingStore, MatrixFormat
+from dlcv.runtime.results.base import MatrixFormat
+from dlcv.runtime.results.embedding_store import EmbeddingStore
 
 ROWS = np.arange(12, dtype=np.float32).reshape(4, 3)
 

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from dlcv.runtime.bundle.manifest import ClassInfo
+from dlcv.runtime.bundle.schema import ClassInfo
 from dlcv.runtime.images import Frame
 from dlcv.runtime.results import Classification, Embedding, Segmentation
 from dlcv.runtime.results.draw import draw_heat, heat_colors, palette

@@ -1,6 +1,6 @@
 import numpy as np
 
-from dlcv.runtime.bundle.manifest import ClassInfo
+from dlcv.runtime.bundle.schema import ClassInfo
 from dlcv.train.figures.masks import masks_figure
 
 CLASSES = (ClassInfo(name="road", color=(9, 8, 7)), ClassInfo(name="sky", color=(1, 2, 3)))

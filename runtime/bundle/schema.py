@@ -1,0 +1,190 @@
+"""The parts of a manifest: frozen, validated models, and the types of their fields."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any, Literal, TypeAlias
+
+import msgspec
+from msgspec import Meta
+
+Task: TypeAlias = Literal["classify", "segment", "embed", "caption"]
+Precision: TypeAlias = Literal["fp32", "fp16", "bf16", "int8"]
+DType: TypeAlias = Literal["uint8", "int32", "int64", "float16", "float32"]
+Positive: TypeAlias = Annotated[int, Meta(ge=1)]
+Channel: TypeAlias = Annotated[int, Meta(ge=0, le=255)]
+Dimension: TypeAlias = int | str
+Sha256: TypeAlias = Annotated[str, Meta(pattern="^[0-9a-f]{64}$")]
+ScoreName: TypeAlias = Literal["top1", "mean_iou"]
+
+
+class Model(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """Base of everything in a manifest: frozen, keyword-only, unknown keys refused."""
+
+
+class ClassInfo(Model, frozen=True):
+    """One class: its name and, for masks, its colour as (red, green, blue) in 0..255."""
+
+    name: str
+    color: tuple[Channel, Channel, Channel] | None = None
+
+
+class Preprocessing(Model, frozen=True):
+    """What the host does to a decoded, oriented RGB image before the graph sees it: one resize.
+
+    `stretch` resizes to `size` and ignores the aspect ratio. `center_crop` resizes so that the
+    central region, `crop_fraction` of the image's shorter relative side, fills `size`.
+    `longest_side` keeps the aspect ratio: the longer side becomes `max(size)`, and both sides are
+    rounded to the nearest multiple of `multiple`. Sizes are (height, width) in pixels.
+    """
+
+    resize: Literal["stretch", "center_crop", "longest_side"]
+    size: tuple[Positive, Positive]
+    multiple: Positive = 1
+    resample: Literal["bilinear", "bicubic", "lanczos"] = "bilinear"
+    crop_fraction: Annotated[float, Meta(gt=0, le=1)] = 1.0
+
+    def __post_init__(self) -> None:
+        if self.size[0] % self.multiple or self.size[1] % self.multiple:
+            raise ValueError(
+                f"preprocessing size {self.size} is not a multiple of {self.multiple} on both sides"
+            )
+        if self.crop_fraction != 1.0 and self.resize != "center_crop":
+            raise ValueError(f"crop_fraction needs resize 'center_crop', not {self.resize!r}")
+
+
+class TensorSpec(Model, frozen=True):
+    """A graph input or output. A dimension is a number, or a symbol such as "batch"."""
+
+    name: str
+    dtype: DType
+    shape: tuple[Dimension, ...]
+
+    def __str__(self) -> str:
+        return f"{self.name}: {self.dtype} ({', '.join(map(str, self.shape))})"
+
+
+class OutputParity(Model, frozen=True):
+    """How far one output was from the reference at worst, and how far it may be.
+
+    `agreement` is the share of equal decisions: top-1 classes for `probabilities`, pixels for `mask`.
+    """
+
+    max_difference: float
+    mean_difference: float
+    cosine: float | None = None
+    agreement: float | None = None
+    max_difference_allowed: float | None = None
+    cosine_required: float | None = None
+    agreement_required: float | None = None
+
+
+class ParityReport(Model, frozen=True):
+    """What the parity gate measured: reference against engine on real images."""
+
+    reference: str
+    engine: str
+    images: str
+    input_shapes: tuple[tuple[int, ...], ...]
+    outputs: dict[str, OutputParity]
+
+
+class Accuracy(Model, frozen=True):
+    """What a lower precision costs on labelled images: `value` of `metric` against the fp32 graph's `baseline`.
+
+    Both are on the same `images` images; `value` may be less than `baseline` by `budget` at most.
+    """
+
+    metric: ScoreName
+    value: float
+    baseline: float
+    budget: float
+    data: str
+    images: Positive
+
+
+class Deployed(Model, frozen=True):
+    """What a variant scored through the whole pipeline, on the engine that serves it.
+
+    `value` of `metric`, in 0..1, is on `images` images of `data`. Engine, version, device and the precision of the
+    arithmetic are those that ran.
+    """
+
+    metric: ScoreName
+    value: Annotated[float, Meta(ge=0, le=1)]
+    images: Positive
+    data: str
+    engine: str
+    engine_version: str
+    device: str
+    precision: Precision
+
+    def __str__(self) -> str:
+        """Return where it ran and on what, without the value."""
+        ran = f"{self.engine} {self.engine_version} {self.device} {self.precision}"
+        return f"{self.images:,} images of {self.data}, on {ran}"
+
+
+class Plan(Model, frozen=True):
+    """A compiled engine of one variant, which runs on some versions and devices only.
+
+    `graph_sha256` is that of the ONNX bytes it was built from, after cutting to its outputs.
+    `fields` is everything else that it depends on, by name, as in the cache: version, device, profile, flags.
+    """
+
+    file: str
+    engine: Literal["trt", "trt-rtx"]
+    graph_sha256: Sha256
+    fields: dict[str, str]
+
+
+class Variant(Model, frozen=True):
+    """One precision of a graph: its ONNX file, opset, and the parity it was proved to have.
+
+    `kept` names the nodes that stayed in fp32; of an int8 graph, only convolutions and matrix products.
+    `accuracy` is there where labelled images were given; `deployed` holds what was recorded, one an engine and data.
+    """
+
+    file: str
+    opset: Positive
+    parity: ParityReport
+    kept: tuple[str, ...] = ()
+    accuracy: Accuracy | None = None
+    plans: tuple[Plan, ...] = ()
+    deployed: tuple[Deployed, ...] = ()
+
+
+class Graph(Model, frozen=True):
+    """A graph: its tensors, and its variants by precision, which all share them."""
+
+    inputs: tuple[TensorSpec, ...]
+    outputs: tuple[TensorSpec, ...]
+    variants: dict[Precision, Variant]
+
+    @property
+    def default_precision(self) -> Precision:
+        """The precision that runs when none is asked for: the first, as exported."""
+        return next(iter(self.variants))
+
+
+class FileEntry(Model, frozen=True):
+    """A file of the bundle: SHA-256 of its bytes, and their number."""
+
+    sha256: Sha256
+    size_bytes: Annotated[int, Meta(ge=0)]
+
+
+class Metric(Model, frozen=True):
+    """A measured quality of the model, with the data it was measured on."""
+
+    name: str
+    value: float
+    data: str
+
+
+class Provenance(Model, frozen=True):
+    """Where the bundle comes from: source, time (ISO 8601, UTC), library versions, training recipe."""
+
+    source: str
+    created: str
+    libraries: dict[str, str]
+    recipe: dict[str, Any] | None = None

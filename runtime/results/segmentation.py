@@ -1,0 +1,113 @@
+"""The answer of a segmenter."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from functools import cached_property
+
+import numpy as np
+from PIL import Image
+
+from dlcv.runtime.bundle.schema import ClassInfo
+from dlcv.runtime.images.decode import load_display
+from dlcv.runtime.images.source import UInt8
+from dlcv.runtime.results.base import (
+    Float32,
+    Record,
+    Result,
+    ResultFile,
+    WriteOptions,
+    require_array,
+)
+from dlcv.runtime.results.draw import draw_segmentation, palette_image, png_file
+
+
+@dataclass(frozen=True, kw_only=True)
+class Segmentation(Result):
+    """One image's mask.
+
+    graph_mask: uint8 (h, w), class indices at the graph's resolution, over `frame.box`.
+    graph_confidence: float32 (h, w) in 0..1, the probability of the chosen class; None if not asked for.
+    """
+
+    classes: tuple[ClassInfo, ...]
+    graph_mask: UInt8
+    graph_confidence: Float32 | None = None
+
+    def __post_init__(self) -> None:
+        require_array(self.graph_mask, "graph_mask", np.uint8, ndim=2)
+        if self.graph_confidence is not None:
+            require_array(self.graph_confidence, "graph_confidence", np.float32, ndim=2)
+        if self.graph_mask.size and (highest := int(self.graph_mask.max())) >= len(self.classes):
+            raise ValueError(f"the mask holds class {highest}, there are {len(self.classes)}")
+
+    @cached_property
+    def mask(self) -> UInt8:
+        """Class indices, uint8 (H, W), at the original image's size (nearest neighbour)."""
+        height, width = self.frame.size
+        if self.graph_mask.shape == (height, width):
+            return self.graph_mask
+        image = Image.fromarray(self.graph_mask)
+        return np.asarray(image.resize((width, height), Image.Resampling.NEAREST))
+
+    @cached_property
+    def confidence(self) -> Float32 | None:
+        """Probability of the chosen class, float32 (H, W), at the original size (bilinear)."""
+        if self.graph_confidence is None:
+            return None
+        height, width = self.frame.size
+        image = Image.fromarray(self.graph_confidence)
+        return np.asarray(image.resize((width, height), Image.Resampling.BILINEAR))
+
+    @cached_property
+    def shares(self) -> dict[str, float]:
+        """Each class's share of the image in 0..1, for the classes that occur, largest first."""
+        counts = np.bincount(self.graph_mask.ravel(), minlength=len(self.classes))
+        order = np.argsort(-counts, kind="stable")
+        total = max(1, self.graph_mask.size)
+        return {self.classes[i].name: float(counts[i]) / total for i in order if counts[i]}
+
+    def mask_image(self) -> Image.Image:
+        """Return the mask as a palette image: indices are classes, the palette their colours."""
+        return palette_image(self.mask, self.classes)
+
+    def overlay(self) -> Image.Image:
+        """Draw the mask over the photo with a legend of class names and shares.
+
+        Raises:
+            ImageError: the source cannot be read again.
+        """
+        return draw_segmentation(
+            load_display(self.source), self.graph_mask, classes=self.classes, shares=self.shares
+        )
+
+    def record(self) -> Record:
+        """Return what goes into a line of JSON, without the mask itself."""
+        record = self._base_record()
+        record["shares"] = {name: round(share, 6) for name, share in self.shares.items()}
+        if self.graph_confidence is not None:
+            record["mean_confidence"] = round(float(self.graph_confidence.mean()), 6)
+        return record | {"engine": self.engine}
+
+    def files(self, options: WriteOptions) -> Iterator[ResultFile]:
+        """Yield the mask, the confidence and the overlay."""
+        if options.masks:
+            yield png_file("mask", "masks", self.mask_image, self.engine)
+        if options.confidence and self.graph_confidence is not None:
+            yield png_file("confidence", "confidence", self._confidence_image, self.engine)
+        if options.overlays:
+            yield png_file("overlay", "overlays", self.overlay, self.engine)
+
+    def csv_row(self, record: Record) -> Record:
+        """Give each class a column for its share, also those that do not occur."""
+        row: Record = {}
+        for key, value in record.items():
+            if key == "shares":
+                row |= {f"share {info.name}": value.get(info.name, 0.0) for info in self.classes}
+            else:
+                row[key] = value
+        return row
+
+    def _confidence_image(self) -> Image.Image:
+        return Image.fromarray((np.asarray(self.confidence) * 255).round().astype(np.uint8))

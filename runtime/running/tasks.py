@@ -1,0 +1,119 @@
+"""What a task adds to the running model: how its graphs become an engine, and what an image's outputs mean."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Collection, Mapping
+from dataclasses import dataclass
+from typing import Any, TypeAlias
+
+import numpy as np
+
+from dlcv.runtime.bundle import Bundle
+from dlcv.runtime.engines import Choice, Engine, load_engine
+from dlcv.runtime.errors import InputError
+from dlcv.runtime.images import Frame, Source
+from dlcv.runtime.results import Classification, Embedding, Result, Segmentation
+
+Outputs: TypeAlias = Mapping[str, np.ndarray[Any, Any]]
+
+
+class TaskOptions:
+    """Base of the options that one task has and others have not, such as a captioner's search."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class LoadRequest:
+    """What is to be loaded.
+
+    choice: engine, precision and its options. outputs: names of the wanted ones; None means all. largest: (height,
+    width) of the largest images that will come. options: of the task.
+    """
+
+    bundle: Bundle
+    choice: Choice
+    outputs: Collection[str] | None = None
+    largest: tuple[int, int] | None = None
+    options: TaskOptions | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class Answered:
+    """One image's outputs, by name, without the batch axis; and what a result says of the image beside them."""
+
+    outputs: Outputs
+    source: Source
+    frame: Frame
+    engine: str
+
+
+ResultFunction: TypeAlias = Callable[[Answered], Result]
+"""From one image's outputs to its result."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class TaskParts:
+    """What a task adds. engine: loads one that takes images. result: of a bundle, makes results of outputs."""
+
+    engine: Callable[[LoadRequest], Engine]
+    result: Callable[[Bundle], ResultFunction]
+
+
+def parts_of_task(task: str) -> TaskParts:
+    """Return what was registered for a task, or what tasks of one graph have."""
+    return _REGISTERED.get(task, _ONE_GRAPH)
+
+
+def register_task(task: str, parts: TaskParts) -> None:
+    """Let bundles of a task run by these parts.
+
+    Raises:
+        ValueError: the task has parts already.
+    """
+    if task in _REGISTERED:
+        raise ValueError(f"task {task!r} is registered already")
+    _REGISTERED[task] = parts
+
+
+def _engine_of_one_graph(request: LoadRequest) -> Engine:
+    manifest = request.bundle.manifest
+    if request.options is not None:
+        raise InputError(
+            f"bundle {manifest.name!r} ({manifest.task}) writes no captions; name a captioner, or leave out `search`"
+        )
+    choice = request.choice
+    return load_engine(
+        request.bundle,
+        choice.engine,
+        precision=choice.precision,
+        outputs=request.outputs,
+        options=choice.options,
+        largest=request.largest,
+    )
+
+
+def _result_of_one_graph(bundle: Bundle) -> ResultFunction:
+    classes = bundle.manifest.classes
+
+    def result(answered: Answered) -> Result:
+        outputs = answered.outputs
+        base: dict[str, Any] = {
+            "source": answered.source,
+            "frame": answered.frame,
+            "engine": answered.engine,
+        }
+        if "mask" in outputs:
+            return Segmentation(
+                classes=classes,
+                graph_mask=outputs["mask"],
+                graph_confidence=outputs.get("confidence"),
+                **base,
+            )
+        if "probabilities" in outputs:
+            return Classification(classes=classes, **(base | dict(outputs)))
+        return Embedding(vector=outputs["embedding"], **base)
+
+    return result
+
+
+_ONE_GRAPH = TaskParts(engine=_engine_of_one_graph, result=_result_of_one_graph)
+_REGISTERED: dict[str, TaskParts] = {}
