@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import time
+import traceback
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
@@ -61,6 +62,16 @@ def plan_from_graph(request: BuildRequest) -> BuiltPlan:
         EngineError: the device's memory does not do.
         KeyboardInterrupt: Ctrl-C was pressed.
     """
+    try:
+        return _built_plan(request)
+    except BaseException as e:
+        # An error's frames would keep the builder until some garbage collection. That may run inside the logger, while
+        # TensorRT holds its lock, and freeing a builder waits for this lock: a deadlock.
+        traceback.clear_frames(e.__traceback__)
+        raise
+
+
+def _built_plan(request: BuildRequest) -> BuiltPlan:
     start = time.perf_counter()
     trt = load_api(request.flavour)
     logger = new_logger(trt)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import traceback
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar, final
@@ -93,8 +94,9 @@ class _PlanEngine(Described):
         device = CudaDevice(settings.device)
         try:
             self._load(trt, request, device=device, gpu=gpu)
-        except BaseException:
+        except BaseException as e:
             device.close()
+            traceback.clear_frames(e.__traceback__)  # as in `plan_from_graph`
             raise
 
     def _load(self, trt: Any, request: BuildRequest, *, device: CudaDevice, gpu: Gpu) -> None:

@@ -1,8 +1,10 @@
 """TensorRT-RTX really builds the built-in bundles here, without a GPU; each failure is one clear sentence."""
 
 import dataclasses
+import gc
 import os
 import signal
+import weakref
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +17,7 @@ from dlcv.runtime import open_bundle
 from dlcv.runtime.bundle.schema import Plan, Precision
 from dlcv.runtime.engines import EngineModel, EngineOptions, engine_model
 from dlcv.runtime.engines.base import StoredPlan
+from dlcv.runtime.engines.tensorrt import build
 from dlcv.runtime.engines.tensorrt.api import TENSORRT, TENSORRT_RTX
 from dlcv.runtime.engines.tensorrt.build import BuildRequest, plan_from_graph
 from dlcv.runtime.engines.tensorrt.compatibility import plan_fields
@@ -145,6 +148,29 @@ def test_a_graph_that_does_not_build_is_refused_in_one_sentence(
         plan_from_graph(request_for(model))
     assert "\n" not in str(raised.value)
     assert "/_src/" not in str(raised.value)
+
+
+def test_a_refused_build_leaves_no_builder_to_the_garbage_collector(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """One that a collection frees inside TensorRT's logger waits for ever for the lock that TensorRT holds."""
+
+    def noted_logger(trt: Any) -> Any:
+        logger = new_logger(trt)
+        loggers.append(weakref.ref(logger))  # a builder keeps its logger alive
+        return logger
+
+    loggers: list[weakref.ref[Any]] = []
+    new_logger = build.new_logger
+    monkeypatch.setattr(build, "new_logger", noted_logger)
+    gc.disable()
+    try:
+        with pytest.raises(BundleError) as raised:
+            plan_from_graph(request_for(EngineModel(onnx=b"not onnx", source="a graph")))
+        assert [logger() for logger in loggers] == [None]
+        assert raised.value.__traceback__ is not None
+    finally:
+        gc.enable()
 
 
 def test_an_unknown_compute_capability_is_refused() -> None:
