@@ -1,4 +1,4 @@
-"""PyTorch itself, eager and compiled, as engines of a benchmark: what a bundle is to beat."""
+"""Eager and compiled PyTorch as engines, the baselines of a benchmark."""
 
 from __future__ import annotations
 
@@ -16,9 +16,8 @@ from dlcv.export.sources import ExportSource
 from dlcv.export.wrappers import Normalize
 from dlcv.export.wrappers.segmenter import segmentation_logits
 from dlcv.runtime.bundle.schema import Precision, TensorSpec
-from dlcv.runtime.engines.base import Arrays, EngineInfo
+from dlcv.runtime.engines.base import Arrays, EngineBase, EngineInfo
 from dlcv.runtime.errors import EngineError, InputError
-from dlcv.runtime.machine.closing import Closing
 from dlcv.runtime.machine.system import cpu_count
 from dlcv.runtime.measure.bench import Contestant
 
@@ -26,7 +25,7 @@ _OUTPUTS = {"classify": "probabilities", "segment": "mask"}
 
 
 class Answer(nn.Module):
-    """What a program with PyTorch computes: normalise, the network as it is, the task's one answer."""
+    """The whole computation in PyTorch: normalisation, the unchanged network, and the task's main output."""
 
     def __init__(self, source: ExportSource, dtype: torch.dtype) -> None:
         super().__init__()
@@ -45,7 +44,7 @@ class Answer(nn.Module):
 
 
 def torch_baselines(source: ExportSource, *, threads: int | None) -> tuple[Contestant, ...]:
-    """Return eager and compiled PyTorch: in fp32, on a GPU also in fp16.
+    """Return eager and compiled PyTorch as contestants: in fp32, and on a GPU also in fp16.
 
     Raises:
         InputError: the source's task has no baseline.
@@ -68,8 +67,8 @@ def torch_baselines(source: ExportSource, *, threads: int | None) -> tuple[Conte
 
 
 @final
-class TorchEngine(Closing):
-    """A source's network in PyTorch, shaped as an `Engine`. kind: "eager" or "compile"."""
+class TorchEngine(EngineBase):
+    """A source's network in PyTorch, as an `Engine`. kind: "eager" or "compile"."""
 
     def __init__(
         self, source: ExportSource, *, precision: Precision, kind: str, threads: int | None
@@ -80,9 +79,9 @@ class TorchEngine(Closing):
         answer = Answer(source, dtype).eval().to(self._device)
         self._call: Any = torch.compile(answer) if kind == "compile" else answer
         height, width = source.preprocessing.size
-        self.inputs = (TensorSpec(name="image", dtype="uint8", shape=("batch", height, width, 3)),)
-        self.outputs = (_output(source),)
-        self.info = EngineInfo(
+        self._inputs = (TensorSpec(name="image", dtype="uint8", shape=("batch", height, width, 3)),)
+        self._outputs = (_output(source),)
+        self._info = EngineInfo(
             name=f"torch {kind}",
             version=torch.__version__,
             device=str(self._device),

@@ -9,7 +9,9 @@
     │   ├── OutputError            results cannot be written (folder in use, permission, disk full)
     │   ├── RecipeError            a training recipe or its data does not fit
     │   └── ParityError            a graph does not give what the checkpoint gave
-    └── EngineError                an engine failed on valid input
+    ├── EngineError                an engine failed on valid input
+    │   └── ModelClosedError       the model was closed, or belongs to another process
+    └── QueueFullError             a model has no place for another image now
 
 A message is one sentence that holds what was expected, what was received and the fix.
 """
@@ -55,3 +57,11 @@ class ParityError(UserError):
 
 class EngineError(DlcvError):
     """An engine failed on valid input."""
+
+
+class ModelClosedError(EngineError):
+    """A model was closed before it answered, or was loaded in another process."""
+
+
+class QueueFullError(DlcvError):
+    """A running model has no place for another image now; later it may."""

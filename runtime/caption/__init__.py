@@ -1,1 +1,1 @@
-"""Captions: words of a tokenizer, search over a decoder's steps, scores, pictures."""
+"""Captioning: tokenizer, beam search, scores, and plots of attention."""

@@ -1,4 +1,4 @@
-"""A caption as a strip of pictures: the photo, then for each word where the decoder looked for it."""
+"""Draws a caption as a strip of pictures: the photo, then the decoder's attention for each word."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from dlcv.runtime.images import Frame
     from dlcv.runtime.results.base import Float32
 
-_SIDE = 224  # pixels of a photo's shorter side
+_SIDE = 224  # shorter side of a photo in pixels
 _A_ROW = 6  # pictures
 _GAP = 8
 
@@ -23,7 +23,7 @@ _GAP = 8
 def draw_caption(
     photo: Image.Image, text: str, *, words: Sequence[str], attention: Float32, frame: Frame
 ) -> Image.Image:
-    """Draw the strip, in rows of six pictures, each word above its own.
+    """Draw the strip in rows of six pictures, with each word above its own.
 
     attention: float32 (words, h, w) over `frame.box`.
     """
@@ -34,7 +34,7 @@ def draw_caption(
 
 
 def comparable(attention: Float32) -> Float32:
-    """Scale maps (words, h, w) to 0..1, each for itself: the strip is about where, not how much."""
+    """Scale each map of (words, h, w) to 0..1 by itself: the strip shows where, not how much."""
     low = attention.min(axis=(1, 2), keepdims=True)
     spread = np.maximum(attention.max(axis=(1, 2), keepdims=True) - low, 1e-12)
     scaled: Float32 = (attention - low) / spread

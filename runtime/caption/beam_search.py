@@ -1,4 +1,4 @@
-"""Captions from a decoder that says how likely each next token is: greedy, and beam search."""
+"""Greedy and beam search over a caption decoder."""
 
 from __future__ import annotations
 
@@ -21,12 +21,12 @@ Logits: TypeAlias = "np.ndarray[Any, np.dtype[np.float32]]"
 
 @dataclass(frozen=True, kw_only=True)
 class SearchOptions(TaskOptions):
-    """How captions are searched for.
+    """Settings of the search.
 
-    beams: so many captions of an image are pursued at once; 1 is greedy: always the likeliest word.
-    length_penalty: 0 compares captions by their probability, which favours short ones; more favours longer ones
-    (Wu et al. 2016, https://arxiv.org/abs/1609.08144, section 7). max_length: words of a caption at most; None:
-    as many as the decoder has room for.
+    beams: captions kept per image during the search; 1 is greedy search. length_penalty: 0 compares captions by
+    probability, which favours short ones; larger values favour longer ones (Wu et al. 2016,
+    https://arxiv.org/abs/1609.08144, section 7). max_length: most words of a caption; None means as many as the
+    decoder allows.
     """
 
     beams: int = 1
@@ -42,23 +42,25 @@ class SearchOptions(TaskOptions):
 
 
 class Decoder(Protocol):
-    """Captions begun, one a row, that go on token by token. A Protocol: an engine, or PyTorch in training.
+    """A stateful decoder that extends captions, one per row, token by token.
 
-    length: positions that there are.
+    A Protocol: implemented by an engine, and by PyTorch in training.
+
+    length: number of positions.
     """
 
     @property
     def length(self) -> int: ...
 
     def step(self, tokens: Numbers, position: int) -> tuple[Logits, Logits | None]:
-        """Put a token at the end of each row, int32 (rows,).
+        """Append a token to each row, int32 (rows,).
 
-        Returns the logits (rows, V) of the next one, and where the decoder looked for it, (rows, h, w), or None.
+        Returns the logits (rows, V) of the next token, and the attention for it, (rows, h, w), or None.
         """
         ...
 
     def reorder(self, rows: NDArray[np.intp]) -> None:
-        """Let each row go on from what row `rows[i]` holds."""
+        """Replace the state of each row by that of row `rows[i]`."""
         ...
 
 
@@ -66,9 +68,9 @@ class Decoder(Protocol):
 class Found:
     """The captions of N images.
 
-    tokens: int32 (N, T), `pad` behind the end of a caption; marks are left out. log_probability: float32 (N,), of
-    all words and the end. attention: float32 (N, T, h, w) where a decoder looked for each
-    word, zeros behind the end, or None.
+    tokens: int32 (N, T) without marks; `pad` after the end of a caption. log_probability: float32 (N,), of all
+    words and the end. attention: float32 (N, T, h, w), where the decoder looked for each word, zeros after the
+    end; or None.
     """
 
     tokens: Numbers
@@ -79,14 +81,14 @@ class Found:
 def search(
     decoder: Decoder, images: int, *, vocabulary: Vocabulary, options: SearchOptions
 ) -> Found:
-    """Search for the captions of images; the decoder has `options.beams` rows for each, side by side.
+    """Search for the captions of images. The decoder has `options.beams` adjacent rows per image.
 
-    A beam that has ended stays as it is and competes, by penalised probability, with those that go on.
+    A beam that has ended is kept and competes, by penalised probability, with those that continue.
 
     Raises:
         InputError: captions are to be longer than the decoder has room for.
     """
-    steps = _most_words(decoder, options) + 1  # one more for the end
+    steps = _most_words(decoder, options) + 1  # plus one for the end
     beams = _Beams(images, options, vocabulary=vocabulary, steps=steps)
     for position in range(steps):
         logits, attention = decoder.step(beams.last_tokens(position), position)
@@ -99,7 +101,7 @@ def search(
 
 
 def log_softmax(logits: Logits) -> NDArray[np.float64]:
-    """Return the logarithms of probabilities (rows, V)."""
+    """Return log-probabilities of logits (rows, V)."""
     shifted = logits.astype(np.float64) - logits.max(axis=1, keepdims=True)
     normalised: NDArray[np.float64] = shifted - np.log(np.exp(shifted).sum(axis=1, keepdims=True))
     return normalised
@@ -115,7 +117,7 @@ def _most_words(decoder: Decoder, options: SearchOptions) -> int:
 
 
 class _Beams:
-    """The captions pursued: rows (images x beams), those of an image side by side."""
+    """The captions in progress: rows (images x beams), with those of an image adjacent."""
 
     def __init__(
         self, images: int, options: SearchOptions, *, vocabulary: Vocabulary, steps: int
@@ -126,16 +128,16 @@ class _Beams:
         self.vocabulary = vocabulary
         self.steps = steps
         self.tokens = np.full((rows, steps), vocabulary.pad, np.int32)
-        self.lengths = np.zeros(rows, np.int64)  # the end included
+        self.lengths = np.zeros(rows, np.int64)  # including the end
         self.ended = np.zeros(rows, bool)
-        # At first the beams of an image are all the same, so only one of them counts.
+        # All beams of an image are equal at first, so only one of them counts.
         self.scores: NDArray[np.float64] = np.tile(
             np.where(np.arange(options.beams), -np.inf, 0.0), images
         )
         self.attention: Logits | None = None
 
     def last_tokens(self, position: int) -> Numbers:
-        """Return the token that each row goes on from, int32 (rows,)."""
+        """Return the last token of each row, int32 (rows,)."""
         if position == 0:
             return np.full(len(self.tokens), self.vocabulary.start, np.int32)
         return self.tokens[:, position - 1].copy()
@@ -143,7 +145,10 @@ class _Beams:
     def extend(
         self, scores: NDArray[np.float64], position: int, *, attention: Logits | None
     ) -> NDArray[np.intp]:
-        """Keep the best continuations, and return the row that each comes from. scores: (rows, V), logarithms."""
+        """Keep the best continuations, and return the row that each comes from.
+
+        scores: log-probabilities (rows, V).
+        """
         allowed = self._allowed(scores, position)
         parents, tokens = self._chosen(allowed)
         if attention is not None:
@@ -177,14 +182,14 @@ class _Beams:
         )
 
     def _allowed(self, scores: NDArray[np.float64], position: int) -> NDArray[np.float64]:
-        """Return scores (rows, V) in which what must not follow is impossible, also where beams outnumber the rest."""
+        """Return scores (rows, V) in which forbidden continuations are impossible, also for surplus beams."""
         count = scores.shape[1]
         allowed = scores.copy()
         allowed[:, list(self.vocabulary.unsaid)] = -np.inf
         if position == self.steps - 1:  # no room for another word
             allowed[:, np.arange(count) != self.vocabulary.end] = -np.inf
         allowed[self.ended] = -np.inf
-        allowed[self.ended, self.vocabulary.end] = 0.0  # the one way to stay as it is
+        allowed[self.ended, self.vocabulary.end] = 0.0  # a finished caption stays as it is
         return allowed
 
     def _chosen(self, allowed: NDArray[np.float64]) -> tuple[NDArray[np.intp], NDArray[np.intp]]:

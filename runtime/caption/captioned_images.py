@@ -1,4 +1,4 @@
-"""Images with captions: a JSON file `{"image.jpg": ["a caption", ...]}`, and the images beside it."""
+"""Reads images with captions: a JSON file `{"image.jpg": ["a caption", ...]}` beside the images."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from dlcv.runtime.images.archives import Readers, files_within
 
 @dataclass(frozen=True, kw_only=True)
 class CaptionedImage:
-    """An image and what people said about it, one caption or more. `read` gives the bytes of its file."""
+    """An image with one or more reference captions. read: returns the bytes of its file."""
 
     name: str
     read: Callable[[], bytes]

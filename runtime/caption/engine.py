@@ -1,4 +1,4 @@
-"""A captioner on an engine: its encoder, its decoder, and the search between them as one engine."""
+"""The captioning engine: encoder, decoder and beam search behind the `Engine` interface."""
 
 from __future__ import annotations
 
@@ -14,21 +14,21 @@ from dlcv.runtime.bundle.schema import TensorSpec
 from dlcv.runtime.caption.beam_search import SearchOptions, search
 from dlcv.runtime.caption.vocabulary import Vocabulary, vocabulary_from_json
 from dlcv.runtime.engines import Choice, load_engine
-from dlcv.runtime.engines.base import DEFAULT_BATCH_SIZE, Arrays, Engine, EngineInfo
+from dlcv.runtime.engines.base import DEFAULT_BATCH_SIZE, Arrays, Engine, EngineBase, EngineInfo
 from dlcv.runtime.errors import BundleError
-from dlcv.runtime.machine.closing import Closing
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from dlcv.runtime.bundle import Bundle
     from dlcv.runtime.caption.beam_search import Logits, Numbers
+    from dlcv.runtime.engines.base import UInt8
 
 _OUTPUTS = ("tokens", "log_probability", "attention")
 
 
 @final
-class CaptionEngine(Closing):
+class CaptionEngine(EngineBase):
     """Answers images with captions: an `Engine` around the two graphs of a captioner.
 
     Outputs: `tokens` int32 (batch, words), `log_probability` float32 (batch,), and where attention was asked for
@@ -89,6 +89,10 @@ class CaptionEngine(Closing):
         arrays = {"tokens": found.tokens, "log_probability": found.log_probability}
         return arrays if found.attention is None else arrays | {"attention": found.attention}
 
+    def host_memory(self, size: int) -> UInt8:
+        """Return memory of the encoder's; see `Engine.host_memory`."""
+        return self._encoder.host_memory(size)
+
     def close(self) -> None:
         """Free both graphs."""
         self._encoder.close()
@@ -97,9 +101,10 @@ class CaptionEngine(Closing):
 
 @final
 class _Steps:
-    """A `Decoder` that an engine computes.
+    """A `Decoder` computed by an engine.
 
-    memory: of each image. cache: what the decoder takes, without the batch axis: (depth, 2, heads, length, d).
+    memory: of each image. cache: the shape of the decoder's cache without the batch axis: (depth, 2, heads,
+    length, d).
     """
 
     def __init__(
@@ -112,11 +117,11 @@ class _Steps:
 
     @property
     def length(self) -> int:
-        """Positions that there are."""
+        """The number of positions."""
         return self._length
 
     def step(self, tokens: Numbers, position: int) -> tuple[Logits, Logits | None]:
-        """Go on by a token; see `Decoder.step`."""
+        """Append a token; see `Decoder.step`."""
         outputs = self._engine.infer(
             {
                 "token": tokens,
@@ -129,7 +134,7 @@ class _Steps:
         return outputs["logits"], outputs.get("attention")
 
     def reorder(self, rows: NDArray[np.intp]) -> None:
-        """Let each row go on from another; see `Decoder.reorder`. Those of an image share its memory."""
+        """Replace the state of each row; see `Decoder.reorder`. All rows of an image share its memory."""
         self._cache = self._cache[rows]
 
 

@@ -1,4 +1,4 @@
-"""How like people's captions those of a bundle are, on the engine that writes them."""
+"""Evaluates a bundle's captions against reference captions."""
 
 from __future__ import annotations
 
@@ -18,10 +18,11 @@ from dlcv.runtime.running.predictor import Predictor
 
 @dataclass(frozen=True, kw_only=True)
 class CaptionEvaluation:
-    """The scores of a set: see `dlcv.runtime.caption.metrics`.
+    """The scores of a data set: see `dlcv.runtime.caption.metrics`.
 
-    captions: what was said of the images, in order. images: how many were scored. refused: those that could not be, each with the reason. seconds: from the first
-    image's bytes to the last caption. ran: what ran, as `Predictor.description`.
+    captions: the predicted captions, in order. images: how many were scored. refused: images that could not be
+    scored, each with the reason. seconds: from reading the first image to the last caption. ran: what ran, as
+    `Predictor.description`.
     """
 
     bleu4: float
@@ -33,7 +34,7 @@ class CaptionEvaluation:
     ran: dict[str, Any]
 
     def record(self) -> dict[str, Any]:
-        """Return the figures under the names that training uses, for JSON."""
+        """Return the metrics for JSON, under the names that training uses."""
         return {
             "bleu4": self.bleu4,
             "cider": self.cider,
@@ -50,7 +51,7 @@ def evaluate_captions(
     *,
     on_progress: Callable[[], object] | None = None,
 ) -> CaptionEvaluation:
-    """Caption images and compare with what people said; an image that cannot be read is left out and named.
+    """Caption images and score against the reference captions. Unreadable images are skipped and reported.
 
     Raises:
         InputError: no image could be captioned.

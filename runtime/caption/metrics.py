@@ -1,8 +1,8 @@
-"""How like people's captions a system's are: BLEU and CIDEr, over a whole set.
+"""The caption metrics BLEU and CIDEr, over a whole data set.
 
-The libraries that have both bring a PyTorch or 100 MB of Java, so here they are once more, short, and checked in tests
-against torchmetrics and against figures of pycocoevalcap 1.2. Captions are compared by their words
-(`dlcv.runtime.caption.vocabulary.words_of`), where pycocoevalcap has a tokenizer written in Java.
+Libraries that have both need PyTorch or 100 MB of Java, so dlcv has short versions of its own. Tests check them
+against torchmetrics and against figures of pycocoevalcap 1.2. Captions are split into words by
+`dlcv.runtime.caption.vocabulary.words_of`; pycocoevalcap uses a tokenizer written in Java.
 """
 
 from __future__ import annotations
@@ -16,14 +16,14 @@ Words: TypeAlias = Sequence[str]
 NGram: TypeAlias = tuple[str, ...]
 
 _LONGEST = 4
-_SIGMA = 6.0  # of the Gaussian by which CIDEr-D compares lengths, in words
+_SIGMA = 6.0  # sigma of the Gaussian length penalty of CIDEr-D, in words
 
 
 def bleu(candidates: Sequence[Words], references: Sequence[Sequence[Words]]) -> float:
-    """Return BLEU-4 in 0..1 of a set (Papineni et al. 2002, https://aclanthology.org/P02-1040), not smoothed.
+    """Return BLEU-4 in 0..1 of a data set (Papineni et al. 2002, https://aclanthology.org/P02-1040), unsmoothed.
 
-    candidates: a caption for each image. references: several of people for each. The length that counts is that
-    of the reference nearest in length.
+    candidates: one caption per image. references: several human captions per image. The reference length is
+    that of the reference nearest in length.
     """
     matched, proposed = [0] * _LONGEST, [0] * _LONGEST
     candidate_length = reference_length = 0
@@ -46,9 +46,10 @@ def bleu(candidates: Sequence[Words], references: Sequence[Sequence[Words]]) -> 
 
 
 def cider(candidates: Sequence[Words], references: Sequence[Sequence[Words]]) -> float:
-    """Return CIDEr-D of a set (Vedantam et al. 2015, https://arxiv.org/abs/1411.5726, section 6).
+    """Return CIDEr-D of a data set (Vedantam et al. 2015, https://arxiv.org/abs/1411.5726, section 6).
 
-    How rare words are is counted in the references of the set itself. 1 and more is good; 10 is perfect.
+    Document frequencies are counted in the references of the data set itself. 1 and more is good; 10 is
+    perfect.
     """
     documents = Counter(
         ngram for accepted in references for ngram in set().union(*map(_all_ngrams, accepted))
@@ -77,7 +78,7 @@ def _all_ngrams(words: Words) -> Counter[NGram]:
 def _weighted(
     words: Words, rarity: dict[NGram, float], *, never: float
 ) -> list[dict[NGram, float]]:
-    """Return how often each n-gram occurs times how rare it is, by length of the n-gram."""
+    """Return TF-IDF weights of n-grams, by length of the n-gram."""
     return [
         {n: count * rarity.get(n, never) for n, count in _ngrams(words, size).items()}
         for size in range(1, _LONGEST + 1)
@@ -87,7 +88,7 @@ def _weighted(
 def _alike(
     candidate: list[dict[NGram, float]], reference: list[dict[NGram, float]], difference: int
 ) -> float:
-    """Return the mean over lengths of clipped cosine similarities; `difference`: in words."""
+    """Return the mean over n-gram lengths of clipped cosine similarities. difference: of the lengths in words."""
     total = 0.0
     for own, other in zip(candidate, reference, strict=True):
         norms = math.hypot(*own.values()) * math.hypot(*other.values())

@@ -1,4 +1,4 @@
-"""The answer of a captioner."""
+"""The result type of captioning."""
 
 from __future__ import annotations
 
@@ -23,10 +23,11 @@ from dlcv.runtime.results.draw import png_file
 
 @dataclass(frozen=True, kw_only=True)
 class Caption(Result):
-    """One image's caption.
+    """The caption of one image.
 
-    text: the words as a sentence. words: one a token. log_probability: of all words and the end, natural logarithm.
-    attention: float32 (words, h, w) over `frame.box`, each word's sums to 1; None if not asked for.
+    text: the words as a sentence. words: one per token. log_probability: natural logarithm, of all words and
+    the end. attention: float32 (words, h, w) over `frame.box`, each word's map sums to 1; None if not
+    requested.
     """
 
     text: str
@@ -42,7 +43,7 @@ class Caption(Result):
             raise ValueError(f"{len(self.attention)} maps of attention, {len(self.words)} words")
 
     def overlay(self) -> Image.Image:
-        """Draw the strip: the photo, then for each word where the decoder looked.
+        """Draw the strip: the photo, then the decoder's attention for each word.
 
         Raises:
             ValueError: attention was not asked for.
@@ -61,7 +62,7 @@ class Caption(Result):
         )
 
     def record(self) -> Record:
-        """Return what goes into a line of JSON."""
+        """Return the fields of a JSON line."""
         return self._base_record() | {
             "caption": self.text,
             "words": len(self.words),

@@ -1,4 +1,4 @@
-"""What captions add to the running model."""
+"""Registers captioning with the running model."""
 
 from __future__ import annotations
 

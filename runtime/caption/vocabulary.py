@@ -1,4 +1,4 @@
-"""The words that a captioner knows, and their numbers: a tokenizer of the `tokenizers` library as JSON."""
+"""The vocabulary of a captioner: a tokenizer of the `tokenizers` library, stored as JSON."""
 
 from __future__ import annotations
 
@@ -19,13 +19,13 @@ _WORD = re.compile(r"[\w']+")
 
 @final
 class Vocabulary:
-    """Text to tokens (numbers from 0) and back. Marks are tokens that stand for no word.
+    """Converts text to tokens (integers from 0) and back. Marks are special tokens that stand for no word.
 
-    start, end, pad: the marks before, after and behind a caption. unsaid: marks that no caption holds.
+    start, end, pad: the marks before, after and behind a caption. unsaid: marks that no caption contains.
     """
 
     def __init__(self, tokenizer: Tokenizer, *, source: str) -> None:
-        """Wrap a tokenizer. source: where it is from, for errors.
+        """Wrap a tokenizer. source: its origin, for error messages.
 
         Raises:
             BundleError: it lacks one of the four marks.
@@ -45,11 +45,11 @@ class Vocabulary:
         return self._tokenizer.get_vocab_size()
 
     def tokens(self, text: str) -> list[int]:
-        """Return the tokens of a text, without marks but for those of unknown words."""
+        """Return the tokens of a text, without marks except those for unknown words."""
         return self._tokenizer.encode(text, add_special_tokens=False).ids
 
     def unknown_words(self, text: str) -> int:
-        """Return how many words of a text are not in the vocabulary."""
+        """Return the number of words of a text that are not in the vocabulary."""
         return self.tokens(text).count(self._unknown)
 
     def words(self, tokens: Sequence[int]) -> tuple[str, ...]:
@@ -70,7 +70,7 @@ class Vocabulary:
         return word
 
     def text(self, tokens: Sequence[int]) -> str:
-        """Return tokens as text, marks left out."""
+        """Return tokens as text, without marks."""
         return self._tokenizer.decode([int(token) for token in tokens])
 
     def to_json(self) -> bytes:
@@ -79,7 +79,7 @@ class Vocabulary:
 
 
 def vocabulary_from_json(data: bytes, *, source: str) -> Vocabulary:
-    """Read a tokenizer. source: the file that it is from, for errors.
+    """Parse a tokenizer. source: the file that it is from, for error messages.
 
     Raises:
         InputError: the library is not installed.
@@ -96,9 +96,9 @@ def vocabulary_from_json(data: bytes, *, source: str) -> Vocabulary:
 
 
 def vocabulary_from_captions(captions: Sequence[str], *, size: int) -> Vocabulary:
-    """Learn the vocabulary of captions: `size` tokens, which are the marks and the most frequent words.
+    """Build a vocabulary from captions: `size` tokens, which are the marks and the most frequent words.
 
-    Words are lower-case runs of letters, digits and apostrophes; punctuation is left out.
+    Words are lower-case runs of letters, digits and apostrophes; punctuation is dropped.
 
     Raises:
         InputError: the library is not installed, or the captions have fewer different words.
@@ -129,12 +129,12 @@ def vocabulary_from_captions(captions: Sequence[str], *, size: int) -> Vocabular
 
 
 def words_of(text: str) -> tuple[str, ...]:
-    """Return the words of a text as `vocabulary_from_captions` splits it, those that are unknown included."""
+    """Split a text into words as `vocabulary_from_captions` does, including unknown words."""
     return tuple(_WORD.findall(text.lower()))
 
 
 def require_tokenizers() -> None:
-    """Check that the library is there.
+    """Check that the tokenizers library is installed.
 
     Raises:
         InputError: it is not.

@@ -1,4 +1,4 @@
-"""The engines: one visible dict from name to class, imported on use."""
+"""The registry of engines: a dict from name to class, imported on use."""
 
 from __future__ import annotations
 
@@ -41,12 +41,12 @@ __all__ = [
 
 @dataclass(frozen=True, kw_only=True)
 class EngineEntry:
-    """Where an engine's class is, and what it needs.
+    """Where an engine's class is, and what it requires.
 
-    factory: "module:Class". modules: what must be importable. distribution: what must be installed where
-    the module's name does not tell. install: the command that installs it. needs_gpu: an NVIDIA GPU. cuda:
-    the least CUDA version, (major, minor), that the driver must support. variations: settings of its own
-    that a tuning tries. like_plain: the one of them with which it does what plain ONNX Runtime does.
+    factory: "module:Class". modules: what must be importable. distribution: the package that must be installed,
+    where the module's name does not tell. install: the command that installs it. needs_gpu: an NVIDIA GPU is
+    required. cuda: the lowest CUDA version, (major, minor), that the driver must support. variations: engine
+    settings that a tuning tries. like_plain: the variation that does what plain ONNX Runtime does.
     """
 
     summary: str
@@ -60,7 +60,7 @@ class EngineEntry:
     like_plain: Mapping[str, str] | None = None
 
 
-_CUDA_13 = (13, 0)  # what the current wheels of ONNX Runtime and TensorRT are built for
+_CUDA_13 = (13, 0)  # the CUDA version of the current ONNX Runtime and TensorRT wheels
 
 ENGINES: dict[str, EngineEntry] = {
     "ort": EngineEntry(
@@ -110,7 +110,7 @@ _AUTO_ORDER = ("trt", "trt-rtx", "cuda", "openvino", "ort")
 
 @dataclass(frozen=True, kw_only=True)
 class Choice:
-    """What will run: an engine by name, a precision, and how."""
+    """The engine, precision and options to run with."""
 
     engine: str
     precision: Precision
@@ -120,10 +120,10 @@ class Choice:
 def choose(
     bundle: Bundle, name: str, *, precision: Precision | None, options: EngineOptions
 ) -> Choice:
-    """Decide what was left open.
+    """Choose the engine, precision and options where the caller left them open.
 
-    `auto` takes the best that a tuning measured here within what is fixed, and without a tuning the first
-    engine that is available. An engine that is named runs with what was given, and its defaults.
+    `auto` takes the best result of this machine's tuning within what the caller fixed; without a tuning, the
+    first available engine. A named engine runs with the given options and its own defaults.
     """
     if name == "auto" and (row := _tuned(bundle, precision=precision, options=options)):
         tuned = replace(
@@ -140,7 +140,7 @@ def choose(
 
 
 def _tuned(bundle: Bundle, *, precision: Precision | None, options: EngineOptions) -> Row | None:
-    if not tuning_key(bundle, {}).path.parent.is_dir():  # never tuned: spare the look at versions
+    if not tuning_key(bundle, {}).path.parent.is_dir():  # never tuned: skip the look-up of versions
         return None
     tuning, reason = stored_tuning(tuning_key(bundle, engine_versions()))
     if reason:
@@ -154,7 +154,7 @@ def _tuned(bundle: Bundle, *, precision: Precision | None, options: EngineOption
 
 
 def engine_versions() -> dict[str, str]:
-    """Return the versions of what engines are made of, and the GPUs that they run on: what timings depend on."""
+    """Return the versions of the engines' packages, and the GPUs: what timings depend on."""
     names = dict.fromkeys(e.distribution or e.modules[0] for e in ENGINES.values())
     versions = {name: version for name in names if (version := installed_version(name))}
     if any(e.needs_gpu and all(map(is_importable, e.modules)) for e in ENGINES.values()):
@@ -174,9 +174,9 @@ def load_engine(
 ) -> Engine:
     """Load a graph of a bundle on an engine, and check its tensors against the manifest.
 
-    graph: None is the one that takes images. outputs: names of the wanted outputs; what only others need is cut away and not computed. None
-    means all. largest: (height, width) of the largest images that will come to a graph of dynamic size;
-    None: the manifest's. An engine asked for by name runs or raises.
+    graph: None means the one that takes images. outputs: names of the wanted outputs, None means all; nodes
+    that only other outputs need are removed. largest: (height, width) of the largest images that a graph of
+    dynamic size will get; None means the manifest's size. An engine asked for by name runs or raises.
 
     Raises:
         EngineUnavailableError: unknown, not installed, or not able to start here.
@@ -209,7 +209,7 @@ def engine_model(
     outputs: Collection[str] | None = None,
     largest: tuple[int, int] | None = None,
 ) -> EngineModel:
-    """Return what an engine loads of a bundle; arguments as in `load_engine`.
+    """Return the model that an engine loads from a bundle. Arguments are those of `load_engine`.
 
     Raises:
         BundleError: the bundle lacks the graph, the precision or an output.
@@ -250,7 +250,7 @@ def _require_outputs(bundle: Bundle, graph: str | None, outputs: Collection[str]
 
 
 def why_unavailable(name: str) -> str | None:
-    """Return None when an engine can be loaded here, or else one sentence with the fix."""
+    """Return None if an engine can be loaded here, otherwise one sentence that says why not, with the fix."""
     entry = ENGINES.get(name)
     if entry is None:
         return f"unknown engine {name!r}; there are auto, {', '.join(ENGINES)}"

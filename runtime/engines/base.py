@@ -1,7 +1,8 @@
-"""What an engine is, and the checks that every engine's arrays go through first."""
+"""The `Engine` protocol, what engines load and how they run, and the input checks that they share."""
 
 from __future__ import annotations
 
+from abc import abstractmethod
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Protocol, Self, TypeAlias, TypeVar
@@ -21,11 +22,15 @@ DEFAULT_BATCH_SIZE = 8
 UNKNOWN = "?"  # a dynamic dimension without a symbol
 
 Arrays: TypeAlias = "dict[str, np.ndarray[Any, Any]]"
+UInt8: TypeAlias = "np.ndarray[Any, np.dtype[np.uint8]]"
 
 
 @dataclass(frozen=True, kw_only=True)
 class StoredPlan:
-    """A compiled engine that lies in a bundle. read: returns its bytes, checked against the manifest."""
+    """A compiled engine stored in a bundle.
+
+    read: returns its bytes, verified against the manifest.
+    """
 
     plan: Plan
     read: Callable[[], bytes]
@@ -33,13 +38,13 @@ class StoredPlan:
 
 @dataclass(frozen=True, kw_only=True)
 class EngineModel:
-    """What an engine loads.
+    """The model that an engine loads.
 
-    onnx: the serialised graph, cut to the wanted outputs. tensors: its inputs and outputs as the manifest lists
-    them, with symbols, which some engines forget. precision: of its arithmetic. source: where it comes from, for
-    messages. largest: (height, width) of the largest images that will come; None where
-    the graph fixes the size. multiple: heights and widths are multiples of this. plans: those of the
-    bundle for this graph.
+    onnx: the serialised graph, cut to the wanted outputs. tensors: its inputs and outputs as in the manifest,
+    with symbols, because some engines lose those. precision: of the arithmetic. source: where the model comes
+    from, for messages. largest: (height, width) of the largest images to expect; None if the graph fixes the
+    size. multiple: heights and widths are multiples of this. plans: the bundle's compiled engines for this
+    graph.
     """
 
     onnx: bytes
@@ -52,21 +57,21 @@ class EngineModel:
 
 
 class EngineSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """Base of the settings that one engine has and others have not; each engine's file defines its own."""
+    """Base class of the settings of a single engine. Each engine's file defines its own."""
 
 
 def _quiet(words: str, share: float | None) -> None:
-    """Say nothing."""
+    """Ignore progress."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class EngineOptions:
     """How an engine runs.
 
-    threads: CPU threads inside one call; None lets the engine take every core it may use. batch_size: images
-    in one call at most; an engine that is compiled for shapes is compiled for it. None means what a tuning
-    found here (engine `auto`), or DEFAULT_BATCH_SIZE. settings: the engine's own settings as text, by name, such as {"spinning": "true"}.
-    on_progress: told what happens during a long load: words, and the share done in 0..1 or None.
+    threads: CPU threads per call; None lets the engine use every core available to it. batch_size: most images
+    per call; engines that are compiled for shapes are compiled for it. None means the value of this machine's
+    tuning (engine `auto`), or DEFAULT_BATCH_SIZE. settings: the engine's own settings as text, by name, such as
+    {"spinning": "true"}. on_progress: called during a long load with words, and the share done in 0..1 or None.
     """
 
     threads: int | None = None
@@ -113,15 +118,15 @@ class EngineInfo:
 
 
 class Engine(Protocol):
-    """A loaded graph that answers arrays with arrays.
+    """A loaded graph that maps input arrays to output arrays.
 
-    A Protocol, not a base class: engines share this shape, ours also `Described`, and a program may pass
-    its own. Implementations are final and not thread-safe: one call at a time.
+    A Protocol, not a base class, so that a program may pass an engine of its own. dlcv's engines also derive
+    from `EngineBase`. Implementations are final and not thread-safe: one call at a time.
     """
 
     @property
     def info(self) -> EngineInfo:
-        """What runs."""
+        """The engine, version, device and precision that run."""
         ...
 
     @property
@@ -139,10 +144,29 @@ class Engine(Protocol):
 
         feeds: an array for every input, dtypes and shapes as `inputs` says.
 
-        The arrays returned are the caller's: no later call overwrites them.
+        The arrays returned are the caller's: no later call overwrites them, and they share no memory with `feeds`.
 
         Raises:
             EngineError: the engine failed on valid arrays.
+        """
+        ...
+
+    @property
+    def batches_in_flight(self) -> int:
+        """How many runs may be started before the first is finished: 1, or 2 where copies overlap with computing."""
+        ...
+
+    def host_memory(self, size: int) -> UInt8:
+        """Return `size` bytes to fill with inputs: page-locked where a device copies from them. `close` frees them."""
+        ...
+
+    def start(self, feeds: Mapping[str, np.ndarray[Any, Any]]) -> Callable[[], Arrays]:
+        """Start a run, and return the function that waits for it and gives its arrays; finish them in order.
+
+        feeds: as of `infer`; they must not change before the run is finished.
+
+        Raises:
+            EngineError: as `infer`; so does the function returned.
         """
         ...
 
@@ -155,8 +179,8 @@ class Engine(Protocol):
     def __exit__(self, *_: object) -> None: ...
 
 
-class Described(Closing):
-    """Base of our engines: what the three properties of `Engine` return, set once at the end of loading."""
+class EngineBase(Closing):
+    """Base of engines: the properties of `Engine`, set once at the end of loading, and runs that compute at once."""
 
     _info: EngineInfo
     _inputs: tuple[TensorSpec, ...]
@@ -177,16 +201,37 @@ class Described(Closing):
         """The outputs in the graph's order."""
         return self._outputs
 
+    @property
+    def batches_in_flight(self) -> int:
+        """How many runs may be started before the first is finished; see `Engine.batches_in_flight`."""
+        return 1
+
+    @abstractmethod
+    def infer(self, feeds: Mapping[str, np.ndarray[Any, Any]]) -> Arrays:
+        """Run the graph once; see `Engine.infer`."""
+
+    def host_memory(self, size: int) -> UInt8:
+        """Return `size` bytes to fill with inputs; see `Engine.host_memory`."""
+        import numpy as np
+
+        return np.empty(size, np.uint8)
+
+    def start(self, feeds: Mapping[str, np.ndarray[Any, Any]]) -> Callable[[], Arrays]:
+        """Run the graph, and return the function that gives its arrays; see `Engine.start`."""
+        arrays = self.infer(feeds)
+        return lambda: arrays
+
 
 class DeviceTimer(Protocol):
-    """What an engine whose entry has `needs_gpu` can do besides: time the device alone."""
+    """An optional ability of engines whose entry has `needs_gpu`: measure device time alone."""
 
     def device_seconds(
         self, feeds: Mapping[str, np.ndarray[Any, Any]], *, repeats: int
     ) -> list[float]:
-        """Run the graph `repeats` times on arrays that lie on the device; return each run's seconds.
+        """Run the graph `repeats` times on arrays on the device; return the seconds of each run.
 
-        Measured by CUDA events on the engine's stream, after one run that is not counted; no copies.
+        Measured by CUDA events on the engine's stream, after one warm-up run that is not counted. Copies are
+        excluded.
         """
         ...
 
@@ -217,7 +262,7 @@ def check_feeds(specs: Sequence[TensorSpec], feeds: Mapping[str, np.ndarray[Any,
 def with_symbols(
     real: Sequence[TensorSpec], promised: Sequence[TensorSpec]
 ) -> tuple[TensorSpec, ...]:
-    """Give the dynamic dimensions of loaded tensors the symbols that the manifest gives them."""
+    """Return tensor specs whose dynamic dimensions have the manifest's symbols."""
     by_name = {spec.name: spec.shape for spec in promised if spec.shape}
     return tuple(
         msgspec.structs.replace(spec, shape=_merged(spec.shape, by_name.get(spec.name, ())))
@@ -235,9 +280,9 @@ def _merged(real: tuple[int | str, ...], promised: tuple[int | str, ...]) -> tup
 def check_specs(
     graph: Graph, engine: Engine, *, source: str, outputs: Collection[str] | None = None
 ) -> None:
-    """Check that a loaded graph has the tensors that the manifest promises.
+    """Check that a loaded graph has the tensors that the manifest lists.
 
-    outputs: names of those that were loaded; None means all.
+    outputs: names of the loaded outputs; None means all.
 
     Raises:
         BundleError: names, order, dtypes or sizes differ.

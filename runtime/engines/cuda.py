@@ -1,4 +1,4 @@
-"""ONNX Runtime with its CUDA provider."""
+"""ONNX Runtime with the CUDA execution provider."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, final
 
 from dlcv.runtime.engines.base import (
     Arrays,
-    Described,
+    EngineBase,
     EngineInfo,
     EngineModel,
     EngineOptions,
@@ -36,7 +36,7 @@ if TYPE_CHECKING:
 
 _PROVIDER = "CUDAExecutionProvider"
 _LOG_FATAL_ONLY, _LOG_WARNINGS = 4, 2
-# Work that should be on the GPU. Arithmetic on shapes is left to the CPU on purpose.
+# Expensive operators, which should run on the GPU. Shape arithmetic stays on the CPU on purpose.
 _HEAVY = frozenset(
     [
         "Attention",
@@ -60,8 +60,11 @@ _HEAVY = frozenset(
 
 
 class CudaSettings(EngineSettings, frozen=True):
-    """device: number of the GPU. tf32: let fp32 products round to 10 bits of mantissa; faster. cuda_graphs: record
-    each shape's kernels once and replay them; faster where a batch takes less than about a millisecond.
+    """Settings of engine `cuda`.
+
+    device: number of the GPU. tf32: round the factors of fp32 products to 10 bits of mantissa; faster and less
+    exact. cuda_graphs: record each shape's kernels once and replay them; faster for batches that take less than
+    about a millisecond.
     """
 
     device: int = 0
@@ -70,10 +73,10 @@ class CudaSettings(EngineSettings, frozen=True):
 
 
 @final
-class CudaEngine(Described):
+class CudaEngine(EngineBase):
     """Runs a graph with ONNX Runtime's CUDA provider, on page-locked buffers and a stream of its own.
 
-    CUDA graphs belong to a thread: one that infers for the first time captures them anew.
+    CUDA graphs belong to one thread: a thread that infers for the first time captures them anew.
     """
 
     def __init__(self, model: EngineModel, options: EngineOptions) -> None:
@@ -133,7 +136,7 @@ class CudaEngine(Described):
         """Free buffers, session and stream."""
         if self._bound is not None:
             self._bound.close()
-            self._bound = None  # the session goes before its stream
+            self._bound = None  # the session is freed before its stream
             self._device.close()
 
     def _ready(self, feeds: Mapping[str, np.ndarray[Any, Any]]) -> BoundSession:
@@ -156,7 +159,7 @@ def gpu_of_number(number: int, gpus: tuple[Gpu, ...]) -> Gpu:
 
 
 def check_precision(model: EngineModel) -> None:
-    """Refuse what would not run in the precision that it is for.
+    """Check that the CUDA provider runs a model in the model's precision.
 
     Raises:
         InputError: an int8 graph.
@@ -171,7 +174,7 @@ def check_precision(model: EngineModel) -> None:
 def open_session(
     model: EngineModel, options: EngineOptions, *, provider: tuple[str, dict[str, str]]
 ) -> Any:
-    """Return a session, with no word of ONNX Runtime on the terminal.
+    """Return a session. ONNX Runtime's own messages are kept off the terminal.
 
     Raises:
         BundleError: the graph cannot be loaded.
@@ -183,7 +186,7 @@ def open_session(
     settings.intra_op_num_threads = options.threads or cpu_count()
     settings.log_severity_level = _LOG_FATAL_ONLY
     settings.add_session_config_entry("session.record_ep_graph_assignment_info", "1")
-    with redirect_stdout(io.StringIO()):  # it prints each library that it does not find
+    with redirect_stdout(io.StringIO()):  # it prints every library that it does not find
         onnxruntime.preload_dlls()
     # A provider that does not start writes red lines to the logger of the process, and our sentence says why.
     onnxruntime.set_default_logger_severity(_LOG_FATAL_ONLY)
@@ -191,7 +194,7 @@ def open_session(
         return onnxruntime.InferenceSession(
             model.onnx, settings, providers=[provider], enable_fallback=0
         )
-    except Exception as e:  # ONNX Runtime's own classes share no base below Exception
+    except Exception as e:  # ONNX Runtime's exceptions have no common base below Exception
         reason = reason_from_error(e)
         if is_out_of_memory(reason):
             raise EngineError(f"the GPU's memory is too small for the graph: {reason}") from e
@@ -212,7 +215,7 @@ def session_specs(
 
 
 def require_provider(session: Any, provider: str) -> None:
-    """Check that a session runs on the provider that was asked for: ONNX Runtime falls back to the CPU silently.
+    """Check that a session runs on the requested provider. ONNX Runtime falls back to the CPU silently.
 
     Raises:
         EngineUnavailableError: it does not.
@@ -225,7 +228,10 @@ def require_provider(session: Any, provider: str) -> None:
 
 
 def _why_not_started() -> str:
-    """Say what ONNX Runtime only logs: which library is missing. Its provider is not loaded yet, so it may be tried."""
+    """Return why the provider did not start: the missing library, which ONNX Runtime only logs.
+
+    Its provider is not loaded yet, so loading it can be tried.
+    """
     import onnxruntime
 
     prefix, suffix = ("", "dll") if sys.platform == "win32" else ("lib", "so")
@@ -238,7 +244,7 @@ def _why_not_started() -> str:
 
 
 def heavy_operators_elsewhere(session: Any, provider: str) -> str:
-    """Return the operators with much work that another provider runs, such as "Resize (2)", or ""."""
+    """Return the expensive operators that run on another provider, such as "Resize (2)", or ""."""
     found = Counter(
         node.op_type
         for part in session.get_provider_graph_assignment_info()
@@ -251,14 +257,14 @@ def heavy_operators_elsewhere(session: Any, provider: str) -> str:
 
 @contextmanager
 def engine_errors(feeds: Mapping[str, np.ndarray[Any, Any]]) -> Iterator[None]:
-    """Turn what ONNX Runtime and CUDA raise during a run into our errors.
+    """Convert what ONNX Runtime and CUDA raise during a run to `EngineError`.
 
     Raises:
         EngineError: any failure; one for want of memory suggests a smaller batch.
     """
     try:
         yield
-    except Exception as e:  # ONNX Runtime's own classes share no base below Exception
+    except Exception as e:  # ONNX Runtime's exceptions have no common base below Exception
         reason = reason_from_error(e)
         if isinstance(e, OutOfDeviceMemoryError) or is_out_of_memory(reason):
             batch = len(next(iter(feeds.values())))
@@ -271,5 +277,5 @@ def engine_errors(feeds: Mapping[str, np.ndarray[Any, Any]]) -> Iterator[None]:
 
 
 def is_out_of_memory(reason: str) -> bool:
-    """Return whether a message of ONNX Runtime is about memory: CUDA's own words, or its arena's."""
+    """Return whether an ONNX Runtime message reports a lack of memory, from CUDA or from its arena."""
     return "out of memory" in reason or "Failed to allocate memory" in reason

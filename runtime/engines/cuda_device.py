@@ -1,4 +1,4 @@
-"""The few things of CUDA that running an engine needs: memory, streams, events, graphs."""
+"""The parts of CUDA that engines need: memory, streams, events and graphs."""
 
 from __future__ import annotations
 
@@ -13,19 +13,18 @@ if TYPE_CHECKING:
     import numpy as np
 
 Bytes: TypeAlias = "np.ndarray[Any, np.dtype[np.uint8]]"
-Handle: TypeAlias = Any  # a stream, an event or a graph of CUDA
+Handle: TypeAlias = Any  # a CUDA stream, event or graph
 
 
 class OutOfDeviceMemoryError(EngineError):
-    """The device has not enough free memory."""
+    """The device has too little free memory."""
 
 
 class Device(Protocol):
-    """A GPU. A Protocol, so that the order of its work can be tested without one.
+    """A GPU. A Protocol, so that the order of operations can be tested without one.
 
-    Copies and launches return at once and happen in the order of their stream.
-
-    Each method raises EngineError when CUDA fails, OutOfDeviceMemoryError when memory does not do.
+    Copies and launches return immediately and run in the order of their stream. Each method raises EngineError
+    if CUDA fails, and OutOfDeviceMemoryError if memory runs out.
     """
 
     def use(self) -> None:
@@ -33,15 +32,15 @@ class Device(Protocol):
         ...
 
     def allocate(self, size: int) -> int:
-        """Return the address of `size` bytes on the device; `close` frees them."""
+        """Allocate `size` bytes on the device and return the address. `close` frees them."""
         ...
 
     def allocate_pinned(self, size: int) -> Bytes:
-        """Return `size` bytes of page-locked host memory; `close` frees them, and the array dies with it."""
+        """Return `size` bytes of page-locked host memory. `close` frees them; do not use the array after it."""
         ...
 
     def new_stream(self) -> Handle:
-        """Return a stream that does not wait for the default one."""
+        """Return a stream that does not synchronise with the default stream."""
         ...
 
     def stream_number(self, stream: Handle) -> int:
@@ -49,35 +48,35 @@ class Device(Protocol):
         ...
 
     def new_event(self) -> Handle:
-        """Return an event that keeps the time."""
+        """Return an event that records time."""
         ...
 
     def upload(self, address: int, source: Bytes, *, stream: Handle) -> None:
-        """Copy host bytes to the device; keep them unchanged until the stream has passed."""
+        """Start to copy host bytes to the device. Do not change them until the stream has finished the copy."""
         ...
 
     def download(self, target: Bytes, address: int, *, stream: Handle) -> None:
-        """Copy from the device into host bytes; they are valid when the stream has passed."""
+        """Start to copy device memory to host bytes. They are valid once the stream has finished the copy."""
         ...
 
     def record(self, event: Handle, *, stream: Handle) -> None:
-        """Mark this place of a stream."""
+        """Record an event at the current end of a stream."""
         ...
 
     def make_wait(self, stream: Handle, *, event: Handle) -> None:
-        """Let a stream go on only when an event's place is passed."""
+        """Make a stream wait for an event."""
         ...
 
     def wait(self, event: Handle) -> None:
-        """Block until an event's place is passed."""
+        """Block until an event has been reached."""
         ...
 
     def seconds_between(self, start: Handle, end: Handle) -> float:
-        """Return the time between two events that are passed."""
+        """Return the time between two events that have been reached."""
         ...
 
     def captured(self, work: Callable[[], None], *, stream: Handle) -> Handle | None:
-        """Record what `work` launches on a stream, without running it, as a graph; None if it cannot be."""
+        """Capture what `work` launches on a stream as a graph, without running it. Return None if that fails."""
         ...
 
     def launch(self, graph: Handle, *, stream: Handle) -> None:
@@ -95,7 +94,7 @@ class Device(Protocol):
 
 @final
 class CudaDevice:
-    """A GPU through `cuda.bindings.runtime`."""
+    """A GPU, through `cuda.bindings.runtime`."""
 
     def __init__(self, number: int) -> None:
         self._cuda: Any = importlib.import_module("cuda.bindings.runtime")
@@ -206,7 +205,7 @@ class CudaDevice:
         self._streams.clear()
 
     def _call(self, function: Callable[..., Any], *arguments: Any) -> Any:
-        """Call CUDA, and return what it gives besides its status."""
+        """Call a CUDA function, check its status, and return its other results."""
         status, *values = function(*arguments)
         if status == self._cuda.cudaError_t.cudaSuccess:
             return values[0] if values else None
@@ -215,7 +214,7 @@ class CudaDevice:
 
 
 def error_from_status(cuda: Any, status: Any) -> EngineError | EngineUnavailableError:
-    """Return our error for one of CUDA's; `cuda` is the module `cuda.bindings.runtime`."""
+    """Return the dlcv error for a CUDA status. `cuda` is the module `cuda.bindings.runtime`."""
     words = cuda.cudaGetErrorString(status)[1].decode()
     codes = cuda.cudaError_t
     if status == codes.cudaErrorMemoryAllocation:

@@ -1,4 +1,4 @@
-"""An engine of plain functions, for tests: of dlcv, and of programs that embed dlcv."""
+"""An engine for tests that calls plain functions, also for programs that embed dlcv."""
 
 from __future__ import annotations
 
@@ -8,13 +8,12 @@ from typing import Any, final
 import numpy as np
 
 from dlcv.runtime.bundle.schema import Graph, TensorSpec
-from dlcv.runtime.engines.base import Arrays, EngineInfo, check_feeds
-from dlcv.runtime.machine.closing import Closing
+from dlcv.runtime.engines.base import Arrays, EngineBase, EngineInfo, check_feeds
 
 
 @final
-class FakeEngine(Closing):
-    """Answers with `compute(feeds)`, or without one with zeros of the graph's output shapes.
+class FakeEngine(EngineBase):
+    """Returns `compute(feeds)`; without a function, zeros in the graph's output shapes.
 
     `calls` records the shape of every batch.
     """
@@ -29,7 +28,7 @@ class FakeEngine(Closing):
 
     @property
     def info(self) -> EngineInfo:
-        """What runs."""
+        """The engine, version, device and precision that run."""
         return EngineInfo(name="fake", version="1", device="cpu", precision="fp32")
 
     @property
@@ -46,10 +45,10 @@ class FakeEngine(Closing):
         """Run the function once; see `Engine.infer`."""
         check_feeds(self.inputs, feeds)
         self.calls.append(next(iter(feeds.values())).shape)
-        return self._compute(feeds)
+        return {name: np.array(array) for name, array in self._compute(feeds).items()}
 
     def close(self) -> None:
-        """Remember that it was closed."""
+        """Record that the engine was closed."""
         self.closed = True
 
     def _zeros(self, feeds: Mapping[str, np.ndarray[Any, Any]]) -> Arrays:

@@ -1,4 +1,4 @@
-"""An ONNX Runtime session on buffers that stay on its device: IO binding, page-locked memory, CUDA graphs."""
+"""An ONNX Runtime session on device buffers: IO binding, page-locked memory and CUDA graphs."""
 
 from __future__ import annotations
 
@@ -21,13 +21,13 @@ _MOST_SHAPES = 8  # the full batch, the last batch, and a few image sizes
 
 @final
 class BoundSession:
-    """Runs a session on one stream, with a set of buffers for each of the last shapes.
+    """Runs a session on one stream, with one set of buffers for each of the most recent shapes.
 
-    The provider is only a name here, so that the CPU provider can run all of this.
+    The provider is only a name here, so that tests can run this on the CPU provider.
 
-    session: made with the number of `stream` as its `user_compute_stream`. specs: inputs, outputs. place: where
-    the memory of `new_memory` is, as ONNX Runtime calls it: ("cuda", 0). new_memory: gives a device
-    that owns the memory of one set of buffers. graphs: the session captures CUDA graphs.
+    session: made with the number of `stream` as its `user_compute_stream`. specs: inputs, outputs. place: ONNX
+    Runtime's name for the location of `new_memory`, such as ("cuda", 0). new_memory: returns a device that owns
+    the memory of one set of buffers. graphs: the session captures CUDA graphs.
     """
 
     def __init__(
@@ -52,7 +52,7 @@ class BoundSession:
         self._buffers: OrderedDict[tuple[tuple[int, ...], ...], _Buffers] = OrderedDict()
 
     def run(self, feeds: Mapping[str, np.ndarray[Any, Any]]) -> Arrays:
-        """Copy to the device, run, copy back. The arrays returned are the caller's."""
+        """Copy inputs to the device, run, and copy outputs back. The caller owns the returned arrays."""
         buffers = self._ready_buffers(feeds)
         self._launch(buffers)
         buffers.download(self._stream)
@@ -81,8 +81,8 @@ class BoundSession:
             self._drop_oldest()
 
     def _ready_buffers(self, feeds: Mapping[str, np.ndarray[Any, Any]]) -> _Buffers:
-        """Return the buffers of these shapes, with the inputs on their way to the device."""
-        self._device.use()  # the thread may be another than last time
+        """Return the buffers for these shapes, after starting to copy the inputs to the device."""
+        self._device.use()  # the calling thread may have changed
         key = tuple(feeds[spec.name].shape for spec in self._inputs)
         if key not in self._buffers:
             if len(self._buffers) == _MOST_SHAPES:
@@ -117,7 +117,7 @@ class BoundSession:
         return buffers
 
     def _output_shapes(self, feeds: Mapping[str, np.ndarray[Any, Any]]) -> list[tuple[int, ...]]:
-        """Return the outputs' shapes: from the symbols of the inputs, or where those do not tell, by a run."""
+        """Return the outputs' shapes from the symbols of the inputs; where those do not suffice, from a run."""
         sizes: dict[int | str, int] = {}
         for spec in self._inputs:
             sizes |= zip(spec.shape, feeds[spec.name].shape, strict=True)
@@ -134,7 +134,7 @@ class BoundSession:
 
 
 class _Buffers:
-    """Memory on the device and page-locked on the host for one set of shapes, bound to the session."""
+    """Device memory and page-locked host memory for one set of shapes, bound to the session."""
 
     def __init__(self, session: Any, *, memory: Device, graph: int) -> None:
         self.binding = session.io_binding()
@@ -148,7 +148,7 @@ class _Buffers:
     def bind_input(
         self, spec: TensorSpec, shape: tuple[int, ...], *, place: tuple[str, int]
     ) -> None:
-        """Make room for an input."""
+        """Allocate and bind memory for an input."""
         dtype = np.dtype(spec.dtype)
         self._host_inputs[spec.name] = self._allocate(spec.name, dtype, shape)
         self.binding.bind_input(spec.name, *place, dtype, shape, self._addresses[spec.name])
@@ -156,7 +156,7 @@ class _Buffers:
     def bind_output(
         self, spec: TensorSpec, shape: tuple[int, ...], *, place: tuple[str, int]
     ) -> None:
-        """Make room for an output."""
+        """Allocate and bind memory for an output."""
         dtype = np.dtype(spec.dtype)
         self.host_outputs[spec.name] = self._allocate(spec.name, dtype, shape)
         self.binding.bind_output(spec.name, *place, dtype, shape, self._addresses[spec.name])
@@ -173,7 +173,7 @@ class _Buffers:
             self._memory.download(_bytes(host), self._addresses[name], stream=stream)
 
     def close(self) -> None:
-        """Free the memory. The binding goes first, because it holds addresses."""
+        """Free the memory. The binding is freed first, because it holds addresses."""
         del self.binding
         self.host_outputs, self._host_inputs = {}, {}
         with suppress(EngineError):
@@ -192,11 +192,11 @@ def _bytes(array: np.ndarray[Any, Any]) -> np.ndarray[Any, np.dtype[np.uint8]]:
 
 
 def _run_options(*, graph: int) -> Any:
-    """graph: number of the CUDA graph to capture or replay; -1 for none."""
+    """Return run options. graph: number of the CUDA graph to capture or replay; -1 for none."""
     import onnxruntime
 
     options = onnxruntime.RunOptions()
-    # What follows is on the same stream, so that waiting once at the end is enough.
+    # All work is on one stream, so one wait at the end is enough.
     options.add_run_config_entry("disable_synchronize_execution_providers", "1")
     options.add_run_config_entry("gpu_graph_id", str(graph or -1))
     return options

@@ -16,7 +16,7 @@ from dlcv.runtime.bundle.schema import DType, Precision, TensorSpec
 from dlcv.runtime.engines.base import (
     UNKNOWN,
     Arrays,
-    Described,
+    EngineBase,
     EngineInfo,
     EngineModel,
     EngineOptions,
@@ -46,9 +46,11 @@ _PRECISIONS: dict[str, Precision] = {"f32": "fp32", "f16": "fp16", "bf16": "bf16
 
 
 class OpenVinoSettings(EngineSettings, frozen=True):
-    """mode: what OpenVINO tunes itself for. latency: one batch on all threads. throughput: a batch is cut into parts
-    that run side by side, each on threads of its own. precision: of the arithmetic where the graph leaves it open;
-    f16 and bf16 lower it. cache: keep the compiled graph for the next start.
+    """Settings of engine `openvino`.
+
+    mode: OpenVINO's performance hint. latency: one batch uses all threads. throughput: a batch is cut into
+    parts that run in parallel, each on threads of its own. precision: of the arithmetic where the graph leaves
+    it open; f16 and bf16 lower it. cache: keep the compiled graph for the next start.
     """
 
     mode: Literal["latency", "throughput"] = "latency"
@@ -57,7 +59,7 @@ class OpenVinoSettings(EngineSettings, frozen=True):
 
 
 @final
-class OpenVinoEngine(Described):
+class OpenVinoEngine(EngineBase):
     """Runs a graph with OpenVINO's CPU plugin."""
 
     def __init__(self, model: EngineModel, options: EngineOptions) -> None:
@@ -69,7 +71,7 @@ class OpenVinoEngine(Described):
             )
         config = {
             "PERFORMANCE_HINT": own.mode.upper(),
-            "INFERENCE_PRECISION_HINT": own.precision,  # unset, it is bf16 where the CPU has that
+            "INFERENCE_PRECISION_HINT": own.precision,  # the default is bf16 where the CPU supports it
             "INFERENCE_NUM_THREADS": str(options.threads or cpu_count()),
         }
         core = _core()
@@ -101,7 +103,7 @@ class OpenVinoEngine(Described):
             raise EngineError("the engine is closed; load the bundle again")
         try:
             if len(self._requests) == 1:
-                # Without share_outputs the arrays are copies, which the caller may keep.
+                # Without share_outputs the arrays are copies, owned by the caller.
                 results = self._requests[0].infer(dict(feeds), share_inputs=True)
                 return {spec.name: results[number] for number, spec in enumerate(self._outputs)}
             return self._infer_in_parts(feeds)
@@ -129,10 +131,11 @@ class OpenVinoEngine(Described):
 
 @cache
 def _core() -> Any:
-    """Return OpenVINO's one object for all devices, which lives as long as the process.
+    """Return the OpenVINO core, one for the whole process.
 
-    It gives the thread that makes it a signal stack. Freed in another thread, it takes the memory away and
-    leaves the stack: the next signal of the first thread, such as Ctrl-C, would crash the process.
+    OpenVINO gives the thread that creates it a signal stack. If another thread frees the core, the memory is
+    freed but the stack stays set, and the next signal to the first thread, such as Ctrl-C, would crash the
+    process.
     """
     import openvino
 
@@ -149,9 +152,10 @@ def _compiled(core: Any, model: EngineModel, config: dict[str, str]) -> Any:
 def _compiled_or_cached(
     core: Any, model: EngineModel, config: dict[str, str], *, options: EngineOptions
 ) -> Any:
-    """Take the compiled graph from the cache, or compile and store it.
+    """Return the compiled graph from the cache, or compile and store it.
 
-    OpenVINO's own cache (CACHE_DIR) loads a file with a wrong byte and answers wrongly; ours is checked by SHA-256.
+    OpenVINO's own cache (CACHE_DIR) accepts a file with a wrong byte and then answers wrongly; dlcv's cache
+    checks SHA-256.
     """
     key = CacheKey(
         kind="openvino",
@@ -166,12 +170,12 @@ def _compiled_or_cached(
     )
     found = lookup(key)
     if found.data is not None:
-        with suppress(RuntimeError):  # OpenVINO refuses what another build of it wrote
+        with suppress(RuntimeError):  # OpenVINO refuses files of another build
             return core.import_model(found.data, "CPU", config)
     elif found.damaged:
         options.on_progress(f"compiling: {found.reason}", None)
     compiled = _compiled(core, model, config)
-    with suppress(OutputError):  # a cache that cannot be written is no reason not to run
+    with suppress(OutputError):  # an unwritable cache must not stop the run
         store(key, compiled.export_model().getvalue())
     return compiled
 
@@ -184,7 +188,7 @@ def _version() -> str:
 
 
 def _realised_precision(compiled: Any, graph: Precision, *, asked: str) -> Precision:
-    """Return the lower of the graph's precision and that of the arithmetic, as the plugin says it.
+    """Return the lower of the graph's precision and the arithmetic precision that the plugin reports.
 
     Raises:
         InputError: a lower precision was asked for, and this CPU does not have it.
@@ -198,14 +202,14 @@ def _realised_precision(compiled: Any, graph: Precision, *, asked: str) -> Preci
 
 
 def _has_batch_everywhere(specs: tuple[TensorSpec, ...]) -> bool:
-    """Return whether every tensor's first dimension is the batch, so that a batch can be cut."""
+    """Return whether the first dimension of every tensor is the batch, so that batches can be split."""
     return all(spec.shape[:1] == ("batch",) for spec in specs)
 
 
 def _spec_from_port(port: Any, names: set[str]) -> TensorSpec:
-    """Describe an input or output; `names` are the promised ones.
+    """Return the spec of an input or output. `names` are the expected names.
 
-    OpenVINO forgets the symbols of an ONNX graph: a dynamic dimension is "?". And where it removed a node, such
+    OpenVINO drops the symbols of an ONNX graph: a dynamic dimension becomes "?". Where it removed a node, such
     as a Cast to the type that it computes in, the tensor has the names of both sides.
     """
     name = min(port.get_names() & names, default=port.get_any_name())
@@ -217,7 +221,7 @@ def _spec_from_port(port: Any, names: set[str]) -> TensorSpec:
 
 
 def _reason(error: RuntimeError) -> str:
-    """Return the telling part of OpenVINO's many lines."""
+    """Return the informative line of an OpenVINO message."""
     text = str(error)
     if unsupported := re.search(r"No conversion rule found for operations: (.+)", text):
         return f"it has no operator {unsupported[1].strip()}"

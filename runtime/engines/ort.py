@@ -1,4 +1,4 @@
-"""ONNX Runtime on the CPU: the embedded default engine."""
+"""ONNX Runtime on the CPU, the default engine."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from dlcv.runtime.bundle.schema import DType, TensorSpec
 from dlcv.runtime.engines.base import (
     UNKNOWN,
     Arrays,
-    Described,
+    EngineBase,
     EngineInfo,
     EngineModel,
     EngineOptions,
@@ -36,13 +36,16 @@ _LOG_ERRORS_ONLY = 3
 
 
 class OrtSettings(EngineSettings, frozen=True):
-    """spinning: idle threads wait busily; faster alone, but they take the cores that decode images."""
+    """Settings of engine `ort`.
+
+    spinning: idle threads spin while they wait; faster alone, but they occupy cores that decode images.
+    """
 
     spinning: bool = False
 
 
 @final
-class OrtEngine(Described):
+class OrtEngine(EngineBase):
     """Runs a graph with ONNX Runtime's CPU provider (`onnxruntime.InferenceSession`)."""
 
     def __init__(self, model: EngineModel, options: EngineOptions) -> None:
@@ -53,11 +56,11 @@ class OrtEngine(Described):
         settings.intra_op_num_threads = options.threads or _every_core()
         settings.log_severity_level = _LOG_ERRORS_ONLY
         settings.add_session_config_entry("session.intra_op.allow_spinning", str(int(own.spinning)))
-        # Without VNNI the fast int8 kernels overflow; with it this changes nothing.
+        # Without VNNI the fast int8 kernels overflow; with VNNI this option has no effect.
         settings.add_session_config_entry("session.x64quantprecision", "1")
         try:
             session = onnxruntime.InferenceSession(model.onnx, settings, providers=[_PROVIDER])
-        except Exception as e:  # ONNX Runtime's own classes share no base below Exception
+        except Exception as e:  # ONNX Runtime's exceptions have no common base below Exception
             raise BundleError(f"ONNX Runtime cannot load the graph: {reason_from_error(e)}") from e
         self._inputs = tuple(spec_from_argument(a) for a in session.get_inputs())
         self._outputs = tuple(spec_from_argument(a) for a in session.get_outputs())
@@ -84,9 +87,10 @@ class OrtEngine(Described):
 
 
 def _every_core() -> int:
-    """Return 0, by which ONNX Runtime takes every core and pins a thread to each, if the process may use all.
+    """Return 0 if the process may use all cores, otherwise how many it may use.
 
-    Of those that a container leaves, ONNX Runtime knows nothing; it is told their number.
+    With 0, ONNX Runtime uses every core and pins a thread to each. It ignores the limits of containers, so it
+    has to be told the number.
     """
     allowed = cpu_count()
     return 0 if allowed == os.cpu_count() else allowed

@@ -1,4 +1,4 @@
-"""What a tuning found on this machine, kept in the cache; light, because every `--engine auto` reads it."""
+"""Tuning results, kept in the cache. Light to import, because every `--engine auto` reads them."""
 
 from __future__ import annotations
 
@@ -19,11 +19,12 @@ Goal: TypeAlias = Literal["throughput", "latency"]
 
 
 class Row(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """One way to run a bundle, and how fast it was.
+    """One way to run a bundle, and its measured speed.
 
-    threads: None where the CPU does not compute; all cores are left to the engine. ms_per_call: median, and its quartiles. calls: how many
-    were timed. ratio: images/s against plain ONNX Runtime's at the same batch, in the same rounds; None where
-    that could not run. busy_ratio: the same while a thread decodes photos. final: measured in the last, longer rounds.
+    threads: CPU threads, None if the engine does not run on the CPU; for all cores, the engine chooses.
+    ms_per_call: the median; quartiles_ms: its quartiles. calls: how many were timed. ratio: images/s relative
+    to plain ONNX Runtime at the same batch, in the same rounds; None if that could not run. busy_ratio: the
+    same while a thread decodes photos. final: measured in the last, longer rounds.
     """
 
     engine: str
@@ -40,7 +41,7 @@ class Row(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True)
     final: bool = False
 
     def fits(self, precision: Precision | None, options: EngineOptions) -> bool:
-        """Return whether it is within what the user fixed, batch size apart."""
+        """Return whether the row is within what the user fixed, apart from the batch size."""
         return (
             precision in (None, self.precision)
             and (options.threads is None or self.threads in (None, options.threads))
@@ -49,10 +50,11 @@ class Row(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True)
 
 
 class Tuning(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """What `dlcv-infer tune` measured.
+    """The result of `dlcv-infer tune`.
 
-    rows: those that passed parity, best first for `goal`. plain: plain ONNX Runtime, by batch. dropped: what did
-    not run, or failed parity, a sentence each. created: ISO 8601, UTC. size: (height, width) of the images.
+    rows: what passed parity, best first for `goal`. plain: plain ONNX Runtime, by batch. dropped: one sentence
+    for each configuration that did not run or failed parity. created: ISO 8601, UTC. size: (height, width) of
+    the images.
     """
 
     goal: Goal
@@ -63,7 +65,7 @@ class Tuning(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
     dropped: tuple[str, ...] = ()
 
     def best(self, precision: Precision | None, options: EngineOptions) -> Row | None:
-        """Return the best row within what the user fixed; of batch sizes, the measured one that is nearest."""
+        """Return the best row within what the user fixed, at the measured batch size nearest to the wanted one."""
         rows = [row for row in self.rows if row.fits(precision, options)]
         if rows and (wanted := options.batch_size):
             nearest = min((row.batch for row in rows), key=lambda b: max(b / wanted, wanted / b))
@@ -72,14 +74,14 @@ class Tuning(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
 
 
 def tuning_key(bundle: Bundle, versions: Mapping[str, str]) -> CacheKey:
-    """Return where the tuning of a bundle lies, for this machine. versions: of what engines need."""
+    """Return the cache key of a bundle's tuning on this machine. versions: of the packages that engines need."""
     return CacheKey(
         kind="tuning", subject=bundle.sha256, fields={"machine": machine_name(), **versions}
     )
 
 
 def store_tuning(key: CacheKey, tuning: Tuning) -> None:
-    """Remember a tuning; one that was there is replaced.
+    """Store a tuning, replacing an existing one.
 
     Raises:
         OutputError: the cache folder cannot be written.

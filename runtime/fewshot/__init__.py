@@ -1,1 +1,1 @@
-"""Few-shot classification without PyTorch: examples, prototypes, and what they score on episodes."""
+"""Few-shot classification without PyTorch: support images, prototypes, and accuracy on episodes."""

@@ -1,7 +1,8 @@
-"""How embeddings are compared: by the bundle's own graph, or by their cosine."""
+"""Distances between embeddings: the bundle's own graph, or cosine similarity."""
 
 from __future__ import annotations
 
+from functools import partial
 from typing import TYPE_CHECKING, final
 
 import numpy as np
@@ -21,14 +22,15 @@ _GRAPH = "distance"
 
 @final
 class BundleDistance(Closing):
-    """The distance that a few-shot bundle was trained with, on its predictor's engine.
+    """The distance that a few-shot bundle was trained with, on the predictor's engine.
 
-    Of any other bundle, the cosine of embeddings, as Chen et al. 2019 compare them
-    (https://arxiv.org/abs/1904.04232), times `COSINE_SCALE`, so that a softmax makes probabilities of it.
+    For other bundles: cosine similarity of embeddings, as in Chen et al. 2019
+    (https://arxiv.org/abs/1904.04232), times `COSINE_SCALE`, so that a softmax gives usable probabilities.
     """
 
     def __init__(self, predictor: Predictor) -> None:
         bundle = predictor.bundle
+        self._predictor = predictor
         self._engine = (
             load_engine(
                 bundle,
@@ -42,11 +44,12 @@ class BundleDistance(Closing):
         )
 
     def __call__(self, query: Float32, prototypes: Float32) -> Float32:
-        """Return how near query (B, D) is to each of prototypes (classes, D), float32 (B, classes)."""
+        """Return the scores of query (B, D) against prototypes (classes, D), float32 (B, classes). More is nearer."""
         if self._engine is None:
             cosines: Float32 = unit(query) @ unit(prototypes).T
             return COSINE_SCALE * cosines
-        return self._engine.infer({"query": query, "prototypes": prototypes})["scores"]
+        run = partial(self._engine.infer, {"query": query, "prototypes": prototypes})
+        return self._predictor.call(run)["scores"]  # any thread may ask
 
     def close(self) -> None:
         """Free the engine."""
@@ -55,16 +58,16 @@ class BundleDistance(Closing):
 
 
 def has_distance(bundle: Bundle) -> bool:
-    """Whether a bundle brings a distance of its own."""
+    """Return whether a bundle has a distance graph of its own."""
     return _GRAPH in bundle.manifest.graphs
 
 
 def averageable(vectors: Float32, bundle: Bundle) -> Float32:
-    """Return a bundle's embeddings (N, D) as prototypes are means of: for the cosine, of length 1."""
+    """Return a bundle's embeddings (N, D) in the form that is averaged to prototypes: unit length for cosine."""
     return vectors if has_distance(bundle) else unit(vectors)
 
 
 def unit(vectors: Float32) -> Float32:
-    """Scale vectors (N, D) to length 1; zeros stay zeros."""
+    """Scale vectors (N, D) to unit length; zeros stay zeros."""
     lengths = np.linalg.norm(vectors, axis=1, keepdims=True)
     return np.asarray(vectors / np.maximum(lengths, 1e-12))

@@ -1,4 +1,4 @@
-"""Accuracy over episodes, with its 95 % interval."""
+"""Accuracy over few-shot episodes, with its 95 % confidence interval."""
 
 from __future__ import annotations
 
@@ -16,14 +16,16 @@ from dlcv.runtime.results import Float32
 Distance: TypeAlias = Callable[[Float32, Float32], Float32]
 """Query (Q, D) and prototypes (classes, D) to scores (Q, classes): more is nearer."""
 
-_NORMAL_95 = 1.96  # of a standard deviation: 95 % of a normal distribution lie within
+_NORMAL_95 = 1.96  # standard deviations that hold 95 % of a normal distribution
 
 
 @dataclass(frozen=True, kw_only=True)
 class EpisodeScore:
-    """accuracy: mean over episodes. interval: half the width of its 95 % interval, 1.96 s / sqrt(episodes).
+    """The accuracy over episodes.
 
-    loss: mean cross-entropy. answers: int64 (Q,) of each episode, which of its classes each query is said to be.
+    accuracy: mean over episodes. interval: half the width of its 95 % confidence interval, 1.96 s /
+    sqrt(episodes). loss: mean cross-entropy. answers: int64 (Q,) for each episode, the predicted class of each
+    query within the episode.
     """
 
     accuracy: float
@@ -33,14 +35,14 @@ class EpisodeScore:
 
     @property
     def episodes(self) -> int:
-        """How many there were."""
+        """The number of episodes."""
         return len(self.answers)
 
 
 def score_episodes(
     embeddings: Float32, episodes: Iterable[Episode], *, distance: Distance
 ) -> EpisodeScore:
-    """Score embeddings on episodes; as each image is embedded by itself, that is done once for all of them.
+    """Score embeddings on episodes. Each image is embedded only once, for all episodes.
 
     embeddings: float32 (N, D), by the images' index.
 
@@ -65,7 +67,7 @@ def score_episodes(
 
 
 def scores_of(embeddings: Float32, episode: Episode, *, distance: Distance) -> Float32:
-    """Return how near each query is to each class's prototype, the mean of its support: (Q, classes)."""
+    """Return the scores of each query against each class's prototype, the mean of its support: (Q, classes)."""
     prototypes = np.stack([embeddings[support].mean(axis=0) for support in episode.support])
     return distance(embeddings[episode.query], prototypes)
 

@@ -1,7 +1,7 @@
-"""Episodes: which images are support and which are queries, drawn from a seed or read from a CSV.
+"""Few-shot episodes of support and query images, drawn from a seed or read from a CSV.
 
-An episode of index n is a function of the seed, the epoch and n alone, so that a resumed run sees what it would
-have seen, and a checkpoint, its bundle and another bundle are scored on the same episodes.
+Episode n depends only on the seed, the epoch and n. A resumed run therefore sees the same episodes, and a
+checkpoint, its bundle and any other bundle are scored on the same ones.
 """
 
 from __future__ import annotations
@@ -21,13 +21,13 @@ Indices: TypeAlias = "np.ndarray[Any, np.dtype[np.int64]]"
 
 _COLUMNS = ("episode", "role", "class", "file")
 _ROLES = ("support", "query")
-_BITS = 64  # a seed of numpy is not negative
+_BITS = 64  # numpy seeds are not negative
 
 
 class EpisodeConfig(Model, frozen=True, kw_only=True):
-    """What an episode is drawn of: `ways` classes, of each `shots` support images and `queries` others.
+    """How episodes are drawn: `ways` classes, each with `shots` support images and `queries` query images.
 
-    episodes: how many; of training, in an epoch.
+    episodes: their number; in training, per epoch.
     """
 
     ways: Positive
@@ -38,9 +38,10 @@ class EpisodeConfig(Model, frozen=True, kw_only=True):
 
 @dataclass(frozen=True, kw_only=True)
 class Episode:
-    """Images by their index in a data set.
+    """One episode. Images are indices into a data set.
 
-    support: int64 (shots,), for each class. query: int64 (Q,). labels: int64 (Q,), which of the classes a query is of.
+    support: int64 (shots,), for each class. query: int64 (Q,). labels: int64 (Q,), the class of each query
+    within the episode.
     """
 
     support: tuple[Indices, ...]
@@ -50,7 +51,7 @@ class Episode:
 
 @final
 class EpisodeSampler:
-    """Draws episodes of a data set's classes; an iterable of those of epoch 0.
+    """Draws episodes from a data set's classes. Iterates over the episodes of epoch 0.
 
     Raises:
         InputError: there are fewer classes than `ways`, or a class has fewer images than an episode takes.
@@ -59,7 +60,7 @@ class EpisodeSampler:
     def __init__(
         self, labels: Indices, config: EpisodeConfig, *, names: Sequence[str], seed: int
     ) -> None:
-        """labels: int64 (N,), the class of each image. names: of the classes."""
+        """Check that episodes can be drawn. labels: int64 (N,), the class of each image. names: of the classes."""
         self.config = config
         self._seed = seed % 2**_BITS
         self._members = [np.flatnonzero(labels == c) for c in range(len(names))]
@@ -75,7 +76,7 @@ class EpisodeSampler:
                 )
 
     def drawn(self, number: int, *, epoch: int = 0) -> Indices:
-        """Return the images of an episode, int64 (ways, shots + queries), the support first."""
+        """Return the image indices of an episode, int64 (ways, shots + queries), support first."""
         random = np.random.default_rng((self._seed, epoch, number))
         classes = random.permutation(len(self._members))[: self.config.ways]
         count = self.config.shots + self.config.queries
@@ -91,9 +92,10 @@ class EpisodeSampler:
 
 
 def episodes_from_csv(path: Path, files: Sequence[str]) -> list[Episode]:
-    """Read fixed episodes: a line an image, with columns episode, role (support or query), class and file.
+    """Read fixed episodes from a CSV with one image per line.
 
-    files: names of the data set's images, as they are in the column `file`.
+    Its columns are episode, role (support or query), class and file. files: names of the data set's images, as
+    in the column `file`.
 
     Raises:
         InputError: the file cannot be read, a line does not fit, or an episode has one class or no query.

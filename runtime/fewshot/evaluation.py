@@ -1,4 +1,4 @@
-"""How well a bundle tells classes that it was not trained on, from a few examples of each: accuracy over episodes."""
+"""Evaluates few-shot classification with a bundle: accuracy over episodes of classes that it was not trained on."""
 
 from __future__ import annotations
 
@@ -26,11 +26,11 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, kw_only=True)
 class EpisodeOptions:
-    """Which episodes to score on.
+    """Which episodes to score.
 
-    ways: classes of each. shots: examples of each class; an evaluation of its own for each number. queries: other
-    images of each class, to be named. episodes: how many. seed: of the drawing; the same as a recipe's gives the
-    episodes of `dlcv-train evaluate`. file: a CSV of fixed episodes, instead of all these.
+    ways: classes per episode. shots: support images per class; each number is evaluated separately. queries:
+    query images per class. episodes: how many. seed: of the drawing; a recipe's seed gives the episodes of
+    `dlcv-train evaluate`. file: a CSV of fixed episodes, used instead of all these.
     """
 
     ways: int = 5
@@ -49,7 +49,7 @@ class EpisodeOptions:
     def drawn(
         self, labels: np.ndarray[Any, Any], *, classes: Sequence[str], files: Sequence[str]
     ) -> dict[str, Sequence[Episode]]:
-        """Return the episodes of images, int64 (N,) labels and names, by what is to be called their number of shots.
+        """Return the episodes for images with int64 (N,) labels and names, by the name of their number of shots.
 
         Raises:
             InputError: there are not as many classes or images, or the CSV does not fit.
@@ -68,10 +68,11 @@ class EpisodeOptions:
 
 @dataclass(frozen=True, kw_only=True)
 class EpisodeEvaluation:
-    """What a bundle scored. scores: by number of shots, such as `5-shot`; `fixed` of episodes from a file.
+    """The scores of a bundle.
 
-    classes, images: that there are to draw from. refused: images that could not be read, each with the reason.
-    seconds: from the first image's bytes to the last episode. ran: what ran, as `Predictor.description`.
+    scores: by number of shots, such as `5-shot`; `fixed` for episodes from a file. classes, images: how many
+    there are to draw from. refused: images that could not be read, each with the reason. seconds: from reading
+    the first image to the last episode. ran: what ran, as `Predictor.description`.
     """
 
     scores: dict[str, EpisodeScore]
@@ -83,7 +84,7 @@ class EpisodeEvaluation:
     ran: dict[str, Any]
 
     def record(self) -> dict[str, Any]:
-        """Return the figures under the names that training uses, for JSON."""
+        """Return the metrics for JSON, under the names that training uses."""
         first = next(iter(self.scores.values()))
         return {
             "accuracy": first.accuracy,
@@ -107,9 +108,9 @@ def evaluate_episodes(
     *,
     on_progress: Callable[[], object] | None = None,
 ) -> EpisodeEvaluation:
-    """Score a bundle with embeddings on episodes of labelled images, by the distance that `fewshot` uses.
+    """Score a bundle's embeddings on episodes of labelled images, with the distance that `fewshot` uses.
 
-    images: by class. An image that cannot be read is left out and named, and the episodes are drawn from the others.
+    images: by class. Unreadable images are skipped and reported; episodes are drawn from the others.
 
     Raises:
         InputError: the classes or images are too few for the episodes.

@@ -1,6 +1,6 @@
-"""Few-shot classification: classes known by a few examples, each the mean of their embeddings.
+"""Few-shot classification by prototypes: each class is the mean of its support embeddings.
 
-Snell et al. 2017, https://arxiv.org/abs/1703.05175. How embeddings are compared says `dlcv.runtime.fewshot.distance`.
+Snell et al. 2017, https://arxiv.org/abs/1703.05175. Distances are in `dlcv.runtime.fewshot.distance`.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ _UNREADABLE = (ValueError, KeyError, OSError, EOFError, BadZipFile, msgspec.Msgs
 
 
 class Identity(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """The bundle that prototypes were made with. graphs: SHA-256 of each graph as exported."""
+    """Identifies the bundle that prototypes were made with. graphs: SHA-256 of each graph as exported."""
 
     bundle: str
     graphs: dict[str, str]
@@ -43,7 +43,7 @@ class Identity(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
 
 
 class _About(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """What a file of prototypes says beside the vectors: classes with how many images each, in their order."""
+    """The metadata in a file of prototypes: classes, with the number of images of each, in order."""
 
     made_with: Identity
     classes: tuple[tuple[str, int], ...]
@@ -56,10 +56,10 @@ def _warn(text: str) -> None:
 @final
 @dataclass(frozen=True, kw_only=True)
 class Prototypes:
-    """One vector a class.
+    """One prototype vector per class.
 
-    names: of the classes. counts: how many images each is the mean of. vectors: float32 (classes, D).
-    made_with: the bundle whose embeddings these are; with another they mean nothing, and are refused.
+    names: of the classes. counts: images averaged per class. vectors: float32 (classes, D). made_with: the
+    bundle that the embeddings come from; use with another bundle is refused.
     """
 
     names: tuple[str, ...]
@@ -83,9 +83,10 @@ class Prototypes:
     def fit(
         cls, predictor: Predictor, support: Support, *, on_refused: Callable[[str], object] = _warn
     ) -> Self:
-        """Make prototypes of examples: a folder, ZIP or tar with a folder a class, or images by class name.
+        """Compute prototypes from support images.
 
-        on_refused: told of each image that cannot be read, in a sentence.
+        support: a folder, ZIP or tar with one folder per class, or images by class name. on_refused: called
+        with one sentence for each image that cannot be read.
 
         Raises:
             InputError: there are fewer than two classes, or a class has no readable image.
@@ -97,7 +98,7 @@ class Prototypes:
     def extended(
         self, predictor: Predictor, support: Support, *, on_refused: Callable[[str], object] = _warn
     ) -> Self:
-        """Return these and prototypes of further classes. Arguments as of `fit`.
+        """Return these prototypes with further classes added. Arguments as for `fit`.
 
         Raises:
             InputError: a class is there already, or has no readable image; or this is another bundle than theirs.
@@ -117,7 +118,7 @@ class Prototypes:
     def predict(
         self, predictor: Predictor, images: Source | Iterable[Source]
     ) -> list[Classification]:
-        """Return the classes of every image, in order; probabilities are over these classes.
+        """Classify every image, in order. Probabilities are over these classes.
 
         Raises:
             InputError: this is another bundle than theirs.
@@ -127,7 +128,7 @@ class Prototypes:
             return classifier(images)
 
     def require_made_with(self, predictor: Predictor) -> None:
-        """Check that these are of a predictor's bundle.
+        """Check that these prototypes were made with a predictor's bundle.
 
         Raises:
             InputError: they are not.
@@ -141,7 +142,7 @@ class Prototypes:
         )
 
     def save(self, path: str | Path) -> None:
-        """Write them to one NPZ file, without pickle: `prototypes`, and `about` as a JSON text.
+        """Save to one NPZ file without pickle: `prototypes`, and `about` as JSON text.
 
         Raises:
             OutputError: it cannot be written.
@@ -153,7 +154,7 @@ class Prototypes:
 
     @classmethod
     def load(cls, path: str | Path) -> Self:
-        """Read what `save` wrote.
+        """Load a file that `save` wrote.
 
         Raises:
             InputError: there is no such file, or it is something else.
@@ -179,7 +180,7 @@ class Prototypes:
 
 @final
 class PrototypeClassifier(Closing):
-    """Answers images with the nearest prototypes; used as a `Predictor` is, which stays the caller's to close."""
+    """Classifies images by the nearest prototype. Used like a `Predictor`, which the caller still closes."""
 
     def __init__(self, predictor: Predictor, prototypes: Prototypes) -> None:
         """Load the bundle's distance, where it has one, on the predictor's engine.
@@ -195,14 +196,15 @@ class PrototypeClassifier(Closing):
         self._distance = BundleDistance(predictor)
 
     def __call__(self, images: Source | Iterable[Source]) -> list[Classification]:
-        """Return the classes of every image, in order. One image may be given without a list.
+        """Classify every image, in order. A single image may be given without a list.
 
         Raises:
             ImageError: an image cannot be read; `stream` skips and reports such images instead.
         """
-        from dlcv.runtime.running.predictor import listed, none_refused
+        from dlcv.runtime.running.predictor import ONE_IMAGE, none_refused
 
-        return none_refused(self.stream(listed(images)))
+        several = [images] if isinstance(images, ONE_IMAGE) else images
+        return none_refused(self.stream(several))
 
     def stream(self, sources: Iterable[Source | Refused]) -> Iterator[Classification | Refused]:
         """Yield the classes of every source, in order; memory does not depend on their number."""
@@ -219,7 +221,7 @@ class PrototypeClassifier(Closing):
         return self._predictor.description() | {"prototypes": digest.hexdigest()}
 
     def close(self) -> None:
-        """Free the distance."""
+        """Free the distance graph."""
         self._distance.close()
 
     def _answers(self, results: Sequence[Result]) -> list[Classification]:
@@ -241,7 +243,7 @@ class PrototypeClassifier(Closing):
 
 
 def identity_of(predictor: Predictor) -> Identity:
-    """Return what prototypes of a predictor depend on; a lower precision of a graph gives nearly the same."""
+    """Return the bundle identity that prototypes depend on. Lower precisions of a graph count as the same."""
     bundle = predictor.bundle
     graphs = {
         name: bundle.manifest.files[bundle.variant(graph=name, precision=None).file].sha256
@@ -255,7 +257,7 @@ def identity_of(predictor: Predictor) -> Identity:
 def _fitted(
     predictor: Predictor, support: SupportImages, on_refused: Callable[[str], object]
 ) -> dict[str, Any]:
-    """Return names, counts and vectors of classes."""
+    """Return names, counts and vectors of the classes."""
     counts, vectors = [], []
     for name, images in support.items():
         found, reasons = [], []
@@ -281,7 +283,7 @@ def _fitted(
 
 
 def vector_of(result: Result) -> Float32:
-    """Return the embedding in a result, float32 (D,).
+    """Return the embedding of a result, float32 (D,).
 
     Raises:
         BundleError: it has none.

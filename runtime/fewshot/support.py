@@ -1,4 +1,4 @@
-"""Examples by class: one folder a class, in a folder or an archive, or images by class name."""
+"""Lists support images by class: one folder per class, in a folder or an archive, or images by class name."""
 
 from __future__ import annotations
 
@@ -22,11 +22,11 @@ SupportImages: TypeAlias = dict[str, list[LabelledImage]]
 
 
 def support_images(support: Support, *, within: Collection[str] = ()) -> SupportImages:
-    """Return the images of each class, not yet read; classes of a folder are sorted by its path.
+    """Return the images of each class, not yet read. Classes from a folder are sorted by path.
 
-    support: a folder, a ZIP or a tar archive with a folder a class, at any depth; or images by class name. A class is
-    called as its folder; where two folders are called alike, as their paths. within: only the classes in these
-    folders of the data.
+    support: a folder, a ZIP or a tar archive with one folder per class, at any depth; or images by class name.
+    A class is named after its folder; where two folders have the same name, after their paths. within: only the
+    classes in these folders of the data.
 
     Raises:
         InputError: there is no such data, an image lies in no class folder, or a class has no image.
@@ -42,7 +42,7 @@ def support_images(support: Support, *, within: Collection[str] = ()) -> Support
 
 
 def class_files(files: Iterable[str]) -> dict[str, list[str]]:
-    """Return the images in each folder that has any, by its path (`""`: those in none); folders are sorted."""
+    """Return the images of each folder that has any, by path (`""`: images in no folder). Folders are sorted."""
     found: dict[str, list[str]] = {}
     for file in files:
         path = PurePosixPath(file)
@@ -53,7 +53,7 @@ def class_files(files: Iterable[str]) -> dict[str, list[str]]:
 
 
 def lies_in(folder: str, parts: Iterable[str]) -> bool:
-    """Whether a folder is one of `parts`, or lies in one."""
+    """Return whether a folder is one of `parts`, or inside one."""
     return any(f"{folder}/".startswith(f"{part.rstrip('/')}/") for part in parts)
 
 
@@ -88,14 +88,14 @@ def _in_folders(path: Path, within: Collection[str]) -> SupportImages:
 
 
 def _names(folders: list[str]) -> list[str]:
-    """Return what classes are called: their folder's name, or its path where the name is no class's alone."""
+    """Return the class names: the folder's name, or its path if the name is not unique."""
     names = [PurePosixPath(folder).name for folder in folders]
     count = Counter(names)
     return [n if count[n] == 1 else folder for n, folder in zip(names, folders, strict=True)]
 
 
 def _empty_folders(path: Path, files: Iterable[str]) -> set[str]:
-    """Return the folders that hold neither image nor folder: classes that somebody forgot to fill."""
+    """Return the folders with neither images nor folders: classes that somebody forgot to fill."""
     if path.is_dir():
         folders = [folder for folder in path.rglob("*") if folder.is_dir()]
         leaves = [folder for folder in folders if not any(p.is_dir() for p in folder.iterdir())]

@@ -1,1 +1,1 @@
-"""Measurements of a bundle on this machine: parity, tuning, benchmarks, doctor."""
+"""Measurements of bundles on this machine: parity, tuning, benchmarks, and the doctor's checks."""

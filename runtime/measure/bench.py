@@ -1,4 +1,4 @@
-"""`dlcv-infer bench`: how fast a bundle runs here, as three figures that are not to be confused.
+"""`dlcv-infer bench`: measures a bundle's speed on this machine at three levels.
 
 `engine`: arrays in, arrays out, nothing around it; on a GPU the device's own work, timed by its events.
 `host`: decoded pixels in memory to result objects: stack, copy, infer, results.
@@ -27,8 +27,10 @@ from dlcv.runtime.bundle.schema import Precision
 from dlcv.runtime.engines import (
     ENGINES,
     EngineOptions,
+    choose,
     engine_model,
     engine_versions,
+    load_engine,
     why_unavailable,
 )
 from dlcv.runtime.errors import DlcvError, EngineUnavailableError, ImageError, InputError
@@ -46,9 +48,9 @@ from dlcv.runtime.measure.timing import (
     subject_from_timer,
 )
 from dlcv.runtime.results import WriteOptions
-from dlcv.runtime.results.writers import FolderWriter
+from dlcv.runtime.results.folder import FolderWriter
 from dlcv.runtime.running.job import run_job
-from dlcv.runtime.running.predictor import Predictor, load, scaled
+from dlcv.runtime.running.predictor import Predictor, scaled
 
 if TYPE_CHECKING:
     from dlcv.runtime.engines.base import DeviceTimer, Engine
@@ -63,7 +65,7 @@ _LEAST_FILES = 16
 
 @dataclass(frozen=True, kw_only=True)
 class Contestant:
-    """What runs in a benchmark. open: loads it. on_device: it is a `DeviceTimer` as well."""
+    """An engine or baseline in a benchmark. open: loads it. on_device: it is also a `DeviceTimer`."""
 
     label: str
     open: Callable[[], Engine]
@@ -72,8 +74,10 @@ class Contestant:
 
 @dataclass(frozen=True, kw_only=True)
 class BenchRequest:
-    """What is measured. engines: None means all that are available. seconds: of timing for each figure and batch
-    size, all contestants together. images: a folder of photos instead of dlcv's own. size: longer side in pixels.
+    """What to measure.
+
+    engines: None means all available ones. seconds: timing budget for each figure and batch size, all
+    contestants together. images: a folder of photos instead of dlcv's own. size: longer side in pixels.
     baselines: what runs beside the engines and plain ONNX Runtime.
     """
 
@@ -89,9 +93,10 @@ class BenchRequest:
 
 
 class Figure(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """One measurement. A call has `images` images; times in ms: percentiles and quartiles of `calls` calls.
+    """One measurement.
 
-    ratio: images/s against plain ONNX Runtime's in the same rounds.
+    A call processes `images` images. Times are in ms: percentiles and quartiles of `calls` calls. ratio:
+    images/s relative to plain ONNX Runtime in the same rounds.
     """
 
     figure: FigureName
@@ -108,9 +113,10 @@ class Figure(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
 
 
 class Report(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """A whole benchmark, as in bench.json. contestants: label to what really ran. created: ISO 8601, UTC.
+    """A whole benchmark, as in bench.json.
 
-    inputs: shape of one image, (H, W). failures: what did not run, a sentence each.
+    contestants: what really ran, by label. created: ISO 8601, UTC. inputs: shape of one image, (H, W).
+    failures: one sentence for each thing that did not run.
     """
 
     bundle: str
@@ -130,7 +136,7 @@ class Report(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
 def bench(bundle: Bundle, request: BenchRequest | None = None) -> Report:
     """Measure all three figures of every engine and baseline, at every batch size.
 
-    What fails is a sentence in the report, and the others go on.
+    A failure becomes a sentence in the report, and the others continue.
 
     Raises:
         InputError: no photos, or a size that the bundle cannot take.
@@ -153,7 +159,7 @@ def bench(bundle: Bundle, request: BenchRequest | None = None) -> Report:
 
 
 class _Run:
-    """A benchmark under way."""
+    """A running benchmark."""
 
     def __init__(self, bundle: Bundle, request: BenchRequest, *, stack: ExitStack) -> None:
         self.bundle = bundle
@@ -191,7 +197,7 @@ class _Run:
         return [*plain, *self.request.baselines, *engines]
 
     def measure(self, figure: FigureName, batch: int) -> None:
-        """Measure one figure of all that can still run."""
+        """Measure one figure of every contestant that still runs."""
         subjects: dict[str, Subject] = {}
         for label, predictor in list(self.predictors.items()):
             try:
@@ -211,7 +217,7 @@ class _Run:
         ]
 
     def report(self) -> Report:
-        """Return what was measured, with where and how."""
+        """Return the results, with the machine and settings."""
         import dlcv
 
         return Report(
@@ -232,14 +238,17 @@ class _Run:
     def _open(self, contestant: Contestant, stack: ExitStack) -> None:
         self.request.on_progress(f"loading {contestant.label}", None)
         try:
-            engine = stack.enter_context(contestant.open())
+            engine = contestant.open()
         except DlcvError as e:
             self.failures.append(f"{contestant.label}: {e}")
             return
-        preprocessing = scaled(self.bundle, self.request.size)
-        self.predictors[contestant.label] = Predictor(
-            self.bundle, engine, preprocessing=preprocessing
+        predictor = Predictor(
+            self.bundle,
+            engine,
+            batch_size=max(self.request.batches),
+            preprocessing=scaled(self.bundle, self.request.size),
         )
+        self.predictors[contestant.label] = stack.enter_context(predictor)
 
     def _plain(self) -> Engine:
         variants = self.bundle.graph().variants
@@ -252,17 +261,18 @@ class _Run:
             batch_size=max(self.request.batches),
             on_progress=self.request.on_progress,
         )
-        return load(
+        choice = choose(self.bundle, name, precision=self.precision, options=options)
+        return load_engine(
             self.bundle,
-            engine=name,
-            precision=self.precision,
+            choice.engine,
+            precision=choice.precision,
             outputs=self.outputs,
-            options=options,
-            longest_side=self.request.size,
-        ).engine
+            options=choice.options,
+            largest=scaled(self.bundle, self.request.size).size,
+        )
 
     def _would_take(self, figure: FigureName, label: str, batch: int) -> float:
-        """Return about how many seconds a call will take, from what a smaller batch took; 0 if nothing is known."""
+        """Return the expected seconds of a call, extrapolated from a smaller batch; 0 if nothing is known."""
         known = [f for f in self.figures if (f.figure, f.label) == (figure, label)]
         return _images(figure, batch) / known[-1].images_per_second if known else 0.0
 
@@ -270,9 +280,11 @@ class _Run:
         decoded = list(islice(cycle(self.decoded), batch))
         feeds = {"image": np.stack([image.pixels for image in decoded])}
         if figure == "engine" and label in self.on_device:
-            return subject_from_timer(cast("DeviceTimer", predictor.engine), feeds)
+            timer = cast("DeviceTimer", predictor.engine)
+            return predictor.call(lambda: subject_from_timer(timer, feeds)).within(predictor.call)
         if figure == "engine":
-            return subject_from_call(partial(predictor.engine.infer, feeds))
+            infer = partial(predictor.engine.infer, feeds)
+            return predictor.call(lambda: subject_from_call(infer)).within(predictor.call)
         if figure == "host":
             sources = ["memory"] * batch
             return subject_from_call(partial(predictor.results, decoded, sources=sources))
@@ -287,7 +299,7 @@ class _Run:
 
 
 def _photos(bundle: Bundle, request: BenchRequest) -> tuple[list[str], list[DecodedImage]]:
-    """Return paths of readable photos, and those decoded that share the most frequent shape."""
+    """Return the paths of readable photos, and the decoded photos that share the most frequent shape."""
     preprocessing = scaled(bundle, request.size)
     inputs = [str(request.images)] if request.images else [str(path) for path in sample_paths()]
     decoded: dict[str, DecodedImage] = {}
@@ -305,7 +317,7 @@ def _photos(bundle: Bundle, request: BenchRequest) -> tuple[list[str], list[Deco
 
 
 def _images(figure: FigureName, batch: int) -> int:
-    """Return the images of one call: of a whole job, two batches, so that its stages can overlap."""
+    """Return the number of images of one call. For a whole job, two batches, so that its stages can overlap."""
     return max(2 * batch, _LEAST_FILES) if figure == "file" else batch
 
 

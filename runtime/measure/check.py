@@ -1,4 +1,4 @@
-"""All graphs of a bundle against their golden cases, on one engine."""
+"""Checks all graphs of a bundle against their golden cases, on one engine."""
 
 from __future__ import annotations
 
@@ -12,9 +12,9 @@ from dlcv.runtime.measure.parity import Comparison, replay_golden, worst
 def replay_all(
     bundle: Bundle, engine: str, *, precision: Precision | None, options: EngineOptions
 ) -> tuple[Comparison, EngineInfo]:
-    """Replay every graph's golden cases; return the comparison and what ran.
+    """Replay every graph's golden cases. Return the comparison and what ran.
 
-    precision: of the graph that takes images; graphs beside it run in the precision that they were exported in.
+    precision: of the graph that takes images; other graphs run in the precision in which they were exported.
 
     Raises:
         BundleError: a graph or golden file is not what the manifest says.

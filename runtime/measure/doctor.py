@@ -1,4 +1,4 @@
-"""What works on this machine and what is missing: versions, GPU, engines, cache, built-in bundles."""
+"""Reports what works on this machine and what is missing: versions, GPU, engines, cache, built-in bundles."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ _PACKAGES = (
 
 
 def doctor_lines() -> list[str]:
-    """Return versions, machine, GPUs, cache, each engine's state, and the built-in bundles' state."""
+    """Return lines on versions, the machine, GPUs, the cache, the engines and the built-in bundles."""
     versions = ((name, installed_version(name)) for name in _PACKAGES)
     facts = [
         ("dlcv", f"{dlcv.__version__}, Python {sys.version.split()[0]}"),

@@ -1,7 +1,8 @@
-"""Compare the outputs of a graph with reference outputs: the gate of export, `dlcv-infer check`.
+"""Compares a graph's outputs with reference outputs, for the export gate and `dlcv-infer check`.
 
-How an output is compared depends on what it is. `probabilities`, `mask`, `scores` and `logits` are decisions, so
-that their agreement counts; what has no fixed scale, such as `embedding` and `scores`, differs relatively.
+Different outputs are compared differently. `probabilities`, `mask`, `scores` and `logits` lead to decisions, so
+their agreement is counted. Outputs without a fixed scale, such as `embedding` and `scores`, are compared by
+relative difference.
 """
 
 from __future__ import annotations
@@ -21,17 +22,17 @@ if TYPE_CHECKING:
 Array: TypeAlias = "np.ndarray[Any, Any]"
 Arrays: TypeAlias = Mapping[str, Array]
 
-_CHOICES = ("probabilities", "scores", "logits")  # the largest of a row is the answer
+_CHOICES = ("probabilities", "scores", "logits")  # the answer is the largest value of a row
 _RELATIVE = ("embedding", "scores", "logits", "memory", "next_cache")
 
 
 @dataclass(frozen=True, kw_only=True)
 class Tolerance:
-    """How far an output may be from its reference; None means that it is not limited.
+    """The allowed deviation of an output from its reference; None means no limit.
 
-    max_difference: of `embedding` and other `_RELATIVE` as a share of the reference's largest absolute value, otherwise
-    absolute. cosine: least cosine similarity of any item of the batch. agreement: least share of
-    equal decisions.
+    max_difference: absolute; for `embedding` and other `_RELATIVE` outputs, a share of the reference's largest
+    absolute value. cosine: lowest cosine similarity of any item of the batch. agreement: lowest share of equal
+    decisions.
     """
 
     max_difference: float | None = None
@@ -81,7 +82,7 @@ TOLERANCES: dict[Precision, dict[str, Tolerance]] = {
 
 @dataclass(frozen=True, kw_only=True)
 class Comparison:
-    """What a comparison measured, by output, and a sentence for each thing that is not allowed."""
+    """The result of a comparison: measurements by output, and one sentence for each failure."""
 
     outputs: dict[str, OutputParity]
     failures: tuple[str, ...]
@@ -97,11 +98,11 @@ def compare(
 ) -> Comparison:
     """Compare one batch of outputs with its reference: names, dtypes, shapes, then values.
 
-    An item of the batch whose two likeliest classes are closer together than twice the allowed
-    difference is a tie: either answer is right there. Where a tie was decided differently, the
-    item's `explanation` belongs to another class and is left out.
+    If the two likeliest classes of an item differ by less than twice the allowed difference, the item is a tie:
+    either answer is right. Where a tie was decided differently, the item's `explanation` belongs to another
+    class and is left out.
 
-    reference, outputs: arrays by name. specs: the tensors that there must be. case: named in failures.
+    reference, outputs: arrays by name. specs: the expected tensors. case: the name used in failures.
     """
     failures = _structure_failures(reference, outputs, specs=specs)
     sound = {spec.name for spec in specs} - set(failures)
@@ -122,7 +123,7 @@ def compare(
 
 
 def worst(comparisons: Sequence[Comparison]) -> Comparison:
-    """Return the largest differences, least agreements and all failures of several comparisons."""
+    """Combine several comparisons: largest differences, lowest agreements, and all failures."""
     names = dict.fromkeys(name for c in comparisons for name in c.outputs)
     merged = {
         n: _worst_parity([c.outputs[n] for c in comparisons if n in c.outputs]) for n in names
@@ -131,7 +132,7 @@ def worst(comparisons: Sequence[Comparison]) -> Comparison:
 
 
 def replay_golden(bundle: Bundle, engine: Engine, *, graph: str | None = None) -> Comparison:
-    """Run the golden inputs of a bundle's graph on an engine and compare with what PyTorch gave for them.
+    """Run a graph's golden inputs on an engine and compare with the outputs that PyTorch gave.
 
     Only the outputs that the engine has are compared, with the tolerances of its precision.
 
@@ -156,7 +157,7 @@ def replay_golden(bundle: Bundle, engine: Engine, *, graph: str | None = None) -
 def _structure_failures(
     reference: Arrays, outputs: Arrays, *, specs: Sequence[TensorSpec]
 ) -> dict[str, str]:
-    """Return what makes values incomparable, by output."""
+    """Return by output why its values cannot be compared."""
     failures = {
         name: f"there is an output {name!r} that was not declared"
         for name in outputs
@@ -213,7 +214,7 @@ def _parity(name: str, expected: Array, received: Array, *, tolerance: Tolerance
 
 
 def _same_top(expected: Array, received: Array) -> Array:
-    """Return bool (batch,): whether the likeliest class is the same. Takes (batch, classes)."""
+    """Return bool (batch,): whether the likeliest class is equal. Takes (batch, classes)."""
     same: Array = expected.argmax(1) == received.argmax(1)
     return same
 

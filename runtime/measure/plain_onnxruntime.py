@@ -1,4 +1,4 @@
-"""Plain ONNX Runtime as most people call it: what tuning and benchmarks compare with."""
+"""Plain ONNX Runtime with default settings: the baseline of tuning and benchmarks."""
 
 from __future__ import annotations
 
@@ -8,14 +8,13 @@ from typing import Any, final
 import numpy as np
 
 from dlcv.runtime.bundle.schema import TensorSpec
-from dlcv.runtime.engines.base import Arrays, EngineInfo, EngineModel
-from dlcv.runtime.machine.closing import Closing
+from dlcv.runtime.engines.base import Arrays, EngineBase, EngineInfo, EngineModel
 
 PLAIN = "plain ORT"
 
 
 @final
-class PlainOrt(Closing):
+class PlainOrt(EngineBase):
     """`InferenceSession(model)` with all defaults, and `session.run(None, feeds)`: no checks, no options."""
 
     def __init__(self, model: EngineModel) -> None:
@@ -25,13 +24,13 @@ class PlainOrt(Closing):
             model.onnx, providers=["CPUExecutionProvider"]
         )
         tensors = {spec.name: spec for spec in model.tensors}
-        self.inputs: tuple[TensorSpec, ...] = tuple(
+        self._inputs: tuple[TensorSpec, ...] = tuple(
             tensors[argument.name] for argument in self._session.get_inputs()
         )
-        self.outputs: tuple[TensorSpec, ...] = tuple(
+        self._outputs: tuple[TensorSpec, ...] = tuple(
             tensors[argument.name] for argument in self._session.get_outputs()
         )
-        self.info = EngineInfo(
+        self._info = EngineInfo(
             name=PLAIN, version=onnxruntime.__version__, device="cpu", precision=model.precision
         )
 

@@ -1,4 +1,4 @@
-"""Benchmarks as pictures."""
+"""Plots benchmarks."""
 
 from __future__ import annotations
 
@@ -16,7 +16,10 @@ _TITLES = {
 
 
 def save_plot(report: Report, path: Path) -> None:
-    """Draw latency against throughput, a panel a figure, a line an engine, a point a batch size; write a PNG."""
+    """Plot latency against throughput and write a PNG.
+
+    Each figure is a panel, each engine a line, each batch size a point.
+    """
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
     from matplotlib.ticker import LogLocator, NullFormatter, StrMethodFormatter

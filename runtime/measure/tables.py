@@ -1,4 +1,4 @@
-"""Tunings and benchmarks as tables for people, benchmarks as JSON for programs."""
+"""Formats tunings and benchmarks as tables, and saves them as JSON."""
 
 from __future__ import annotations
 
@@ -28,12 +28,12 @@ _HEAD = (
 
 
 def tuning_table(tuning: Tuning) -> list[tuple[str, ...]]:
-    """Return a tuning as rows of cells: head, what can be chosen, best first, then plain ONNX Runtime."""
+    """Return a tuning as table rows: the header, the candidates from best to worst, then plain ONNX Runtime."""
     return [_HEAD, *map(_cells, tuning.rows), *map(_cells, tuning.plain)]
 
 
 def tuning_summary(tuning: Tuning) -> str:
-    """Return what was chosen, in a sentence or two."""
+    """Return the chosen configuration, in a sentence or two."""
     best = tuning.rows[0]
     words = " ".join([best.engine, best.precision, *_settings(best)])
     text = f"--engine auto now takes {words}, batch {best.batch}"
@@ -46,7 +46,7 @@ def tuning_summary(tuning: Tuning) -> str:
 
 
 def table_from_report(report: Report) -> list[tuple[str, ...]]:
-    """Return a benchmark as rows of cells, the head first."""
+    """Return a benchmark as table rows, the header first."""
     head = (
         "figure",
         "engine",
@@ -78,7 +78,7 @@ def table_from_report(report: Report) -> list[tuple[str, ...]]:
 
 
 def save_json(measured: Report | Tuning, path: Path) -> None:
-    """Write a benchmark or a tuning as JSON; its folder is made.
+    """Write a benchmark or a tuning as JSON, creating its folder.
 
     Raises:
         OutputError: it cannot be written.

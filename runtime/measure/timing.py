@@ -1,13 +1,13 @@
-"""Time several things fairly on a machine that is never quite quiet: in turns, in orders that change.
+"""Times several subjects fairly on a noisy machine, by interleaving them in changing order.
 
-What else runs on the machine then slows all alike, and a ratio of two things is taken within each round.
+Other load then slows all of them alike. Ratios of two subjects are computed within each round.
 """
 
 from __future__ import annotations
 
 import time
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from random import Random
 from statistics import median
@@ -18,7 +18,7 @@ import numpy as np
 if TYPE_CHECKING:
     from dlcv.runtime.engines.base import DeviceTimer
 
-WARM_UPS = 2  # calls before the first that counts
+WARM_UPS = 2  # warm-up calls
 _TURN_SECONDS = 0.02
 _MOST_REPEATS = 20
 _MOST_ROUNDS = 200
@@ -29,15 +29,23 @@ Key = TypeVar("Key")
 
 @dataclass(frozen=True, kw_only=True)
 class Subject:
-    """What is timed. turn: runs it so many times and returns each one's seconds. estimate: seconds of one."""
+    """Something to time.
+
+    turn: runs it the given number of times and returns the seconds of each run. estimate: expected seconds of
+    one run.
+    """
 
     turn: Callable[[int], list[float]]
     estimate: float
 
     @property
     def repeats(self) -> int:
-        """Times in one turn: some, if it is short, so that its caches are warm and its threads awake."""
+        """Runs per turn: several if one run is short, so that caches are warm and threads are awake."""
         return min(_MOST_REPEATS, max(1, int(_TURN_SECONDS / max(self.estimate, 1e-9))))
+
+    def within(self, call: Callable[[Callable[[], list[float]]], list[float]]) -> Subject:
+        """Return this with its turns run by `call`, such as on an engine's own thread; a turn is one call."""
+        return replace(self, turn=lambda repeats: call(partial(self.turn, repeats)))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -48,7 +56,7 @@ class Timing:
 
     @property
     def calls(self) -> int:
-        """How many calls were timed."""
+        """The number of timed calls."""
         return sum(map(len, self.rounds))
 
     @property
@@ -57,23 +65,23 @@ class Timing:
         return self.quantile(0.5)
 
     def quantile(self, share: float) -> float:
-        """Return the seconds that `share` (0..1) of the calls did not exceed."""
+        """Return the seconds that a share (0..1) of the calls did not exceed."""
         return float(np.quantile([s for each in self.rounds for s in each], share))
 
     def speed_over(self, other: Timing) -> float:
-        """Return how many times as fast as `other` this was: the median of the rounds' ratios."""
+        """Return how many times as fast as `other` this was: the median of the ratios of the rounds."""
         pairs = zip(self.rounds, other.rounds, strict=True)
         return median(median(theirs) / median(own) for own, theirs in pairs)
 
 
 def subject_from_call(call: Callable[[], object]) -> Subject:
-    """Warm a call up and return it as something to time by the clock."""
+    """Warm up a callable and return it as a subject, timed by the clock."""
     seconds = [_seconds(call) for _ in range(WARM_UPS)]
     return Subject(turn=partial(_timed, call), estimate=seconds[-1])
 
 
 def subject_from_timer(timer: DeviceTimer, feeds: Mapping[str, np.ndarray[Any, Any]]) -> Subject:
-    """Warm an engine up and return its device's work alone as something to time."""
+    """Warm up an engine and return its device time alone as a subject."""
     seconds = timer.device_seconds(feeds, repeats=WARM_UPS)
     return Subject(
         turn=lambda repeats: timer.device_seconds(feeds, repeats=repeats), estimate=seconds[-1]
@@ -87,10 +95,10 @@ def interleaved(
     least_rounds: int = 3,
     on_round: Callable[[float], object] = lambda _: None,
 ) -> dict[Key, Timing]:
-    """Time every subject once a round until `seconds` are over, in another order each round, so that each
-    comes after each other; the same orders every time.
+    """Time every subject once per round until `seconds` have passed.
 
-    least_rounds: so many in any case. on_round: told the share done, 0..1.
+    Each round has another order, so that each subject follows each other subject; the sequence of orders is
+    fixed. least_rounds: the minimum number of rounds. on_round: called with the share done, 0..1.
     """
     names, shuffle = list(subjects), Random(0).shuffle
     measured: dict[Key, list[tuple[float, ...]]] = {name: [] for name in names}
@@ -110,7 +118,7 @@ def interleaved(
 
 def _timed(call: Callable[[], object], repeats: int) -> list[float]:
     if repeats > 1:
-        call()  # others ran before: caches are cold
+        call()  # other subjects ran before: caches are cold
     return [_seconds(call) for _ in range(repeats)]
 
 

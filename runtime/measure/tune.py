@@ -1,9 +1,10 @@
-"""`dlcv-infer tune`: measure every way to run a bundle on this machine, and remember the best.
+"""`dlcv-infer tune`: measures every way to run a bundle on this machine, and stores the best.
 
-Every engine x precision x settings first replays the golden cases; what fails is dropped. The rest is timed
-with plain ONNX Runtime in the same rounds: all of it briefly, in groups that fit into memory, then the
-fastest few again and longer. For throughput these also run while a thread decodes photos, as it is in a
-folder of images, where an engine that is fast alone may be slow; the less of both ratios decides.
+Every combination of engine, precision and settings first replays the golden cases; failures are dropped. The
+others are timed together with plain ONNX Runtime: first all of them briefly, in groups that fit into memory,
+then the fastest few for longer. For throughput, these are also timed while a thread decodes photos, as when a
+folder of images is processed; an engine that is fast alone may be slow there. The lower of the two ratios
+decides.
 """
 
 from __future__ import annotations
@@ -47,11 +48,11 @@ _LONGEST_CALL_SECONDS = 1.0
 
 @dataclass(frozen=True, kw_only=True)
 class TuneRequest:
-    """What is tuned. None: every engine that is available, every precision of the bundle, the goal's batch
-    sizes, all cores and half of them.
+    """What to tune.
 
-    seconds: for timing; loading and parity come on top. size: longer side of the images in pixels, for a graph
-    of dynamic size. on_progress: told words, and the share done in 0..1 or None.
+    None means every available engine, every precision of the bundle, the goal's batch sizes, or all cores and
+    half of them. seconds: timing budget, without loading and parity. size: longer side of the images in pixels,
+    for a graph of dynamic size. on_progress: called with words, and the share done in 0..1 or None.
     """
 
     goal: Goal = "throughput"
@@ -66,7 +67,7 @@ class TuneRequest:
 
 @dataclass(frozen=True)
 class Configuration:
-    """What is loaded: an engine, precision, threads, its own settings, and the batch size it is loaded for."""
+    """What to load: engine, precision, threads, engine settings, and batch size."""
 
     engine: str
     precision: Precision
@@ -83,7 +84,7 @@ Timings: TypeAlias = "dict[Configuration, Timing]"
 
 
 def tune(bundle: Bundle, request: TuneRequest | None = None) -> Tuning:
-    """Measure, remember in the cache, and return what was measured.
+    """Measure all configurations, store the tuning in the cache, and return it.
 
     Raises:
         InputError: the bundle has no golden cases, or nothing was left to be measured.
@@ -109,7 +110,7 @@ def tune(bundle: Bundle, request: TuneRequest | None = None) -> Tuning:
 
 
 class _Run:
-    """One tuning under way: what is measured, and what was dropped."""
+    """A running tuning: what was measured, and what was dropped."""
 
     def __init__(self, bundle: Bundle, request: TuneRequest) -> None:
         self.bundle = bundle
@@ -148,7 +149,7 @@ class _Run:
         ]
 
     def screen(self, candidates: Sequence[Configuration]) -> dict[Configuration, Row]:
-        """Time all briefly, in groups; each group has plain ONNX Runtime as its yardstick. Best first."""
+        """Time all configurations briefly, in groups with plain ONNX Runtime in each. Return them best first."""
         by_load = sorted(candidates, key=lambda c: (str(c), c.threads or 0))
         room = _LOADED_AT_ONCE * len(self.batches)
         groups = list(windows(by_load, room))
@@ -170,7 +171,7 @@ class _Run:
         return {c: rows[c] for c in order}
 
     def finish(self, screened: Mapping[Configuration, Row]) -> Tuning:
-        """Time the fastest again, and longer, and put all in order."""
+        """Time the fastest configurations again for longer, and return the ranking."""
         finalists = self._finalists(list(screened))
         loaded = self.request.goal == "throughput"
         seconds = self.request.seconds * (1 - _SCREENING_SHARE) / (2 if loaded else 1)
@@ -206,7 +207,10 @@ class _Run:
         )
 
     def _finalists(self, ranked: list[Configuration]) -> list[Configuration]:
-        """Return the best, and what does the same as plain ONNX Runtime: no choice is slower than that."""
+        """Return the best rows, and one equivalent to plain ONNX Runtime.
+
+        The choice is therefore never slower than plain ONNX Runtime.
+        """
         alike = [
             c
             for c in ranked
@@ -219,7 +223,7 @@ class _Run:
         self.request.on_progress(words, start + part * share)
 
     def _engines(self) -> list[str]:
-        """Return the engines to measure; those named must be available, of the others it is noted."""
+        """Return the engines to measure. Named engines must be available; of the others, missing ones are noted."""
         for name in self.request.engines or ():
             if reason := why_unavailable(name):
                 raise EngineUnavailableError(reason)
@@ -230,7 +234,7 @@ class _Run:
         return [name for name, reason in reasons.items() if reason is None]
 
     def _passes(self, engine: str, precision: Precision, settings: Mapping[str, str]) -> bool:
-        """Replay the golden cases on the whole graph: `auto` serves commands that want other outputs too."""
+        """Replay the golden cases on the whole graph, because `auto` also serves commands that need other outputs."""
         what = Configuration(engine, precision, None, tuple(settings.items()), 0)
         self.request.on_progress(f"checking {what}", None)
         options = EngineOptions(settings=settings, on_progress=self.request.on_progress)
@@ -246,7 +250,10 @@ class _Run:
     def _limit_batches(
         self, engine: str, precision: Precision, settings: Mapping[str, str]
     ) -> None:
-        """Leave out batches whose calls would take too long, by plain ONNX Runtime's (or this engine's) one image."""
+        """Drop batch sizes whose calls would take too long.
+
+        The time is estimated from plain ONNX Runtime (or this engine) at batch 1.
+        """
         plain = Configuration(PLAIN, self.plain_precision, None, (), 1)
         usual = Configuration(engine, precision, None, tuple(settings.items()), 1)
         has_plain = is_importable("onnxruntime")
@@ -268,7 +275,7 @@ class _Run:
     def _subjects(
         self, configurations: Iterable[Configuration]
     ) -> Iterator[dict[Configuration, Subject]]:
-        """Load and warm up; one engine serves all batch sizes where the CPU computes."""
+        """Load and warm up. On the CPU, one engine serves all batch sizes."""
         with ExitStack() as stack:
             engines: dict[Configuration, Engine] = {}
             subjects: dict[Configuration, Subject] = {}
@@ -293,7 +300,7 @@ class _Run:
         options = EngineOptions(
             threads=None
             if threads == cpu_count()
-            else threads,  # every core: the engine knows best how
+            else threads,  # every core: leave the choice to the engine
             batch_size=configuration.batch,
             settings=dict(configuration.settings),
             on_progress=self.request.on_progress,
@@ -309,7 +316,7 @@ class _Run:
 
 
 def _scores(timings: Timings) -> dict[Configuration, float]:
-    """Return images/s, as a share of what plain ONNX Runtime does at its best batch in the same rounds."""
+    """Return images/s as a share of plain ONNX Runtime at its best batch size, in the same rounds."""
     plain = [c for c in timings if c.engine == PLAIN]
     if not plain:
         return {c: c.batch / timing.median for c, timing in timings.items()}
@@ -320,7 +327,7 @@ def _scores(timings: Timings) -> dict[Configuration, float]:
 
 
 def _ratio(timings: Timings, configuration: Configuration) -> float | None:
-    """Return the speed over plain ONNX Runtime at the same batch, in the same rounds."""
+    """Return the speed relative to plain ONNX Runtime at the same batch size, in the same rounds."""
     for plain, timing in timings.items():
         if (plain.engine, plain.batch) == (PLAIN, configuration.batch):
             return timings[configuration].speed_over(timing)

@@ -1,4 +1,4 @@
-"""What tuning and benchmarks run engines on."""
+"""Inputs and background load for tuning and benchmarks."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
 
 def image_size(bundle: Bundle, size: int | None) -> tuple[int, int]:
-    """Return (height, width) of the images to measure with: the bundle's, or scaled to a longer side of `size`.
+    """Return the (height, width) to measure with: the bundle's, or scaled to a longer side of `size`.
 
     Raises:
         InputError: a size was given for a graph of fixed size.
@@ -43,14 +43,14 @@ def image_size(bundle: Bundle, size: int | None) -> tuple[int, int]:
 
 @lru_cache(maxsize=16)
 def feeds_of(batch: int, size: tuple[int, int]) -> dict[str, np.ndarray[Any, Any]]:
-    """Return random pixels, always the same: `image` uint8 (batch, H, W, 3)."""
+    """Return random pixels from a fixed seed: `image` uint8 (batch, H, W, 3)."""
     pixels = np.random.default_rng(0).integers(0, 256, (batch, *size, 3), np.uint8)
     return {"image": pixels}
 
 
 @contextmanager
 def decoding() -> Iterator[None]:
-    """Decode the sample photos in a thread, again and again, as a folder of images is decoded."""
+    """Decode the sample photos repeatedly in a background thread, as when a folder of images is processed."""
     stopped = threading.Event()
     preprocessing = Preprocessing(resize="stretch", size=(224, 224))
 

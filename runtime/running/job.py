@@ -36,8 +36,11 @@ class Answering(Protocol):
     workers: threads for decoding and for writing. batch_size: images in one engine call at most.
     """
 
-    workers: int
-    batch_size: int
+    @property
+    def workers(self) -> int: ...
+
+    @property
+    def batch_size(self) -> int: ...
 
     def stream(self, sources: Iterable[Source | Refused]) -> Iterator[Result | Refused]:
         """Yield an answer for every source, in order."""

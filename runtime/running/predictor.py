@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+import weakref
+from collections import deque
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
+from concurrent.futures import Future
+from functools import partial
 from pathlib import Path
 from typing import Any, TypeVar, final
 
@@ -21,11 +23,12 @@ from dlcv.runtime.images import DecodedImage, Refused, Source, load_pixels, name
 from dlcv.runtime.machine.closing import Closing
 from dlcv.runtime.machine.system import cpu_count
 from dlcv.runtime.results import Result
-from dlcv.runtime.running.pipeline import batches_by_shape, in_background, ordered_map, windows
+from dlcv.runtime.running.model import RunningModel
 from dlcv.runtime.running.tasks import Answered, LoadRequest, TaskOptions, parts_of_task
 
 Answer = TypeVar("Answer")
-_WINDOW_BATCHES = 4  # how far images of other shapes may be passed over to fill a batch
+T = TypeVar("T")
+ONE_IMAGE = (str, Path, bytes, np.ndarray, Image.Image)  # what is one image, and not several
 
 
 def load(
@@ -71,7 +74,10 @@ def load(
 
 @final
 class Predictor(Closing):
-    """Answers images with results. Not thread-safe: one call or stream at a time."""
+    """Answers images with results. Any number of threads may use one at the same time.
+
+    One inference thread owns the engine; calls, streams and submitted images of all threads share its batches.
+    """
 
     def __init__(
         self,
@@ -83,7 +89,7 @@ class Predictor(Closing):
         workers: int | None = None,
         variant: Precision | None = None,
     ) -> None:
-        """Wrap a loaded engine.
+        """Take over a loaded engine, which `close` frees.
 
         batch_size: images in one engine call at most. workers: decoding threads; None: one a core.
         variant: whose graph the engine was given; None: the default one's.
@@ -92,11 +98,33 @@ class Predictor(Closing):
             raise InputError(f"batch size must be 1 or more, not {batch_size}")
         self.bundle = bundle
         self.engine = engine
-        self.batch_size = batch_size
         self.preprocessing = preprocessing or bundle.manifest.preprocessing
         self.workers = workers or cpu_count()
         self.variant: Precision = variant or bundle.graph().default_precision
         self._result = parts_of_task(bundle.manifest.task).result(bundle)
+        self._model = RunningModel(
+            engine,
+            decode=partial(load_pixels, preprocessing=self.preprocessing),
+            result=self._result,
+            batch_size=batch_size,
+            image_bytes=_image_bytes(self.preprocessing),
+            workers=self.workers,
+        )
+        weakref.finalize(self, self._model.stop)  # one that is forgotten leaves no thread
+
+    @property
+    def batch_size(self) -> int:
+        """Images in one engine call at most; may be changed while nothing is under way."""
+        return self._model.batcher.batch_size
+
+    @batch_size.setter
+    def batch_size(self, size: int) -> None:
+        self._model.batcher.batch_size = size
+
+    @property
+    def queue_size(self) -> int:
+        """Images that are under way at most, of all callers together."""
+        return self._model.places.count
 
     def __call__(self, images: Source | Iterable[Source]) -> list[Result]:
         """Return the result of every image, in order. One image may be given without a list.
@@ -105,24 +133,60 @@ class Predictor(Closing):
 
         Raises:
             ImageError: an image cannot be read; `stream` skips and reports such images instead.
+            ModelClosedError: the model is closed, or was loaded before this process was forked.
         """
-        return none_refused(self.stream(listed(images)))
+        if isinstance(images, ONE_IMAGE):
+            try:
+                return [self._model.answer(images)]
+            except ImageError as e:
+                raise ImageError(f"{name_of(images)}: {e}") from e
+        return none_refused(self.stream(images))
+
+    def submit(self, image: Source, *, wait: bool = True) -> Future[Result]:
+        """Give an image to the model and return the future of its result, at once while there is a place for it.
+
+        wait: while the model holds `queue_size` images, wait for a place. Callbacks of the future run on the inference
+        thread: keep them short.
+
+        Raises:
+            QueueFullError: there is no place, and `wait` is false.
+            ModelClosedError: the model is closed, or was loaded before this process was forked.
+        """
+        return self._model.submit(image, wait=wait)
 
     def stream(self, sources: Iterable[Source | Refused]) -> Iterator[Result | Refused]:
         """Yield a result for every source, in order; memory does not depend on their number.
 
-        An image that cannot be read gives a `Refused`; one that comes in is passed through.
+        An image that cannot be read gives a `Refused`; one that comes in is passed through. Sources are taken up to
+        `queue_size` ahead of the results.
         """
-        window = self.batch_size * (_WINDOW_BATCHES if self._has_dynamic_size() else 1)
-        with ThreadPoolExecutor(self.workers, thread_name_prefix="dlcv-decode") as pool:
-            decoded = ordered_map(self._decode, sources, pool=pool, limit=2 * window + self.workers)
-            answers = (self._answer(items) for items in windows(decoded, window))
-            for results in in_background(answers, depth=1):
-                yield from results
+        started: deque[Refused | tuple[Source, Future[Result]]] = deque()
+        try:
+            for source in sources:
+                if isinstance(source, Refused):
+                    started.append(source)
+                else:
+                    started.append((source, self._model.submit(source)))
+                while started and (len(started) >= self.queue_size or _is_done(started[0])):
+                    yield _answer(started.popleft())
+            while started:
+                yield _answer(started.popleft())
+        finally:
+            for item in started:
+                if not isinstance(item, Refused):
+                    item[1].cancel()
 
     def run(self, pixels: np.ndarray[Any, Any]) -> Arrays:
         """Run the graph on pixels of the graph's size, uint8 (batch, H, W, 3), and return arrays."""
-        return self.engine.infer({"image": np.ascontiguousarray(pixels)})
+        feeds = {"image": np.ascontiguousarray(pixels)}
+        return self._model.call(lambda: self.engine.infer(feeds))
+
+    def call(self, function: Callable[[], T]) -> T:
+        """Run a function on the inference thread, between batches, and return what it gives.
+
+        For what belongs to the same device as the engine, such as another graph of the bundle.
+        """
+        return self._model.call(function)
 
     def results(self, images: Sequence[DecodedImage], *, sources: Sequence[Source]) -> list[Result]:
         """Return the results of one batch of decoded images, all of one size."""
@@ -162,39 +226,8 @@ class Predictor(Closing):
         }
 
     def close(self) -> None:
-        """Free the engine."""
-        self.engine.close()
-
-    def _has_dynamic_size(self) -> bool:
-        return isinstance(self.engine.inputs[0].shape[1], str)
-
-    def _decode(self, source: Source | Refused) -> _Decoded | Refused:
-        if isinstance(source, Refused):
-            return source
-        try:
-            return _Decoded(source=source, image=load_pixels(source, self.preprocessing))
-        except ImageError as e:
-            return Refused(
-                source=source if isinstance(source, (str, Path)) else name_of(source), reason=str(e)
-            )
-
-    def _answer(self, items: list[_Decoded | Refused]) -> list[Result | Refused]:
-        answers: list[Result | Refused | None] = [
-            item if isinstance(item, Refused) else None for item in items
-        ]
-        for positions in batches_by_shape(items, _shape, size=self.batch_size):
-            batch = [item for p in positions if isinstance(item := items[p], _Decoded)]
-            results = self.results([i.image for i in batch], sources=[i.source for i in batch])
-            for position, result in zip(positions, results, strict=True):
-                answers[position] = result
-        return [answer for answer in answers if answer is not None]
-
-
-def listed(images: Source | Iterable[Source]) -> Iterable[Source]:
-    """Return images as they come; one image that was given without a list, in one."""
-    if isinstance(images, (str, Path, bytes, np.ndarray, Image.Image)):
-        return [images]
-    return images
+        """End the inference thread and free the engine. Those who wait for answers get a `ModelClosedError`."""
+        self._model.close()
 
 
 def none_refused(answers: Iterable[Answer | Refused]) -> list[Answer]:
@@ -211,14 +244,28 @@ def none_refused(answers: Iterable[Answer | Refused]) -> list[Answer]:
     return found
 
 
-@dataclass(frozen=True, kw_only=True)
-class _Decoded:
-    source: Source
-    image: DecodedImage
+def _is_done(item: Refused | tuple[Source, Future[Result]]) -> bool:
+    return isinstance(item, Refused) or item[1].done()
 
 
-def _shape(item: _Decoded | Refused) -> tuple[int, ...] | None:
-    return item.image.pixels.shape if isinstance(item, _Decoded) else None
+def _answer(item: Refused | tuple[Source, Future[Result]]) -> Result | Refused:
+    """Wait for a result; an image that cannot be read is refused."""
+    if isinstance(item, Refused):
+        return item
+    source, future = item
+    try:
+        return future.result()
+    except ImageError as e:
+        text = source if isinstance(source, (str, Path)) else name_of(source)
+        return Refused(source=text, reason=str(e))
+
+
+def _image_bytes(preprocessing: Preprocessing) -> int:
+    """Return the bytes of the largest image's pixels: of dynamic size, a square one's."""
+    height, width = preprocessing.size
+    if preprocessing.resize == "longest_side":
+        height = width = max(height, width)
+    return height * width * 3
 
 
 def scaled(bundle: Bundle, longest_side: int | None) -> Preprocessing:

@@ -1,4 +1,4 @@
-"""TensorRT and TensorRT-RTX: one implementation over their common API; the Python module is the parameter."""
+"""TensorRT and TensorRT-RTX: one implementation of their common API, given the Python module to use."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What differs between TensorRT and TensorRT-RTX, and the small parts that both need first."""
+"""Differences between TensorRT and TensorRT-RTX, and helpers that both need."""
 
 from __future__ import annotations
 
@@ -19,12 +19,12 @@ _POSITION = re.compile(r" In \w+ at /\S+?:\d+|^\(?\w+(::\w+)*\)?: |Error Code \d
 
 
 class PlanSettings(EngineSettings, frozen=True):
-    """Settings of both.
+    """Settings of both TensorRT engines.
 
-    device: number of the GPU. profile: "min,opt,max" batch; by default 1, --batch, --batch.
-    workspace_mib: most device memory that one layer may work in while the engine is built; by default all. tf32: round
-    the factors of fp32 products to 10 bits, faster and less exact. cuda_graphs: replay a batch of a known
-    shape as one launch.
+    device: number of the GPU. profile: "min,opt,max" batch; by default 1, --batch, --batch. workspace_mib: most
+    device memory that one layer may use as workspace during the build; by default all. tf32: round the factors
+    of fp32 products to 10 bits, faster and less exact. cuda_graphs: replay batches of a known shape as one
+    launch.
     """
 
     device: int = 0
@@ -39,10 +39,11 @@ class PlanSettings(EngineSettings, frozen=True):
 
 
 class TensorRtSettings(PlanSettings, frozen=True):
-    """hardware_compatible: build for every GPU of compute capability 8.0 or newer, at some loss of speed.
+    """Settings of engine `trt`.
 
-    version_compatible: build for later versions too; such a plan holds a runtime of its own, which
-    is code that runs in this process.
+    hardware_compatible: build for every GPU of compute capability 8.0 or newer, at some loss of speed.
+    version_compatible: build for later versions too; such a plan contains a runtime of its own, which is code
+    that runs in this process.
     """
 
     hardware_compatible: bool = False
@@ -50,18 +51,22 @@ class TensorRtSettings(PlanSettings, frozen=True):
 
 
 class TensorRtRtxSettings(PlanSettings, frozen=True):
-    """compute_capabilities: build for these alone, such as "86,89"; by default for all from 8.0 on."""
+    """Settings of engine `trt-rtx`.
+
+    compute_capabilities: build for these alone, such as "86,89"; by default for all from 8.0 on.
+    """
 
     compute_capabilities: str = ""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Flavour:
-    """One of the two. module: to import. words: its name for people. settings: its settings' class.
+    """TensorRT or TensorRT-RTX.
 
-    portable: its plans run on other GPUs and systems, and need none to be built. times_kernels: the builder
-    measures kernels and keeps the times; otherwise kernels are compiled at run time and kept in
-    a runtime cache, and CUDA graphs are its own work.
+    module: the Python module. words: its name in messages. settings: its settings class. portable: its plans
+    run on other GPUs and systems, and building needs no GPU. times_kernels: the builder measures kernels and
+    keeps the times; otherwise kernels are compiled at run time and kept in a runtime cache, and it handles CUDA
+    graphs itself.
     """
 
     name: Literal["trt", "trt-rtx"]
@@ -126,7 +131,7 @@ def require_gpu(driver: Driver, number: int, *, flavour: Flavour) -> Gpu:
 
 
 def new_logger(trt: Any) -> Any:
-    """Return a logger that keeps what TensorRT says of errors in its list `errors`, and prints nothing."""
+    """Return a logger that collects TensorRT's error messages in its list `errors` and prints nothing."""
 
     class Logger(trt.ILogger):  # type: ignore[misc]
         def __init__(self) -> None:
@@ -141,12 +146,12 @@ def new_logger(trt: Any) -> Any:
 
 
 def first_error(logger: Any) -> str:
-    """Return the first error that a logger of `new_logger` heard."""
+    """Return the first error that a logger from `new_logger` collected."""
     return logger.errors[0] if logger.errors else _SILENT
 
 
 def newest_error(logger: Any) -> str:
-    """Return the last error that a logger of `new_logger` heard."""
+    """Return the last error that a logger from `new_logger` collected."""
     return logger.errors[-1] if logger.errors else _SILENT
 
 
@@ -157,7 +162,7 @@ def sentence_from_log(message: str) -> str:
 
 
 def dtype_from_tensorrt(trt: Any, dtype: Any) -> DType | None:
-    """Return the name of a tensor's dtype, or None where dlcv does not use it."""
+    """Return the name of a tensor's dtype, or None if dlcv does not support it."""
     names: dict[Any, DType] = {
         trt.DataType.UINT8: "uint8",
         trt.DataType.INT32: "int32",

@@ -1,4 +1,4 @@
-"""From an ONNX graph to a plan: parse, check the precision, configure, build."""
+"""Builds a TensorRT plan from an ONNX graph: parse, check the precision, configure, build."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ _OUT_OF_MEMORY = ("out of memory", "outofmemory", "insufficient memory")
 
 @dataclass(frozen=True, kw_only=True)
 class BuildRequest:
-    """What to build. fields: those of the plan (`plan_fields`). on_progress: as in EngineOptions."""
+    """What to build. fields: those that the plan depends on (`plan_fields`). on_progress: as in EngineOptions."""
 
     flavour: Flavour
     model: EngineModel
@@ -46,7 +46,7 @@ class BuildRequest:
 
 @dataclass(frozen=True, kw_only=True)
 class BuiltPlan:
-    """A plan, the share of its compute layers by precision, and how long the build took."""
+    """A plan, the share of its compute layers by precision, and the build time."""
 
     data: bytes
     precision: Precision
@@ -101,7 +101,7 @@ def _built_plan(request: BuildRequest) -> BuiltPlan:
 
 def _configure(trt: Any, config: Any, request: BuildRequest) -> None:
     settings = request.settings
-    config.profiling_verbosity = trt.ProfilingVerbosity.DETAILED  # the inspector needs it
+    config.profiling_verbosity = trt.ProfilingVerbosity.DETAILED  # required by the inspector
     if not settings.tf32:
         config.clear_flag(trt.BuilderFlag.TF32)
     if settings.workspace_mib is not None:
@@ -150,18 +150,18 @@ def _add_profile(
 
 
 def _spec_from_tensor(trt: Any, tensor: Any) -> TensorSpec:
-    """A network keeps the symbols of an ONNX graph."""
+    """Return the spec of a network tensor. Networks keep the symbols of the ONNX graph."""
     shape = tuple(
         (tensor.get_dimension_name(axis) or "?") if size < 0 else size
         for axis, size in enumerate(tensor.shape)
     )
     dtype = dtype_from_tensorrt(trt, tensor.dtype)
-    assert dtype is not None  # checked for all tensors before
+    assert dtype is not None  # all tensors were checked before
     return TensorSpec(name=tensor.name, dtype=dtype, shape=shape)
 
 
 def _parse_failure(parser: Any, request: BuildRequest) -> str:
-    """Name the first operator that TensorRT does not take, and its node."""
+    """Return the first operator that TensorRT does not support, and its node."""
     source, words = request.model.source, request.flavour.words
     if not parser.num_errors:
         return f"{source}: {words} cannot read the graph; export the bundle again"
@@ -189,7 +189,7 @@ def _build_failure(logger: Any, request: BuildRequest) -> Exception:
 
 
 def use_timings(config: Any, request: BuildRequest) -> CacheKey | None:
-    """Let the builder use the kernel times of earlier builds, where it measures kernels; return their key."""
+    """Load the kernel times of earlier builds, if the builder measures kernels. Return their cache key."""
     if not request.flavour.times_kernels:
         return None
     names = ("engine", "version", "device", "system")
@@ -197,13 +197,13 @@ def use_timings(config: Any, request: BuildRequest) -> CacheKey | None:
     fields = {name: request.fields[name] for name in names}
     key = CacheKey(kind="timing", subject=subject, fields=fields)
     timings = config.create_timing_cache(lookup(key).data or b"")
-    if not config.set_timing_cache(timings, False):  # made elsewhere: begin anew
+    if not config.set_timing_cache(timings, False):  # made on another machine: start anew
         config.set_timing_cache(config.create_timing_cache(b""), False)
     return key
 
 
 def keep_timings(config: Any, key: CacheKey) -> None:
-    """Store the kernel times of a build; a cache that cannot be written is no reason not to run."""
+    """Store the kernel times of a build. An unwritable cache does not stop the run."""
     timings = config.get_timing_cache()
     try:
         store(key, bytes(timings.serialize()))

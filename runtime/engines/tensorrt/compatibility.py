@@ -1,4 +1,4 @@
-"""What a plan depends on besides its graph, and whether a plan from a bundle fits here."""
+"""What a plan depends on besides its graph, and whether a plan of a bundle can run here."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ def plan_fields(
 ) -> dict[str, str]:
     """Return everything that a plan depends on besides its graph, as text by name.
 
-    gpu: the one it is built on; None only where plans are portable.
+    gpu: the GPU it is built on; None is allowed only where plans are portable.
     """
     system = ANY if flavour.portable else f"{platform.system()} {platform.machine()}"
     return {
@@ -50,11 +50,11 @@ def plan_fields(
 
 
 def misfit(fields: Mapping[str, str], wanted: Mapping[str, str], *, gpu: Gpu | None) -> str | None:
-    """Return why a plan made for `fields` does not do here, or None when it does.
+    """Return why a plan made for `fields` cannot be used here, or None if it can.
 
-    Engine, system, precision and flags must be the same. The version too, or with the flag
-    version_compatible an older one of the same major number. The device must be the same, or
-    among those the plan was made for. The profile must cover the wanted one. The workspace matters to the build alone.
+    Engine, system, precision and flags must be equal. So must the version; with the flag version_compatible, an
+    older version of the same major number is accepted. The device must be equal, or one that the plan was made
+    for. The profile must cover the wanted one. The workspace matters only to the build.
     """
     for name in ("engine", "system", "precision", "flags"):
         if fields.get(name) != wanted[name]:
@@ -85,13 +85,13 @@ def _device(settings: PlanSettings, gpu: Gpu | None) -> str:
 
 
 def name_of_gpu(gpu: Gpu) -> str:
-    """Return a GPU's model and compute capability: what a plan depends on."""
+    """Return a GPU's model and compute capability, which plans depend on."""
     major, minor = gpu.compute_capability
     return f"{gpu.name}, compute capability {major}.{minor}"
 
 
 def compute_capabilities(settings: TensorRtRtxSettings) -> list[str]:
-    """Return the numbers that the setting lists, such as "86", in order.
+    """Return the compute capabilities that the setting lists, such as "86", in order.
 
     Raises:
         InputError: it lists something else.

@@ -1,4 +1,4 @@
-"""Recorded launches (CUDA graphs) by shape, the least recently used forgotten first."""
+"""A cache of CUDA graphs by shape. The least recently used graph is dropped first."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ _KEYS_REMEMBERED = 256
 
 @dataclass(frozen=True, kw_only=True)
 class RecordedGraph:
-    """A recorded launch, its execution context, and the shapes of its outputs."""
+    """A CUDA graph, its execution context, and the shapes of its outputs."""
 
     graph: Handle
     context: Any
@@ -25,10 +25,11 @@ class RecordedGraph:
 
 @final
 class RecordedGraphs:
-    """At most GRAPHS_KEPT graphs by key (buffers and shapes).
+    """At most GRAPHS_KEPT CUDA graphs by key (buffers and shapes).
 
-    A graph stays valid only while its execution context is left alone, so that each has one of its own; that
-    of a forgotten graph is used again. A key is recorded the second time that it comes: many sizes come only once.
+    A graph is valid only while its execution context is unchanged, so each graph has its own context; the
+    context of a dropped graph is reused. A key is recorded the second time it is seen, because many sizes occur
+    only once.
     """
 
     def __init__(self, new_context: Callable[[], Any], device: Device, *, enabled: bool) -> None:
@@ -46,7 +47,7 @@ class RecordedGraphs:
         return found
 
     def context_due(self, key: Hashable) -> Any | None:
-        """Return a context to run a key on and then record it, if it is due; None when it is not."""
+        """Return a context on which to run and then record a key, or None if it is not to be recorded now."""
         if not self._enabled:
             return None
         if key not in self._seen:
@@ -69,9 +70,9 @@ class RecordedGraphs:
         stream: Handle,
         outputs: dict[str, Shape],
     ) -> None:
-        """Record a launch that has just run once on its context, as TensorRT wants it.
+        """Record a launch that has just run once on its context, as TensorRT requires.
 
-        A network that cannot be recorded runs plainly from then on.
+        A network that cannot be recorded runs without graphs from then on.
         """
         graph = self._device.captured(launch, stream=stream)
         if graph is None:

@@ -11,7 +11,7 @@ from dlcv.runtime.bundle.schema import TensorSpec
 from dlcv.runtime.engines.base import (
     UNKNOWN,
     Arrays,
-    Described,
+    EngineBase,
     EngineInfo,
     EngineModel,
     EngineOptions,
@@ -48,9 +48,9 @@ if TYPE_CHECKING:
 def build_request(
     flavour: Flavour, model: EngineModel, options: EngineOptions, *, gpu: Gpu | None
 ) -> BuildRequest:
-    """Return what to build for a model and options.
+    """Return the build request for a model and options.
 
-    gpu: the one that will run it; None only where plans are portable.
+    gpu: the GPU that will run the plan; None is allowed only where plans are portable.
 
     Raises:
         InputError: a setting does not fit.
@@ -72,15 +72,15 @@ def build_request(
 
 @dataclass(kw_only=True)
 class _Loaded:
-    """What lives from load to close."""
+    """The objects that live from load to close."""
 
     device: CudaDevice
     contexts: Contexts
     runner: Runner
 
 
-class _PlanEngine(Described):
-    """What both engines are; `flavour` is the difference. The precision is the one that the inspector reads back."""
+class _PlanEngine(EngineBase):
+    """Base class of both engines; they differ in `flavour`. The precision is read back by the inspector."""
 
     flavour: ClassVar[Flavour]
 
@@ -133,7 +133,7 @@ class _PlanEngine(Described):
         )
 
     def infer(self, feeds: Mapping[str, np.ndarray[Any, Any]]) -> Arrays:
-        """Run the graph once; see `Engine.infer`. A batch larger than the profile is split.
+        """Run the graph once; see `Engine.infer`. Batches larger than the profile are split.
 
         Raises:
             InputError: a size is outside the profile.
@@ -153,7 +153,7 @@ class _PlanEngine(Described):
         return self._open().runner.device_seconds(feeds, repeats=repeats)
 
     def close(self) -> None:
-        """Free the engine, its buffers and streams; keep what RTX compiled at run time."""
+        """Free the engine, its buffers and streams. TensorRT-RTX's runtime cache is stored first."""
         if (loaded := self._loaded) is None:
             return
         self._loaded = None
@@ -202,7 +202,7 @@ def tensors_of_engine(trt: Any, engine: Any, model: EngineModel) -> Tensors:
 
 
 def _spec_from_engine(trt: Any, engine: Any, name: str) -> TensorSpec:
-    """A loaded engine has forgotten the symbols of the ONNX graph: a dynamic dimension is "?"."""
+    """Return the spec of an engine tensor. Built engines drop symbols: a dynamic dimension becomes "?"."""
     dtype = dtype_from_tensorrt(trt, engine.get_tensor_dtype(name))
     if dtype is None:
         raise BundleError(f"tensor {name!r} has a type that dlcv does not use")

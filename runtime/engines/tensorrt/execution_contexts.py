@@ -1,4 +1,4 @@
-"""Execution contexts of a loaded engine, and what TensorRT-RTX compiles while they run."""
+"""Execution contexts of a loaded engine, and the runtime cache of TensorRT-RTX."""
 
 from __future__ import annotations
 
@@ -15,10 +15,10 @@ from dlcv.runtime.machine.gpu import Gpu
 
 @final
 class Contexts:
-    """Makes the contexts of one engine.
+    """Creates the execution contexts of one engine.
 
-    TensorRT's share one piece of working memory, as they run one after the other. TensorRT-RTX needs one context
-    alone; its runtime cache keeps the kernels that it compiles for this GPU.
+    TensorRT's contexts share one piece of working memory, because they run one after the other. TensorRT-RTX
+    needs only one context; its runtime cache stores the kernels that it compiles for this GPU.
     """
 
     def __init__(
@@ -59,7 +59,7 @@ class Contexts:
         return context
 
     def keep_compiled(self) -> None:
-        """Store the runtime cache, if it has grown."""
+        """Store the runtime cache if it has grown."""
         if self._compiled is None:
             return
         data = bytes(self._compiled.serialize())
@@ -67,11 +67,11 @@ class Contexts:
             return
         try:
             store(self._key, data)
-        except OutputError:  # a cache that cannot be written is no reason not to run
+        except OutputError:  # an unwritable cache must not stop the run
             return
 
     def close(self) -> None:
-        """Let go of the engine; contexts must be gone before."""
+        """Release the engine. All contexts must be released before."""
         self._engine = self._compiled = None
 
     def _unprepared(self, reason: str) -> EngineError:
@@ -97,7 +97,7 @@ class Contexts:
         self._compiled = runtime_config.create_runtime_cache()
         self._found = lookup(self._key).data or b""
         if self._found:
-            self._compiled.deserialize(self._found)  # one that does not fit is left out by itself
+            self._compiled.deserialize(self._found)  # an unfit cache is ignored
         runtime_config.set_runtime_cache(self._compiled)
         if self._request.settings.cuda_graphs:
             runtime_config.cuda_graph_strategy = self._trt.CudaGraphStrategy.WHOLE_GRAPH_CAPTURE

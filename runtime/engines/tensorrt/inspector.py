@@ -1,4 +1,4 @@
-"""The precision that a network or a built engine really computes in, read back."""
+"""Reads back the precision in which a network or a built engine computes."""
 
 from __future__ import annotations
 
@@ -37,8 +37,8 @@ _DATATYPE = re.compile(rf"\b({'|'.join(_WORDS)})\b", re.IGNORECASE)
 def shares_of_network(trt: Any, network: Any) -> dict[Precision, float]:
     """Return the share of compute layers (convolutions, matrix products) by precision, before the build.
 
-    The network is strongly typed: its types are those of the engine. A layer computes in INT8 where its
-    input comes from a dequantisation, which the builder fuses into it.
+    The network is strongly typed, so the engine has the same types. A layer computes in INT8 if its input comes
+    from a dequantisation, which the builder fuses into it.
     """
     names: dict[Any, Precision] = {
         trt.DataType.HALF: "fp16",
@@ -60,8 +60,8 @@ def shares_of_network(trt: Any, network: Any) -> dict[Precision, float]:
 def shares_from_inspector(text: str) -> dict[Precision, float]:
     """Return the share of compute layers by precision from the engine inspector's JSON.
 
-    Layers are told by their type or tactic, their precision by the types of inputs and weights,
-    lowest first. A plan of less than DETAILED verbosity lists names alone: then there are no shares.
+    Compute layers are recognised by type or tactic; their precision is the lowest type among inputs and
+    weights. A plan of less than DETAILED verbosity lists only names; then the result is empty.
     """
     found: list[Precision] = []
     for entry in json.loads(text).get("Layers", []):
@@ -91,9 +91,9 @@ def _kinds(entry: Mapping[str, Any]) -> set[Precision]:
 def realised_precision(
     asked: Precision, shares: Mapping[Precision, float], *, source: str
 ) -> Precision:
-    """Return the precision that runs: the one asked for, if any compute layer has it.
+    """Return the precision that runs: the requested one, if any compute layer has it.
 
-    A graph without compute layers runs in what was asked for.
+    For a graph without compute layers, the requested precision is returned.
 
     Raises:
         BundleError: a lower precision was asked for, and no compute layer has it.

@@ -1,4 +1,4 @@
-"""The range of shapes that an engine is built for, and whether a batch or another engine's range fits."""
+"""Optimization profiles: the range of shapes that an engine is built for."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ Shape: TypeAlias = tuple[int, ...]
 
 @dataclass(frozen=True, kw_only=True)
 class Range:
-    """A dynamic dimension: the least size, the one that the engine is tuned for, the largest."""
+    """The range of a dynamic dimension: the smallest size, the size to tune for, and the largest."""
 
     least: int
     usual: int
@@ -25,13 +25,13 @@ class Range:
         return f"{self.least},{self.usual},{self.most}"
 
     def covers(self, other: Range) -> bool:
-        """Return whether every size of the other range is in this one."""
+        """Return whether this range contains every size of another."""
         return self.least <= other.least and self.most >= other.most
 
 
 @dataclass(frozen=True, kw_only=True)
 class Profile:
-    """Ranges by symbol: "batch"; "height" and "width" of graphs of dynamic size; "classes" of a distance."""
+    """Ranges by symbol: "batch"; "height" and "width" of graphs of dynamic size; "classes" of a distance graph."""
 
     ranges: Mapping[str, Range]
 
@@ -39,14 +39,14 @@ class Profile:
         return "; ".join(f"{symbol} {size}" for symbol, size in self.ranges.items())
 
     def covers(self, other: Profile) -> bool:
-        """Return whether an engine of this profile does for the other."""
+        """Return whether an engine built for this profile can serve the other."""
         return all(
             symbol in self.ranges and self.ranges[symbol].covers(size)
             for symbol, size in other.ranges.items()
         )
 
     def shapes(self, spec: TensorSpec) -> tuple[Shape, Shape, Shape]:
-        """Return the least, usual and largest shape of an input.
+        """Return the smallest, typical and largest shape of an input.
 
         Raises:
             BundleError: a dimension has no range.
@@ -78,7 +78,8 @@ _CLASSES = Range(least=1, usual=8, most=1024)  # prototypes of few-shot bundles
 def profile_for(model: EngineModel, *, batch: str, batch_size: int | None) -> Profile:
     """Return the profile to build a model for.
 
-    batch: "min,opt,max", or "" for 1 and `batch_size`, or else DEFAULT_BATCH_SIZE.
+    batch: "min,opt,max", or "" for 1 to `batch_size`, tuned for `batch_size`; its default is
+    DEFAULT_BATCH_SIZE.
 
     Raises:
         InputError: `batch` is something else.
@@ -110,7 +111,7 @@ def range_from_text(text: str) -> Range:
 
 
 def profile_from_text(text: str) -> Profile:
-    """Return a profile from its own text.
+    """Return a profile from the text form of a profile.
 
     Raises:
         InputError: the text is something else.

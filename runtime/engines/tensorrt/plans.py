@@ -1,4 +1,4 @@
-"""Where a plan comes from: the bundle, the cache, or a build."""
+"""Loads a plan from the bundle or the cache, or builds one."""
 
 from __future__ import annotations
 
@@ -26,12 +26,12 @@ def loaded_engine(
     build: Callable[[], bytes],
     deserialize: Callable[[bytes], Any],
 ) -> Any:
-    """Return TensorRT's engine, from the bundle's plan, the cached one, or a new one.
+    """Return a TensorRT engine from the bundle's plan, a cached plan, or a new plan.
 
-    A plan that does not fit is not loaded, and the reason is said. One that fits and yet does not load
-    is deleted from the cache and built anew, once.
+    A plan that does not fit is not loaded, and the reason is reported. A plan that fits but fails to load is
+    deleted from the cache and rebuilt once.
 
-    build: returns a new plan. deserialize: returns an engine, or None when it does not load.
+    build: returns a new plan. deserialize: returns an engine, or None if it does not load.
 
     Raises:
         EngineError: a plan that was just built does not load.
@@ -54,7 +54,7 @@ def loaded_engine(
 
 
 def cached_or_built(key: CacheKey, request: BuildRequest, *, build: Callable[[], bytes]) -> bytes:
-    """Return the cached plan, or build and keep one; of two processes, one builds."""
+    """Return the cached plan, or build and store one. Of two processes, only one builds."""
     found = lookup(key)
     if found.data is not None:
         return found.data

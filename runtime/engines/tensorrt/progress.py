@@ -1,4 +1,4 @@
-"""A build's progress: TensorRT's nested phases as one share, and a Ctrl-C that stops the build."""
+"""Build progress: reports TensorRT's nested phases as one share, and lets Ctrl-C stop a build."""
 
 from __future__ import annotations
 
@@ -18,25 +18,25 @@ class _Phase:
 
 
 class PhaseShares:
-    """The share done of nested phases; it never falls."""
+    """Converts progress in nested phases to one share of the whole, which never decreases."""
 
     def __init__(self) -> None:
         self._phases: dict[str, _Phase] = {}
         self._share = 0.0
 
     def start(self, name: str, *, parent: str | None, steps: int) -> float:
-        """Begin a phase of `steps` steps inside one of the parent's; return the share done of all."""
+        """Begin a phase of `steps` steps, inside one step of its parent. Return the share of the whole."""
         self._phases[name] = _Phase(parent=parent, steps=max(steps, 1))
         return self._total()
 
     def step(self, name: str, number: int) -> float:
-        """End step `number`, counted from 0; return the share done of all."""
+        """End step `number`, counted from 0. Return the share of the whole."""
         if name in self._phases:
             self._phases[name].done = number + 1
         return self._total()
 
     def finish(self, name: str) -> float:
-        """End a phase; return the share done of all."""
+        """End a phase. Return the share of the whole."""
         phase = self._phases.pop(name, None)
         if phase is not None and phase.parent is None:
             self._share = 1.0
@@ -54,7 +54,7 @@ class PhaseShares:
 
 
 def new_monitor(trt: Any, tell: Callable[[float], None]) -> Any:
-    """Return a progress monitor that tells the share done, and ends the build once its `stopped` is set."""
+    """Return a progress monitor that reports the share done, and stops the build once `stopped` is set."""
 
     class Monitor(trt.IProgressMonitor):  # type: ignore[misc]
         def __init__(self) -> None:
@@ -77,9 +77,9 @@ def new_monitor(trt: Any, tell: Callable[[float], None]) -> Any:
 
 @contextmanager
 def interruptible(monitor: Any) -> Iterator[None]:
-    """Let Ctrl-C stop the build at its next step, then raise KeyboardInterrupt.
+    """Make Ctrl-C stop the build at its next step, then raise KeyboardInterrupt.
 
-    An exception raised inside one of TensorRT's callbacks would be printed and lost.
+    An exception raised inside a TensorRT callback would be printed and lost.
     """
     if threading.current_thread() is not threading.main_thread():
         yield

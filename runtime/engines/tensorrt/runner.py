@@ -1,4 +1,4 @@
-"""Running a loaded engine: split batches, overlapped copies, CUDA graphs."""
+"""Runs a loaded engine: splits batches, overlaps copies, replays CUDA graphs."""
 
 from __future__ import annotations
 
@@ -28,9 +28,9 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, kw_only=True)
 class Tensors:
-    """What a loaded engine takes and gives: specs, and the least and largest shape of each input.
+    """The specs of a loaded engine, and the smallest and largest shape of each input.
 
-    The largest outputs follow from the largest inputs.
+    The largest output shapes follow from the largest inputs.
     """
 
     inputs: tuple[TensorSpec, ...]
@@ -46,7 +46,7 @@ class Tensors:
 
 @dataclass(kw_only=True)
 class _Buffers:
-    """One set of buffers, large enough for every shape: addresses on the device, pinned bytes on the host."""
+    """One set of buffers for the largest shapes: device addresses, and pinned host memory."""
 
     number: int
     addresses: dict[str, int]
@@ -59,7 +59,7 @@ class _Buffers:
 
 @final
 class Runner:
-    """Runs a loaded engine on a device. Two sets of buffers let copies overlap with computing."""
+    """Runs a loaded engine on a device. Two sets of buffers let copies overlap with computation."""
 
     def __init__(
         self,
@@ -72,8 +72,8 @@ class Runner:
     ) -> None:
         """Make one execution context and keep it.
 
-        new_context: returns a context; called once, and once more for each graph kept. graphs: record
-        launches as CUDA graphs. logger: of `new_logger`.
+        new_context: returns a context; called once, and once more per recorded graph. graphs: record launches
+        as CUDA graphs. logger: from `new_logger`.
         """
         self._context: Any = new_context()
         self._device = device
@@ -85,7 +85,7 @@ class Runner:
         self._up, self._compute, self._down = (device.new_stream() for _ in range(3))
 
     def run(self, feeds: Mapping[str, np.ndarray[Any, Any]]) -> Arrays:
-        """Run arrays of any batch in parts that fit; return arrays that the caller owns.
+        """Run a batch of any size in parts that fit the profile. The caller owns the returned arrays.
 
         Raises:
             InputError: a size is outside of what the engine was built for.
@@ -114,7 +114,7 @@ class Runner:
     def device_seconds(
         self, feeds: Mapping[str, np.ndarray[Any, Any]], *, repeats: int
     ) -> list[float]:
-        """Time runs on arrays that lie on the device; see `DeviceTimer`. The batch must fit unsplit."""
+        """Time runs on arrays on the device; see `DeviceTimer`. The batch must fit without splitting."""
         self._device.use()
         count = len(next(iter(feeds.values())))
         self._check(feeds, items=count)
@@ -135,13 +135,13 @@ class Runner:
         return seconds
 
     def close(self) -> None:
-        """Free graphs and contexts; the buffers are the device's to free."""
+        """Free graphs and contexts. The device frees the buffers."""
         self._graphs.close()
         self._buffers.clear()
         self._context = None
 
     def _parts(self, count: int) -> list[tuple[int, int]]:
-        """Cut a batch into as few parts as fit, as equal as can be, so that none is too small."""
+        """Split a batch into as few and as equal parts as possible, so that no part is below the minimum."""
         number = math.ceil(count / self._tensors.most_items)
         cuts = [count * part // number for part in range(number + 1)]
         return list(itertools.pairwise(cuts))
@@ -162,7 +162,7 @@ class Runner:
         count: int,
         results: Arrays,
     ) -> None:
-        """Send one part through the three streams; nothing is waited for."""
+        """Queue one part on the three streams, without waiting."""
         self._upload(buffers, feeds, start=start, end=end)
         self._device.make_wait(self._compute, event=buffers.uploaded)
         inputs = self._tensors.inputs
@@ -195,7 +195,7 @@ class Runner:
         self._device.record(buffers.uploaded, stream=self._up)
 
     def _execute(self, buffers: _Buffers, shapes: Mapping[str, Shape]) -> dict[str, Shape]:
-        """Launch the engine on buffers, by a recorded graph where there is one; return the output shapes."""
+        """Launch the engine on buffers, by a recorded graph if there is one. Return the output shapes."""
         key = (buffers.number, tuple(shapes[spec.name] for spec in self._tensors.inputs))
         recorded = self._graphs.find(key)
         if recorded is not None:
@@ -228,7 +228,7 @@ class Runner:
             raise EngineError(f"TensorRT failed: {newest_error(self._logger)}")
 
     def _free_buffers(self, number: int, results: Arrays) -> _Buffers:
-        """Return a set of buffers that no copy uses, after taking the results out of it."""
+        """Return a set of buffers that no copy uses, after collecting its previous results."""
         if number == len(self._buffers):
             self._buffers.append(self._new_buffers(number))
         buffers = self._buffers[number]
@@ -250,7 +250,7 @@ class Runner:
         )
 
     def _collect(self, buffers: _Buffers, results: Arrays) -> None:
-        """Wait for a part's outputs, and copy them to where the caller gets them."""
+        """Wait for a part's outputs, and copy them to the caller's arrays."""
         if buffers.pending is None:
             return
         start, end, shapes = buffers.pending
@@ -266,7 +266,7 @@ class Runner:
         return sorted(pending, key=lambda b: b.pending or (0, 0, {}))
 
     def _forget_pending(self) -> None:
-        """After an error, results of other parts are nobody's; wait until nothing writes to them."""
+        """After an error, drop the results of other parts and wait until nothing writes to them."""
         for buffers in self._buffers:
             if buffers.pending is not None:
                 buffers.pending = None
@@ -276,7 +276,7 @@ class Runner:
 def _part(
     spec: TensorSpec, array: np.ndarray[Any, Any], start: int, end: int
 ) -> np.ndarray[Any, Any]:
-    """Cut a part out of a batch; what has no batch, such as prototypes, belongs whole to every part."""
+    """Return a part of a batch. Inputs without a batch axis, such as prototypes, go whole to every part."""
     return array[start:end] if spec.shape[0] == "batch" else array
 
 

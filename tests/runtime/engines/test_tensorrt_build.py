@@ -18,7 +18,7 @@ from dlcv.runtime.bundle.schema import Plan, Precision
 from dlcv.runtime.engines import EngineModel, EngineOptions, engine_model
 from dlcv.runtime.engines.base import StoredPlan
 from dlcv.runtime.engines.tensorrt import build
-from dlcv.runtime.engines.tensorrt.api import TENSORRT, TENSORRT_RTX
+from dlcv.runtime.engines.tensorrt.api import TENSORRT, TENSORRT_RTX, new_logger
 from dlcv.runtime.engines.tensorrt.build import BuildRequest, plan_from_graph
 from dlcv.runtime.engines.tensorrt.compatibility import plan_fields
 from dlcv.runtime.engines.tensorrt.engine import build_request
@@ -161,7 +161,6 @@ def test_a_refused_build_leaves_no_builder_to_the_garbage_collector(
         return logger
 
     loggers: list[weakref.ref[Any]] = []
-    new_logger = build.new_logger
     monkeypatch.setattr(build, "new_logger", noted_logger)
     gc.disable()
     try:

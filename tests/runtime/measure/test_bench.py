@@ -3,14 +3,14 @@
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
-from typing import Any, Self
+from typing import Any
 
 import msgspec
 import pytest
 from PIL import Image
 
 from dlcv.runtime.bundle import Bundle, open_bundle
-from dlcv.runtime.engines.base import Arrays
+from dlcv.runtime.engines.base import Arrays, EngineBase
 from dlcv.runtime.engines.fake import FakeEngine
 from dlcv.runtime.errors import BundleError, EngineError, EngineUnavailableError, InputError
 from dlcv.runtime.measure import bench as module
@@ -21,25 +21,25 @@ from dlcv.runtime.measure.tables import save_json, table_from_report
 QUICK: dict[str, Any] = {"engines": ("ort",), "batches": (1, 2), "seconds": 0.01}
 
 
-class Timer:
+class Timer(EngineBase):
     """A fake engine that times its device, which takes a second an image."""
 
     def __init__(self, bundle: Bundle) -> None:
         self._engine = FakeEngine(bundle.graph())
-        self.info, self.inputs, self.outputs = (
+        self._info, self._inputs, self._outputs = (
             self._engine.info,
             self._engine.inputs,
             self._engine.outputs,
         )
-        self.infer, self.close = self._engine.infer, self._engine.close
+
+    def infer(self, feeds: Any) -> Arrays:
+        return self._engine.infer(feeds)
+
+    def close(self) -> None:
+        self._engine.close()
 
     def device_seconds(self, feeds: Any, *, repeats: int) -> list[float]:
         return [float(len(feeds["image"]))] * repeats
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(self, *_: object) -> None: ...
 
 
 @pytest.fixture

@@ -3,7 +3,7 @@
 import sys
 import threading
 import time
-from collections.abc import Callable, Generator, Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +22,6 @@ from dlcv.runtime.errors import (
     ImageError,
     InputError,
 )
-from dlcv.runtime.running.pipeline import in_background
 
 NewPhoto = Callable[..., Path]
 COLORS = ("red", "lime", "blue")
@@ -101,14 +100,6 @@ def test_order_is_kept_over_mixed_shapes_and_bad_files(
         else:
             assert isinstance(result, Segmentation)
             assert result.shares == {NAMES[number % 3]: 1.0}
-
-
-def test_batches_hold_equal_shapes_and_no_more_than_asked(segment_bundle: Path) -> None:
-    bundle = open_bundle(segment_bundle)
-    engine = FakeEngine(bundle.graph())
-    wide, tall = np.zeros((16, 32, 3), np.uint8), np.zeros((32, 16, 3), np.uint8)
-    list(Predictor(bundle, engine, batch_size=4).stream([wide, tall] * 8))
-    assert engine.calls == [(4, 16, 32, 3)] * 2 + [(4, 32, 16, 3)] * 2
 
 
 def test_only_the_wanted_outputs_come(classify_bundle: Path) -> None:
@@ -208,15 +199,3 @@ def test_arrays_are_checked_before_the_engine_sees_them(
         pytest.raises(InputError, match=message),
     ):
         engine.infer(feeds)
-
-
-def test_background_iteration_hands_on_items_and_then_the_error() -> None:
-    def items() -> Generator[int, None, None]:
-        yield 1
-        yield 2
-        raise ValueError("boom")
-
-    seen: list[int] = []
-    with pytest.raises(ValueError, match="boom"):
-        seen.extend(in_background(items(), depth=1))
-    assert seen == [1, 2]

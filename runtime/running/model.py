@@ -1,0 +1,328 @@
+"""The running model: one inference thread owns the engine, and everybody asks it.
+
+    image -> place -> decode (a pool, or the caller's own thread) -> batcher -> inference thread -> future
+
+An image takes one of a fixed number of places before it is decoded, so memory does not depend on how many images or
+callers there are. The inference thread takes what waits, from whomever, as batches of one shape. An engine on a device
+has two batches in flight: while one computes, the next is copied.
+"""
+
+from __future__ import annotations
+
+import atexit
+import os
+import threading
+import weakref
+from collections import deque
+from collections.abc import Callable
+from concurrent.futures import CancelledError, Future, InvalidStateError, ThreadPoolExecutor
+from contextlib import suppress
+from dataclasses import dataclass, field
+from typing import Any, TypeAlias, TypeVar, final
+
+from dlcv.runtime.engines.base import Arrays, Engine
+from dlcv.runtime.errors import EngineError, ModelClosedError
+from dlcv.runtime.images import DecodedImage, Frame, Source
+from dlcv.runtime.machine.closing import Closing
+from dlcv.runtime.results import Result
+from dlcv.runtime.running.batcher import Batch, Batcher
+from dlcv.runtime.running.places import Places
+from dlcv.runtime.running.tasks import Answered, ResultFunction
+
+T = TypeVar("T")
+Decode: TypeAlias = Callable[[Source], DecodedImage]
+_Started: TypeAlias = "tuple[Batch[Entry], Callable[[], Arrays]]"
+_RUNNING: weakref.WeakSet[RunningModel] = weakref.WeakSet()
+_SHAPES_AT_ONCE = 4  # batches of so many shapes may be filled at a time
+_EXIT_SECONDS = 10.0  # how long the end of the program waits for a batch that computes
+
+
+@dataclass(eq=False)
+class Entry:
+    """An image under way. future: of its result. frame: known once it is decoded."""
+
+    source: Source
+    future: Future[Result] = field(default_factory=Future)
+    frame: Frame | None = None
+
+
+@final
+class RunningModel(Closing):
+    """Answers images with results, for any number of threads at once. Its engine belongs to one thread of its own."""
+
+    def __init__(
+        self,
+        engine: Engine,
+        *,
+        decode: Decode,
+        result: ResultFunction,
+        batch_size: int,
+        image_bytes: int,
+        workers: int,
+    ) -> None:
+        """Start the inference thread.
+
+        decode: from an image as given to pixels; runs in many threads. result: from an image's outputs to its
+        result. batch_size: images in one engine call at most. image_bytes: of the largest image's pixels. workers:
+        decoding threads.
+        """
+        self.engine = engine
+        self._decode = decode
+        self._result = result
+        self._ran = str(engine.info)
+        self._process = os.getpid()
+        pieces = engine.batches_in_flight + _SHAPES_AT_ONCE
+        lent = [engine.host_memory(batch_size * image_bytes) for _ in range(pieces)]
+        self.batcher: Batcher[Entry] = Batcher(batch_size, lent=lent)
+        self.places = Places(batch_size * (engine.batches_in_flight + 2) + 2 * workers)
+        self._guard = threading.Lock()
+        self._waiting: set[Future[Any]] = set()  # guarded: what is not answered yet
+        self._stopped = False  # guarded
+        self._inside = threading.local()  # whether the current thread is one of ours
+        self._close_error: Exception | None = None
+        self._pool = ThreadPoolExecutor(workers, thread_name_prefix="dlcv-decode")
+        self._thread = threading.Thread(target=self._serve, name="dlcv-infer", daemon=True)
+        self._thread.start()
+        _RUNNING.add(self)
+
+    def submit(self, source: Source, *, wait: bool = True) -> Future[Result]:
+        """Give an image to the decoding threads and return the future of its result.
+
+        Raises:
+            QueueFullError: all places are taken, and `wait` is false.
+            ModelClosedError: the model is closed, or was loaded before this process was forked.
+        """
+        entry = self._entered(source, wait=wait and not self._is_inference_thread())
+        try:
+            self._pool.submit(self._bring_from_pool, entry)
+        except RuntimeError as e:  # the pool or the interpreter shuts down
+            self._settle(entry, error=_closed())
+            raise _closed() from e
+        return entry.future
+
+    def answer(self, source: Source) -> Result:
+        """Decode an image in this thread and return its result; for one image faster than the decoding threads.
+
+        Raises:
+            ImageError: the image cannot be read.
+            ModelClosedError: as `submit`.
+            EngineError: called from the inference thread, in a future's callback.
+        """
+        self._require_another_thread()
+        entry = self._entered(source, wait=True)
+        self._bring(entry)
+        return entry.future.result()
+
+    def call(self, function: Callable[[], T]) -> T:
+        """Run a function on the inference thread, between batches, and return what it gives.
+
+        Raises:
+            ModelClosedError: as `submit`.
+            EngineError: called from the inference thread, in a future's callback.
+        """
+        self._require_another_thread()
+        future: Future[T] = Future()
+        self._wait_for(future)
+
+        def run() -> None:
+            try:
+                value = function()
+            except BaseException as e:  # noqa: BLE001  # it is the caller's
+                self._finish(future, error=e)
+            else:
+                self._finish(future, value=value)
+
+        self.batcher.call(run)
+        return future.result()
+
+    def stop(self) -> None:
+        """Begin to close, without waiting."""
+        if os.getpid() != self._process:
+            return  # the threads and what they hold are the parent's
+        with self._guard:
+            self._stopped = True
+        self.places.close()
+        self.batcher.close()
+        self._pool.shutdown(wait=False, cancel_futures=True)
+
+    def close(self, *, timeout: float | None = None) -> None:
+        """Finish the batch that computes, refuse all others, free the engine, and end all threads.
+
+        Those who wait get a `ModelClosedError`. timeout: seconds to wait for the batch that computes; None: to its end.
+        """
+        self.stop()
+        if os.getpid() != self._process or getattr(self._inside, "value", False):
+            return  # a thread of ours cannot wait for itself
+        self._thread.join(timeout)
+        if not self._thread.is_alive():
+            self._pool.shutdown(wait=True)
+        self._settle_rest()
+        if self._close_error is not None:
+            raise self._close_error
+
+    def _entered(self, source: Source, *, wait: bool) -> Entry:
+        self._require_this_process()
+        self.places.take(wait=wait)
+        entry = Entry(source)
+        self._wait_for(entry.future)
+        return entry
+
+    def _wait_for(self, future: Future[Any]) -> None:
+        self._require_this_process()
+        with self._guard:
+            if self._stopped:
+                raise _closed()
+            self._waiting.add(future)
+
+    def _bring_from_pool(self, entry: Entry) -> None:
+        self._inside.value = True
+        self._bring(entry)
+
+    def _bring(self, entry: Entry) -> None:
+        """Decode an image and put it into a batch."""
+        if not entry.future.set_running_or_notify_cancel():
+            self._settle(entry, error=CancelledError())
+            return
+        try:
+            image = self._decode(entry.source)
+            entry.frame = image.frame
+            self.batcher.put(image.pixels, entry)
+        except BaseException as e:  # noqa: BLE001  # it is the caller's
+            self._settle(entry, error=e)
+
+    def _serve(self) -> None:
+        """Run the engine until the model is closed: the inference thread."""
+        self._inside.value = True
+        started: deque[_Started] = deque()
+        try:
+            while self._serve_next(started):
+                pass
+        finally:
+            self.stop()
+            try:
+                self.engine.close()
+            except Exception as e:  # noqa: BLE001  # raised by `close`
+                self._close_error = e
+            self._settle_rest()
+
+    def _serve_next(self, started: deque[_Started]) -> bool:
+        """Start what waits, or finish what was started; return whether there may be more."""
+        work = self.batcher.take(wait=not started)
+        if work is None and not started:
+            return False
+        if isinstance(work, Batch):
+            self._start(work, started)
+        elif work is not None:
+            while started:
+                self._collect(*started.popleft())
+            work()
+        if started and (work is None or len(started) >= self.engine.batches_in_flight):
+            self._collect(*started.popleft())
+        return True
+
+    def _start(self, batch: Batch[Entry], started: deque[_Started]) -> None:
+        try:
+            started.append((batch, self.engine.start({"image": batch.pixels})))
+        except Exception as e:  # noqa: BLE001  # it is the callers'
+            self._fail(batch, e)
+
+    def _collect(self, batch: Batch[Entry], finish: Callable[[], Arrays]) -> None:
+        """Wait for a batch's outputs and answer its images."""
+        try:
+            arrays = finish()
+            require_rows(arrays, len(batch.items))
+        except Exception as e:  # noqa: BLE001  # it is the callers'
+            self._fail(batch, e)
+            return
+        self.batcher.give_back(batch)
+        for row, entry in enumerate(batch.items):
+            try:
+                result = self._result(self._answered(entry, arrays, row))
+            except Exception as e:  # noqa: BLE001  # it is this caller's
+                self._settle(entry, error=e)
+            else:
+                self._settle(entry, result=result)
+
+    def _answered(self, entry: Entry, arrays: Arrays, row: int) -> Answered:
+        assert entry.frame is not None
+        outputs = {name: array[row] for name, array in arrays.items()}
+        return Answered(outputs=outputs, source=entry.source, frame=entry.frame, engine=self._ran)
+
+    def _fail(self, batch: Batch[Entry], error: Exception) -> None:
+        self.batcher.give_back(batch)
+        for entry in batch.items:
+            self._settle(entry, error=error)
+
+    def _settle(
+        self, entry: Entry, *, result: Result | None = None, error: BaseException | None = None
+    ) -> None:
+        """Answer an image, once, and give its place back first: a callback may want it."""
+        if entry.future in self._waiting:
+            self.places.give_back()
+        self._finish(entry.future, value=result, error=error)
+
+    def _finish(
+        self, future: Future[Any], *, value: object = None, error: BaseException | None = None
+    ) -> None:
+        with self._guard:
+            self._waiting.discard(future)
+        with suppress(InvalidStateError):  # cancelled, or settled by `close`
+            if error is None:
+                future.set_result(value)
+            else:
+                future.set_exception(error)
+
+    def _settle_rest(self) -> None:
+        """Answer all who still wait when the model is closed."""
+        with self._guard:
+            rest = list(self._waiting)
+        for future in rest:
+            self._finish(
+                future,
+                error=ModelClosedError(
+                    "the model was closed before it answered; load the bundle again"
+                ),
+            )
+
+    def _is_inference_thread(self) -> bool:
+        return threading.current_thread() is self._thread
+
+    def _require_another_thread(self) -> None:
+        if self._is_inference_thread():
+            raise EngineError(
+                "a callback of a future runs on the inference thread, which would wait for itself; use submit(image), "
+                "or ask from another thread"
+            )
+
+    def _require_this_process(self) -> None:
+        if os.getpid() != self._process:
+            raise ModelClosedError(
+                "this model was loaded before the process was forked, and its threads stayed in the parent; load the "
+                "bundle in each worker process"
+            )
+
+
+def require_rows(arrays: Arrays, count: int) -> None:
+    """Check that a graph gave as many answers as it got images.
+
+    Raises:
+        EngineError: it did not.
+    """
+    for name, array in arrays.items():
+        if array.shape[:1] != (count,):
+            raise EngineError(
+                f"the graph ignores its batch: of {count} images it gave {name!r} {array.shape}; export it with a "
+                "dynamic batch, or give --batch 1"
+            )
+
+
+def _closed() -> ModelClosedError:
+    return ModelClosedError("the model is closed; load the bundle again")
+
+
+@atexit.register
+def _close_all() -> None:
+    """End all inference threads before the interpreter takes their modules away."""
+    for model in list(_RUNNING):
+        with suppress(Exception):
+            model.close(timeout=_EXIT_SECONDS)
