@@ -6,7 +6,7 @@ import ctypes
 import io
 import sys
 from collections import Counter
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, redirect_stdout
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, final
@@ -18,12 +18,13 @@ from dlcv.runtime.engines.base import (
     EngineModel,
     EngineOptions,
     EngineSettings,
+    UInt8,
     check_feeds,
     settings_from_text,
     with_symbols,
 )
 from dlcv.runtime.engines.cuda_device import CudaDevice, OutOfDeviceMemoryError
-from dlcv.runtime.engines.io_binding import BoundSession
+from dlcv.runtime.engines.io_binding import SETS_OF_BUFFERS, BoundSession
 from dlcv.runtime.engines.ort import reason_from_error, spec_from_argument
 from dlcv.runtime.errors import BundleError, EngineError, EngineUnavailableError, InputError
 from dlcv.runtime.machine.gpu import Gpu, driver
@@ -120,16 +121,36 @@ class CudaEngine(EngineBase):
 
     def infer(self, feeds: Mapping[str, np.ndarray[Any, Any]]) -> Arrays:
         """Run the graph once; see `Engine.infer`."""
+        return self.start(feeds)()
+
+    @property
+    def batches_in_flight(self) -> int:
+        """How many runs may be started before the first is finished; see `Engine.batches_in_flight`."""
+        return SETS_OF_BUFFERS
+
+    def host_memory(self, size: int) -> UInt8:
+        """Return page-locked bytes; see `Engine.host_memory`."""
+        return self._open().host_memory(size)
+
+    def start(self, feeds: Mapping[str, np.ndarray[Any, Any]]) -> Callable[[], Arrays]:
+        """Start a run; see `Engine.start`."""
         bound = self._ready(feeds)
-        with engine_errors(feeds):
-            return bound.run(feeds)
+        batch = len(next(iter(feeds.values())))
+        with engine_errors(batch):
+            finish = bound.start(feeds)
+
+        def finished() -> Arrays:
+            with engine_errors(batch):
+                return finish()
+
+        return finished
 
     def device_seconds(
         self, feeds: Mapping[str, np.ndarray[Any, Any]], *, repeats: int
     ) -> list[float]:
         """Time the device alone; see `DeviceTimer`."""
         bound = self._ready(feeds)
-        with engine_errors(feeds):
+        with engine_errors(len(next(iter(feeds.values())))):
             return bound.device_seconds(feeds, repeats=repeats)
 
     def close(self) -> None:
@@ -141,6 +162,9 @@ class CudaEngine(EngineBase):
 
     def _ready(self, feeds: Mapping[str, np.ndarray[Any, Any]]) -> BoundSession:
         check_feeds(self._inputs, feeds)
+        return self._open()
+
+    def _open(self) -> BoundSession:
         if self._bound is None:
             raise EngineError("the engine is closed; load the bundle again")
         return self._bound
@@ -256,7 +280,7 @@ def heavy_operators_elsewhere(session: Any, provider: str) -> str:
 
 
 @contextmanager
-def engine_errors(feeds: Mapping[str, np.ndarray[Any, Any]]) -> Iterator[None]:
+def engine_errors(batch: int) -> Iterator[None]:
     """Convert what ONNX Runtime and CUDA raise during a run to `EngineError`.
 
     Raises:
@@ -267,7 +291,6 @@ def engine_errors(feeds: Mapping[str, np.ndarray[Any, Any]]) -> Iterator[None]:
     except Exception as e:  # ONNX Runtime's exceptions have no common base below Exception
         reason = reason_from_error(e)
         if isinstance(e, OutOfDeviceMemoryError) or is_out_of_memory(reason):
-            batch = len(next(iter(feeds.values())))
             raise EngineError(
                 f"the GPU's memory is too small for a batch of {batch}; give a smaller --batch"
             ) from e

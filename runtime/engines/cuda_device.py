@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import ctypes
 import importlib
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any, Protocol, TypeAlias, final
 
 from dlcv.runtime.errors import EngineError, EngineUnavailableError
@@ -90,6 +90,17 @@ class Device(Protocol):
     def close(self) -> None:
         """Wait for all work, and free all memory, streams and events."""
         ...
+
+
+def is_within(array: np.ndarray[Any, Any], memory: Sequence[Bytes]) -> bool:
+    """Return whether an array lies as one block in one of some pieces of host memory, such as page-locked ones."""
+    if not array.flags.c_contiguous:
+        return False
+    start = array.ctypes.data
+    return any(
+        piece.ctypes.data <= start and start + array.nbytes <= piece.ctypes.data + piece.nbytes
+        for piece in memory
+    )
 
 
 @final

@@ -5,18 +5,29 @@ from __future__ import annotations
 from collections import OrderedDict
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
-from typing import TYPE_CHECKING, Any, final
+from functools import partial
+from typing import TYPE_CHECKING, Any, TypeAlias, final
 
 import numpy as np
 
+from dlcv.runtime.engines.cuda_device import is_within
 from dlcv.runtime.errors import EngineError
 
 if TYPE_CHECKING:
     from dlcv.runtime.bundle.schema import TensorSpec
     from dlcv.runtime.engines.base import Arrays
-    from dlcv.runtime.engines.cuda_device import Device
+    from dlcv.runtime.engines.cuda_device import Bytes, Device
 
-_MOST_SHAPES = 8  # the full batch, the last batch, and a few image sizes
+SETS_OF_BUFFERS = 2  # of each shape: while one computes, the other is copied
+_MOST_SETS = 16  # of the full batch, the last batch, and a few image sizes
+
+_Key: TypeAlias = "tuple[tuple[tuple[int, ...], ...], int]"
+
+
+class _Run:
+    """A run that was started. outputs: of the caller, when it is finished."""
+
+    outputs: Arrays
 
 
 @final
@@ -45,20 +56,37 @@ class BoundSession:
         self._inputs, self._outputs = specs
         self._place = place
         self._device, self._stream = device, stream
+        self._up, self._down = device.new_stream(), device.new_stream()
         self._start, self._end = device.new_event(), device.new_event()
         self._new_memory = new_memory
         self._graphs = graphs
         self._last_graph = 0
-        self._buffers: OrderedDict[tuple[tuple[int, ...], ...], _Buffers] = OrderedDict()
+        self._buffers: OrderedDict[_Key, _Buffers] = OrderedDict()
+        self._lent: list[Bytes] = []
 
     def run(self, feeds: Mapping[str, np.ndarray[Any, Any]]) -> Arrays:
-        """Copy inputs to the device, run, and copy outputs back. The caller owns the returned arrays."""
+        """Copy to the device, run, copy back. The arrays returned are the caller's."""
+        return self.start(feeds)()
+
+    def host_memory(self, size: int) -> Bytes:
+        """Return page-locked bytes; inputs that lie in them are copied to the device from where they are."""
+        self._device.use()
+        self._lent.append(self._device.allocate_pinned(size))
+        return self._lent[-1]
+
+    def start(self, feeds: Mapping[str, np.ndarray[Any, Any]]) -> Callable[[], Arrays]:
+        """Begin what `run` does, and return the function that waits for it.
+
+        Copies have streams of their own, so that those of one run overlap with the computing of another.
+        """
         buffers = self._ready_buffers(feeds)
         self._launch(buffers)
-        buffers.download(self._stream)
-        self._device.record(self._end, stream=self._stream)
-        self._device.wait(self._end)
-        return {name: host.copy() for name, host in buffers.host_outputs.items()}
+        self._device.record(buffers.computed, stream=self._stream)
+        self._device.make_wait(self._down, event=buffers.computed)
+        buffers.download(self._down)
+        self._device.record(buffers.downloaded, stream=self._down)
+        run = buffers.run = _Run()
+        return partial(self._finish, buffers, run)
 
     def device_seconds(
         self, feeds: Mapping[str, np.ndarray[Any, Any]], *, repeats: int
@@ -80,24 +108,48 @@ class BoundSession:
         while self._buffers:
             self._drop_oldest()
 
+    def _finish(self, buffers: _Buffers, run: _Run) -> Arrays:
+        """Wait for a run, unless that was done when its buffers were needed again."""
+        if buffers.run is run:
+            self._device.use()
+            self._collect(buffers)
+        return run.outputs
+
+    def _collect(self, buffers: _Buffers) -> None:
+        if (run := buffers.run) is None:
+            return
+        buffers.run = None
+        self._device.wait(buffers.downloaded)
+        run.outputs = {name: host.copy() for name, host in buffers.host_outputs.items()}
+
     def _ready_buffers(self, feeds: Mapping[str, np.ndarray[Any, Any]]) -> _Buffers:
-        """Return the buffers for these shapes, after starting to copy the inputs to the device."""
-        self._device.use()  # the calling thread may have changed
-        key = tuple(feeds[spec.name].shape for spec in self._inputs)
+        """Return the buffers of these shapes, with the inputs on their way to the device."""
+        self._device.use()  # the thread may be another than last time
+        buffers = self._buffers_of(feeds)
+        buffers.upload(feeds, stream=self._up, lent=self._lent)
+        self._device.record(buffers.uploaded, stream=self._up)
+        self._device.make_wait(self._stream, event=buffers.uploaded)
+        return buffers
+
+    def _buffers_of(self, feeds: Mapping[str, np.ndarray[Any, Any]]) -> _Buffers:
+        """Return a set of buffers of these shapes that is free: the first, or while that is used the second."""
+        shapes = tuple(feeds[spec.name].shape for spec in self._inputs)
+        keys = [(shapes, number) for number in range(SETS_OF_BUFFERS)]
+        key = next((k for k in keys if k not in self._buffers or not self._buffers[k].run), keys[0])
         if key not in self._buffers:
-            if len(self._buffers) == _MOST_SHAPES:
+            if len(self._buffers) >= _MOST_SETS:
                 self._drop_oldest()
             self._buffers[key] = self._new_buffers(feeds)
         self._buffers.move_to_end(key)
-        buffers = self._buffers[key]
-        buffers.upload(feeds, stream=self._stream)
-        return buffers
+        self._collect(self._buffers[key])
+        return self._buffers[key]
 
     def _launch(self, buffers: _Buffers) -> None:
         self._session.run_with_iobinding(buffers.binding, buffers.options)
 
     def _drop_oldest(self) -> None:
         _, buffers = self._buffers.popitem(last=False)
+        self._collect(buffers)
         if buffers.graph:
             self._session.release_captured_graph(buffers.graph)
         buffers.close()
@@ -105,7 +157,9 @@ class BoundSession:
     def _new_buffers(self, feeds: Mapping[str, np.ndarray[Any, Any]]) -> _Buffers:
         if self._graphs:
             self._last_graph += 1
-        buffers = _Buffers(self._session, memory=self._new_memory(), graph=self._last_graph)
+        buffers = _Buffers(
+            self._session, memory=self._new_memory(), device=self._device, graph=self._last_graph
+        )
         try:
             for spec in self._inputs:
                 buffers.bind_input(spec, feeds[spec.name].shape, place=self._place)
@@ -136,7 +190,9 @@ class BoundSession:
 class _Buffers:
     """Device memory and page-locked host memory for one set of shapes, bound to the session."""
 
-    def __init__(self, session: Any, *, memory: Device, graph: int) -> None:
+    def __init__(self, session: Any, *, memory: Device, device: Device, graph: int) -> None:
+        self.run: _Run | None = None  # that uses them
+        self.uploaded, self.computed, self.downloaded = (device.new_event() for _ in range(3))
         self.binding = session.io_binding()
         self.options = _run_options(graph=graph)
         self.graph = graph
@@ -161,11 +217,16 @@ class _Buffers:
         self.host_outputs[spec.name] = self._allocate(spec.name, dtype, shape)
         self.binding.bind_output(spec.name, *place, dtype, shape, self._addresses[spec.name])
 
-    def upload(self, feeds: Mapping[str, np.ndarray[Any, Any]], *, stream: Any) -> None:
-        """Start to copy the inputs to the device."""
+    def upload(
+        self, feeds: Mapping[str, np.ndarray[Any, Any]], *, stream: Any, lent: Sequence[Bytes]
+    ) -> None:
+        """Start to copy the inputs to the device, from `lent` memory without a copy before."""
         for name, host in self._host_inputs.items():
-            np.copyto(host, feeds[name])
-            self._memory.upload(self._addresses[name], _bytes(host), stream=stream)
+            source = feeds[name]
+            if not is_within(source, lent):
+                np.copyto(host, source)
+                source = host
+            self._memory.upload(self._addresses[name], _bytes(source), stream=stream)
 
     def download(self, stream: Any) -> None:
         """Start to copy the outputs to `host_outputs`."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import traceback
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar, final
 
@@ -15,6 +15,7 @@ from dlcv.runtime.engines.base import (
     EngineInfo,
     EngineModel,
     EngineOptions,
+    UInt8,
     check_feeds,
     settings_from_text,
     with_symbols,
@@ -37,7 +38,7 @@ from dlcv.runtime.engines.tensorrt.execution_contexts import Contexts
 from dlcv.runtime.engines.tensorrt.inspector import realised_precision, shares_from_inspector
 from dlcv.runtime.engines.tensorrt.optimization_profile import profile_for
 from dlcv.runtime.engines.tensorrt.plans import loaded_engine
-from dlcv.runtime.engines.tensorrt.runner import Runner, Tensors
+from dlcv.runtime.engines.tensorrt.runner import SETS_OF_BUFFERS, Runner, Tensors
 from dlcv.runtime.errors import BundleError, EngineError
 from dlcv.runtime.machine.gpu import Gpu, driver
 
@@ -140,6 +141,20 @@ class _PlanEngine(EngineBase):
         """
         check_feeds(self.inputs, feeds)
         return self._open().runner.run(feeds)
+
+    @property
+    def batches_in_flight(self) -> int:
+        """How many runs may be started before the first is finished; see `Engine.batches_in_flight`."""
+        return SETS_OF_BUFFERS
+
+    def host_memory(self, size: int) -> UInt8:
+        """Return page-locked bytes; see `Engine.host_memory`."""
+        return self._open().runner.host_memory(size)
+
+    def start(self, feeds: Mapping[str, np.ndarray[Any, Any]]) -> Callable[[], Arrays]:
+        """Start a run; see `Engine.start`. Raises as `infer`."""
+        check_feeds(self.inputs, feeds)
+        return self._open().runner.start(feeds)
 
     def device_seconds(
         self, feeds: Mapping[str, np.ndarray[Any, Any]], *, repeats: int

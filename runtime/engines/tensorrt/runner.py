@@ -5,7 +5,7 @@ from __future__ import annotations
 import itertools
 import math
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import partial
 from typing import TYPE_CHECKING, Any, final
 
@@ -16,6 +16,7 @@ from dlcv.runtime.engines.cuda_device import (
     Device,
     Handle,
     OutOfDeviceMemoryError,
+    is_within,
 )
 from dlcv.runtime.engines.tensorrt.api import newest_error
 from dlcv.runtime.engines.tensorrt.cuda_graphs import RecordedGraphs
@@ -24,6 +25,9 @@ from dlcv.runtime.errors import EngineError
 
 if TYPE_CHECKING:
     import numpy as np
+
+
+SETS_OF_BUFFERS = 2  # parts under way at a time: one computes while others are copied
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -44,9 +48,28 @@ class Tensors:
         return next(iter(self.most.values()))[0]
 
 
+@dataclass(kw_only=True, eq=False)
+class _Run:
+    """One call: how many items it has, and the outputs of the parts that are collected."""
+
+    count: int
+    results: Arrays = field(default_factory=dict)
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Part:
+    """A part of a run that is under way. number: of all parts, in the order in which they were started."""
+
+    run: _Run
+    number: int
+    start: int
+    end: int
+    outputs: Mapping[str, Shape]
+
+
 @dataclass(kw_only=True)
 class _Buffers:
-    """One set of buffers for the largest shapes: device addresses, and pinned host memory."""
+    """One set of buffers, large enough for every shape: addresses on the device, pinned bytes on the host."""
 
     number: int
     addresses: dict[str, int]
@@ -54,7 +77,7 @@ class _Buffers:
     uploaded: Handle
     computed: Handle
     downloaded: Handle
-    pending: tuple[int, int, Mapping[str, Shape]] | None = None
+    pending: _Part | None = None
 
 
 @final
@@ -82,6 +105,8 @@ class Runner:
         self._graphs = RecordedGraphs(new_context, device, enabled=graphs)
         self._warm_up_runs = 3 if graphs else 1  # the third run of a shape is a graph's
         self._buffers: list[_Buffers] = []
+        self._lent: list[Bytes] = []
+        self._parts_started = 0
         self._up, self._compute, self._down = (device.new_stream() for _ in range(3))
 
     def run(self, feeds: Mapping[str, np.ndarray[Any, Any]]) -> Arrays:
@@ -91,25 +116,34 @@ class Runner:
             InputError: a size is outside of what the engine was built for.
             EngineError: CUDA or TensorRT failed, or memory does not do.
         """
+        return self.start(feeds)()
+
+    def host_memory(self, size: int) -> Bytes:
+        """Return page-locked bytes; inputs that lie in them are copied to the device from where they are."""
         self._device.use()
-        count = len(next(iter(feeds.values())))
-        parts = self._parts(count)
+        self._lent.append(self._device.allocate_pinned(size))
+        return self._lent[-1]
+
+    def start(self, feeds: Mapping[str, np.ndarray[Any, Any]]) -> Callable[[], Arrays]:
+        """Send arrays of any batch to the device, and return the function that waits for their outputs.
+
+        While there are free buffers nothing is waited for. Raises as `run`.
+        """
+        self._device.use()
+        run = _Run(count=len(next(iter(feeds.values()))))
+        parts = self._parts(run.count)
         for start, end in parts:
             self._check(feeds, items=end - start)
-        results: Arrays = {}
         try:
-            for number, (start, end) in enumerate(parts):
-                buffers = self._free_buffers(number % 2, results)
-                self._start(buffers, feeds, start=start, end=end, count=count, results=results)
-            for buffers in self._in_order():
-                self._collect(buffers, results)
-        except OutOfDeviceMemoryError as e:
-            raise EngineError(
-                f"{e} for batches of {min(count, self._tensors.most_items)}; give a smaller --batch"
-            ) from e
-        finally:
-            self._forget_pending()
-        return results
+            for start, end in parts:
+                self._start(self._free_buffers(), feeds, run=run, start=start, end=end)
+        except BaseException as e:
+            self._forget(run)
+            if isinstance(e, OutOfDeviceMemoryError):
+                size = min(run.count, self._tensors.most_items)
+                raise EngineError(f"{e} for batches of {size}; give a smaller --batch") from e
+            raise
+        return partial(self._finish, run)
 
     def device_seconds(
         self, feeds: Mapping[str, np.ndarray[Any, Any]], *, repeats: int
@@ -118,7 +152,7 @@ class Runner:
         self._device.use()
         count = len(next(iter(feeds.values())))
         self._check(feeds, items=count)
-        buffers = self._free_buffers(0, {})
+        buffers = self._free_buffers()
         shapes = {name: array.shape for name, array in feeds.items()}
         self._upload(buffers, feeds, start=0, end=count)
         self._device.make_wait(self._compute, event=buffers.uploaded)
@@ -152,17 +186,27 @@ class Runner:
             least, most = self._tensors.least[spec.name], self._tensors.most[spec.name]
             require_in_profile(spec, shape, least=least, most=most)
 
+    def _finish(self, run: _Run) -> Arrays:
+        """Wait for the outputs of a run."""
+        self._device.use()
+        try:
+            for buffers in self._in_order():
+                if buffers.pending is not None and buffers.pending.run is run:
+                    self._collect(buffers)
+        finally:
+            self._forget(run)
+        return run.results
+
     def _start(
         self,
         buffers: _Buffers,
         feeds: Mapping[str, np.ndarray[Any, Any]],
         *,
+        run: _Run,
         start: int,
         end: int,
-        count: int,
-        results: Arrays,
     ) -> None:
-        """Queue one part on the three streams, without waiting."""
+        """Send one part through the three streams; nothing is waited for."""
         self._upload(buffers, feeds, start=start, end=end)
         self._device.make_wait(self._compute, event=buffers.uploaded)
         inputs = self._tensors.inputs
@@ -174,10 +218,13 @@ class Runner:
             size = _size(spec, outputs[spec.name])
             pinned, address = buffers.pinned[spec.name][:size], buffers.addresses[spec.name]
             self._device.download(pinned, address, stream=self._down)
-            if spec.name not in results:
-                results[spec.name] = _empty(spec, (count, *outputs[spec.name][1:]))
+            if spec.name not in run.results:
+                run.results[spec.name] = _empty(spec, (run.count, *outputs[spec.name][1:]))
         self._device.record(buffers.downloaded, stream=self._down)
-        buffers.pending = (start, end, outputs)
+        self._parts_started += 1
+        buffers.pending = _Part(
+            run=run, number=self._parts_started, start=start, end=end, outputs=outputs
+        )
 
     def _upload(
         self,
@@ -189,9 +236,12 @@ class Runner:
     ) -> None:
         for spec in self._tensors.inputs:
             part = _part(spec, feeds[spec.name], start, end)
-            pinned = buffers.pinned[spec.name][: part.nbytes]
-            pinned.view(part.dtype).reshape(part.shape)[...] = part
-            self._device.upload(buffers.addresses[spec.name], pinned, stream=self._up)
+            if is_within(part, self._lent):
+                source = part.reshape(-1).view("uint8")
+            else:
+                source = buffers.pinned[spec.name][: part.nbytes]
+                source.view(part.dtype).reshape(part.shape)[...] = part
+            self._device.upload(buffers.addresses[spec.name], source, stream=self._up)
         self._device.record(buffers.uploaded, stream=self._up)
 
     def _execute(self, buffers: _Buffers, shapes: Mapping[str, Shape]) -> dict[str, Shape]:
@@ -227,13 +277,17 @@ class Runner:
         if not context.execute_async_v3(self._device.stream_number(self._compute)):
             raise EngineError(f"TensorRT failed: {newest_error(self._logger)}")
 
-    def _free_buffers(self, number: int, results: Arrays) -> _Buffers:
-        """Return a set of buffers that no copy uses, after collecting its previous results."""
-        if number == len(self._buffers):
-            self._buffers.append(self._new_buffers(number))
-        buffers = self._buffers[number]
-        self._collect(buffers, results)
-        return buffers
+    def _free_buffers(self) -> _Buffers:
+        """Return a set of buffers that no copy uses; if all are used, after taking the results out of the oldest."""
+        free = next((b for b in self._buffers if b.pending is None), None)
+        if free is not None:
+            return free
+        if len(self._buffers) < SETS_OF_BUFFERS:
+            self._buffers.append(self._new_buffers(len(self._buffers)))
+            return self._buffers[-1]
+        oldest = self._in_order()[0]
+        self._collect(oldest)
+        return oldest
 
     def _new_buffers(self, number: int) -> _Buffers:
         most = self._tensors.most
@@ -249,26 +303,26 @@ class Runner:
             downloaded=self._device.new_event(),
         )
 
-    def _collect(self, buffers: _Buffers, results: Arrays) -> None:
-        """Wait for a part's outputs, and copy them to the caller's arrays."""
-        if buffers.pending is None:
+    def _collect(self, buffers: _Buffers) -> None:
+        """Wait for a part's outputs, and copy them to where the caller gets them."""
+        if (part := buffers.pending) is None:
             return
-        start, end, shapes = buffers.pending
         buffers.pending = None
         self._device.wait(buffers.downloaded)
         for spec in self._tensors.outputs:
-            size, target = _size(spec, shapes[spec.name]), results[spec.name]
-            pinned = buffers.pinned[spec.name][:size].view(target.dtype)
-            target[start:end] = pinned.reshape(shapes[spec.name])
+            shape, target = part.outputs[spec.name], part.run.results[spec.name]
+            pinned = buffers.pinned[spec.name][: _size(spec, shape)].view(target.dtype)
+            target[part.start : part.end] = pinned.reshape(shape)
 
     def _in_order(self) -> Sequence[_Buffers]:
-        pending = [b for b in self._buffers if b.pending is not None]
-        return sorted(pending, key=lambda b: b.pending or (0, 0, {}))
+        """Return the sets of buffers in use, in the order in which their parts were started."""
+        used = [(b.pending.number, b) for b in self._buffers if b.pending is not None]
+        return [buffers for _, buffers in sorted(used, key=lambda pair: pair[0])]
 
-    def _forget_pending(self) -> None:
-        """After an error, drop the results of other parts and wait until nothing writes to them."""
+    def _forget(self, run: _Run) -> None:
+        """After an error, results of a run's other parts are nobody's; wait until nothing writes to them."""
         for buffers in self._buffers:
-            if buffers.pending is not None:
+            if buffers.pending is not None and buffers.pending.run is run:
                 buffers.pending = None
                 self._device.wait(buffers.downloaded)
 

@@ -220,7 +220,7 @@ def test_the_next_part_is_uploaded_before_the_first_one_is_waited_for(setup: Set
         "use",
         *("upload", "compute", "download"),
         *("upload", "compute", "download"),
-        *("wait", "wait"),
+        *("use", "wait", "wait"),
     ]
 
 
@@ -228,6 +228,38 @@ def test_a_third_part_waits_for_the_buffers_of_the_first(setup: Setup) -> None:
     setup.run(images(12))
     work = [word for word in setup.device.log if word in ("upload", "wait")]
     assert work == ["upload", "upload", "wait", "upload", "wait", "wait"]
+
+
+def test_two_runs_are_under_way_before_the_first_is_waited_for(setup: Setup) -> None:
+    batches = [images(count, seed=count) for count in (4, 3, 2, 1)]
+    first, second = (setup.runner.start({"image": image}) for image in batches[:2])
+    assert "wait" not in setup.device.log
+    third = setup.runner.start({"image": batches[2]})
+    assert setup.device.log.count("wait") == 1, "there are two sets of buffers"
+    finished = [finish()["doubled"] for finish in (second, first, third)]
+    for image, doubled in zip((batches[1], batches[0], batches[2]), finished, strict=True):
+        np.testing.assert_array_equal(doubled, image * 2.0)
+
+
+def test_inputs_in_lent_memory_are_copied_to_the_device_from_where_they_are(setup: Setup) -> None:
+    lent = setup.runner.host_memory(100)
+    batch = lent[:24].reshape(4, 6)
+    batch[...] = images(4)
+    finish = setup.runner.start({"image": batch[:3]})
+    assert all(not buffers.pinned["image"].any() for buffers in setup.runner._buffers)
+    np.testing.assert_array_equal(finish()["doubled"], images(4)[:3] * 2.0)
+    columns = lent[:24].reshape(4, 6)[:, :4]  # no block of memory: it is copied once more
+    np.testing.assert_array_equal(setup.run(columns), images(4)[:, :4] * 2.0)
+
+
+def test_a_run_that_fails_leaves_the_one_before_it_to_be_finished(setup: Setup) -> None:
+    image = images(2)
+    first = setup.runner.start({"image": image})
+    for context in setup.contexts:
+        context.fails = True
+    with pytest.raises(EngineError, match="TensorRT failed"):
+        setup.runner.start({"image": images(3)})
+    np.testing.assert_array_equal(first()["doubled"], image * 2.0)
 
 
 def test_buffers_are_made_once(setup: Setup) -> None:

@@ -20,7 +20,7 @@ import dlcv
 from dlcv.runtime import Classification, Predictor, Refused, Segmentation, open_bundle
 from dlcv.runtime.bundle.schema import Graph
 from dlcv.runtime.engines import EngineOptions, why_unavailable
-from dlcv.runtime.engines.base import Arrays
+from dlcv.runtime.engines.base import Arrays, EngineBase
 from dlcv.runtime.engines.fake import FakeEngine
 from dlcv.runtime.errors import EngineError, ImageError, ModelClosedError, QueueFullError
 
@@ -176,6 +176,52 @@ def test_a_stream_yields_an_answer_before_it_takes_the_next_image(classify_bundl
 
         lags = [len(given) - number for number, _ in enumerate(model.stream(camera()), start=1)]
     assert max(lags) <= 1, "a slow source is not read ahead of its answers"
+
+
+class Device(EngineBase):
+    """Computes when a run is finished, as a GPU may; keeps count of the runs that are under way."""
+
+    def __init__(self, graph: Graph) -> None:
+        fake = FakeEngine(graph)
+        self._info, self._inputs, self._outputs = fake.info, fake.inputs, fake.outputs
+        self.under_way: list[int] = []
+        self.most = 0
+
+    @property
+    def batches_in_flight(self) -> int:
+        return 2
+
+    def start(self, feeds: Any) -> Callable[[], Arrays]:
+        number = max(self.under_way, default=0) + 1
+        self.under_way.append(number)
+        self.most = max(self.most, len(self.under_way))
+
+        def finish() -> Arrays:
+            assert self.under_way.pop(0) == number, "runs are finished in order"
+            time.sleep(0.002)
+            return masks(feeds)  # read only now: the memory must be as it was
+
+        return finish
+
+    def infer(self, feeds: Any) -> Arrays:
+        assert not self.under_way
+        return masks(feeds)
+
+    def close(self) -> None:
+        assert not self.under_way
+
+
+def test_a_device_has_two_batches_in_flight_whose_memory_stays_as_it_was(
+    segment_bundle: Path,
+) -> None:
+    bundle = open_bundle(segment_bundle)
+    engine = Device(bundle.graph())
+    with Predictor(bundle, engine, batch_size=4, workers=4) as model:
+        images = [picture(n, size=(8, 8 + 8 * (n % 2))) for n in range(200)]
+        assert [answer_of(r) for r in model.stream(images)] == [n % 3 for n in range(200)]
+        assert answer_of(model(images[1])[0]) == 1, "what is started last is finished too"
+        assert model.run(images[2][None])["mask"][0, 0, 0] == 2
+    assert engine.most == 2
 
 
 # One caller's trouble is no other's
@@ -341,7 +387,7 @@ def test_a_closed_model_says_so_and_can_be_closed_again(classify_bundle: Path) -
 
 
 def test_the_engine_is_used_and_closed_by_one_thread(segment_bundle: Path) -> None:
-    class Noted(FakeEngine.__mro__[1]):  # type: ignore[misc]  # EngineBase
+    class Noted(EngineBase):
         def __init__(self, graph: Graph) -> None:
             fake = FakeEngine(graph, masks)
             self._info, self._inputs, self._outputs = fake.info, fake.inputs, fake.outputs
