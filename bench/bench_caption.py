@@ -1,8 +1,8 @@
-"""What a caption costs by its length: with the cache, a word costs the same wherever it stands.
+"""Measures captioning time by caption length. With the key/value cache, each word costs the same at any position.
 
-Beside it the same decoder without a cache, which computes all words before it again for each word. A random network
-of the size of recipe caption-flickr8k-mobilenet with a longer cache; both in PyTorch on one thread, then the
-exported graph on ONNX Runtime.
+The same decoder without a cache, which recomputes all earlier words for each word, runs beside it. The network
+is random, of the size of recipe caption-flickr8k-mobilenet with a longer cache. Both run in PyTorch on one
+thread, then the exported graph on ONNX Runtime.
 
     pytest bench/bench_caption.py -s
 """
@@ -16,6 +16,7 @@ import pytest
 import torch
 
 from dlcv.export.caption import graph_from_decoder
+from dlcv.runtime.bundle.report import table
 from dlcv.runtime.engines.base import EngineModel, EngineOptions
 from dlcv.runtime.engines.ort import OrtEngine
 from dlcv.runtime.measure.timing import interleaved, subject_from_call
@@ -57,7 +58,7 @@ def on_engine(engine: OrtEngine, decoder: CaptionDecoder, memory: Any, length: i
 
 
 def bench_caption(benchmark: Any, decoder: CaptionDecoder) -> None:
-    """Print milliseconds a caption, and a word, by length."""
+    """Print milliseconds per caption and per word, by length."""
     torch.set_num_threads(1)
     memory = decoder.memory(torch.randn(1, 1280, 7, 7)).detach()
     graph, arrays = graph_from_decoder(decoder), memory.numpy()
@@ -72,8 +73,11 @@ def bench_caption(benchmark: Any, decoder: CaptionDecoder) -> None:
             calls[f"ort {n}"] = partial(on_engine, engine, decoder, arrays, n)
         subjects = {name: subject_from_call(call) for name, call in calls.items()}
         times = benchmark.pedantic(lambda: interleaved(subjects, seconds=SECONDS), rounds=1)
-    print("\nwords   PyTorch without cache      with cache     ONNX Runtime with cache")
+    rows: list[tuple[str, ...]] = [
+        ("words", "PyTorch without cache", "with cache", "ONNX Runtime with cache")
+    ]
     for n in LENGTHS:
         row = [1000 * times[f"{kind} {n}"].median for kind in ("no cache", "cache", "ort")]
-        print(f"{n:5}", *(f"{ms:14.1f} ms {ms / n:6.2f} a word" for ms in row))
+        rows.append((str(n), *(f"{ms:.1f} ms, {ms / n:.2f} a word" for ms in row)))
         benchmark.extra_info[f"ms at {n}"] = row
+    print("\n" + "\n".join(table(rows)))

@@ -1,4 +1,4 @@
-"""Resident memory after 300 and after 1,200 images (the same photos, repeated) in a fresh process."""
+"""Measures peak memory after 300 and after 1,200 images (the same photos, repeated) in a fresh process."""
 
 import subprocess
 import sys
@@ -14,7 +14,7 @@ import dlcv
 from dlcv.runtime.running.job import run_job
 from dlcv.runtime.images.sources import expand_inputs
 from dlcv.runtime.results import WriteOptions
-from dlcv.runtime.results.writers import FolderWriter
+from dlcv.runtime.results.folder import FolderWriter
 bundle, folder, repeats, output, masks = sys.argv[1:6]
 photos = sys.stdin.read().split("\\n")
 predictor = dlcv.load(bundle, engine="ort", outputs=[output])

@@ -64,14 +64,14 @@ PyTorch then runs in fp16 as well, eager and compiled, and is timed by CUDA even
 
 @dataclass(frozen=True)
 class Case:
-    """What is measured. source: exported first with random weights, and PyTorch runs beside it."""
+    """What to measure. source: exported first with random weights; PyTorch runs beside it."""
 
     name: str
     batches: str
     source: str | None = None
 
     def commands(self, bundle: str, out: str) -> list[list[str]]:
-        """Return the commands that measure it, `out` being a folder."""
+        """Return the commands that measure it. out: the output folder."""
         random = ["--checkpoint", self.source, "--random"] if self.source else []
         sizes = ["--batches", self.batches]
         export = ["dlcv-export", "bundle", self.source or "", "--random", "-o", bundle]
@@ -181,7 +181,7 @@ def _markdown(rows: Sequence[Sequence[str]]) -> list[str]:
 
 
 def main() -> None:
-    """Parse, measure if asked to, write the page."""
+    """Parse arguments, measure on request, and write the page."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--measure", action="store_true", help="measure first")
     parser.add_argument("--note", help="a sentence on the machine that day, for the page")

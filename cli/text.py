@@ -1,8 +1,15 @@
-"""What people type, as values; what does not fit is one sentence that names the option."""
+"""Parses the values of options; errors name the option."""
 
 from __future__ import annotations
 
+import shutil
+import sys
 from collections.abc import Sequence
+
+
+def terminal_width() -> int | None:
+    """Return the width of the terminal on stdout in characters; None where stdout is a pipe or a file."""
+    return shutil.get_terminal_size().columns if sys.stdout.isatty() else None
 
 
 def size_from_text(text: str | None) -> tuple[int, int] | None:

@@ -1,1 +1,1 @@
-"""Checkpoint to bundle: ONNX graphs, precisions and the parity gate."""
+"""Exports checkpoints as bundles: ONNX graphs, lower precisions, and the parity gate."""

@@ -1,4 +1,4 @@
-"""From a source to a bundle: wrap, export, pass the parity gate, record golden cases, write."""
+"""Exports a source as a bundle: wrap, export, pass the parity gate, record golden cases, write."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ from dlcv.train.caption.network import Captioner
 
 
 def export_bundle(source: ExportSource, out: Path, options: BundleOptions | None = None) -> Bundle:
-    """Export a source and return the bundle; it is written only if the parity gate passes.
+    """Export a source and return the bundle. It is written only if the parity gate passes.
 
     Raises:
         InputError: the model cannot be wrapped, or the images do not do.
@@ -57,7 +57,7 @@ def export_bundle(source: ExportSource, out: Path, options: BundleOptions | None
 
 
 def _further_parts(source: ExportSource, model: Part) -> Sequence[Part]:
-    """Return the graph `distance` of a few-shot source, or `decoder` of a captioner."""
+    """Return the second graph: `distance` of a few-shot source, or `decoder` of a captioner."""
     if isinstance(source.model, Captioner):
         return [decoder_part(source.model.decoder, model)]
     return [distance_part(source.distance, model)] if source.distance is not None else []
@@ -66,7 +66,7 @@ def _further_parts(source: ExportSource, model: Part) -> Sequence[Part]:
 def verify_bundle(
     path: Path, source: ExportSource, *, images: Sequence[Path] = (), engine: str = "auto"
 ) -> ParityReport:
-    """Compare a bundle with the source that it was exported from, as the gate does.
+    """Compare a bundle with the source that it was exported from, with the parity gate.
 
     Raises:
         BundleError: the bundle is damaged.
@@ -102,9 +102,9 @@ def wrapper_from_source(source: ExportSource) -> Wrapper:
 
 
 def _require_fit(source: ExportSource) -> None:
-    """Run the model once: size and classes are what users give, and mistake."""
+    """Run the model once, because the size and classes that users give may be wrong."""
     if isinstance(source.model, Captioner):
-        return  # it was built for its size, and has no classes
+        return  # built for this size; has no classes
     height, width = source.preprocessing.size
     try:
         with torch.inference_mode():
@@ -122,14 +122,14 @@ def _require_fit(source: ExportSource) -> None:
 
 
 def exported_graph(source: ExportSource, wrapper: Wrapper) -> ExportedGraph:
-    """Export the wrapper; height and width are dynamic for segmenters."""
+    """Export the wrapper. Height and width are dynamic for segmenters."""
     preprocessing = source.preprocessing
     multiple = preprocessing.multiple if _is_dynamic(source) else None
     return graph_from_wrapper(wrapper, preprocessing.size, multiple=multiple)
 
 
 def _require_same_words(manifest: Manifest, source: ExportSource) -> None:
-    """Check what the numbers cannot show: task, class names and preprocessing."""
+    """Check what numbers cannot show: task, class names and preprocessing."""
     pairs: dict[str, tuple[object, object]] = {
         "task": (manifest.task, source.task),
         "classes": ([c.name for c in manifest.classes], [c.name for c in source.classes]),

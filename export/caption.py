@@ -1,7 +1,7 @@
-"""The second graph of a captioner: one step of its decoder, with a cache of fixed size.
+"""The second graph of a captioner: one decoder step, with a key/value cache of fixed size.
 
-The cache holds every position from the start and `position` says which is next, because engines disagree about
-tensors without elements, as a growing cache would begin.
+The cache has room for every position from the start, and `position` is the next one. A growing cache would
+start empty, and engines disagree about tensors without elements.
 """
 
 from __future__ import annotations
@@ -18,10 +18,10 @@ from dlcv.export.writing import ExportedGraph, Part
 from dlcv.runtime.bundle.schema import TensorSpec
 from dlcv.train.caption.network import CaptionDecoder
 
-_EXAMPLES = 2  # of one, torch would make a constant
-_START = 1  # any token does to begin with
+_EXAMPLES = 2  # torch would make a size of 1 a constant
+_START = 1  # any token will do
 _POSITIONS = (0, 3)
-_BATCHES = 3  # of photos whose captions are begun
+_BATCHES = 3  # number of photos
 
 
 class DecoderStep(nn.Module):
@@ -43,7 +43,7 @@ def graph_from_decoder(decoder: CaptionDecoder) -> ExportedGraph:
     random = torch.Generator().manual_seed(0)
     layers, _, heads, _, width = decoder.cache_shape
     places = decoder.grid[0] * decoder.grid[1]
-    # One tensor for both would be one input.
+    # The same tensor for both would become one input.
     token, position = (torch.full((_EXAMPLES,), n, dtype=torch.int32) for n in (_START, 2))
     shapes: dict[str, tuple[int, ...]] = {
         "cache": decoder.cache_shape,
@@ -71,7 +71,7 @@ def graph_from_decoder(decoder: CaptionDecoder) -> ExportedGraph:
 
 
 def decoder_part(decoder: CaptionDecoder, encoder: Part) -> Part:
-    """Return the graph `decoder`, to be compared on what the reference gave of photos."""
+    """Return the graph `decoder`, with test cases made from the reference's outputs for photos."""
     return Part(
         name="decoder",
         graph=graph_from_decoder(decoder),
@@ -81,9 +81,9 @@ def decoder_part(decoder: CaptionDecoder, encoder: Part) -> Part:
 
 
 def decoder_runs(decoder: CaptionDecoder, image_runs: Sequence[Run]) -> list[Run]:
-    """Return steps at two positions of the captions of photos, with what came before in their caches.
+    """Return decoder steps at two positions of the photos' captions, with the earlier steps in their caches.
 
-    The logits are those of the whole caption at once, without a cache: a wrong cache cannot agree with itself.
+    The expected logits come from the whole caption at once, without a cache, so that a wrong cache is detected.
     """
     return [
         _run(decoder, run, position) for run in image_runs[:_BATCHES] for position in _POSITIONS

@@ -1,4 +1,4 @@
-"""The second graph of a few-shot bundle: how near embeddings are to prototypes."""
+"""The second graph of a few-shot bundle: scores of embeddings against prototypes."""
 
 from __future__ import annotations
 
@@ -16,11 +16,11 @@ from dlcv.runtime.bundle.schema import TensorSpec
 
 Vectors: TypeAlias = "np.ndarray[Any, np.dtype[np.float32]]"
 
-_QUERIES, _CLASSES = 2, 3  # of the example: different numbers, so that the axes stay apart
+_QUERIES, _CLASSES = 2, 3  # sizes of the example; different, so that the axes stay distinct
 
 
 def graph_from_distance(distance: nn.Module, *, width: int) -> ExportedGraph:
-    """Export a distance with any number of queries and prototypes. width: of the embeddings."""
+    """Export a distance for any number of queries and prototypes. width: of the embeddings."""
     random = torch.Generator().manual_seed(0)
     examples = tuple(torch.randn(n, width, generator=random) for n in (_QUERIES, _CLASSES))
     symbols = ("batch", "classes")
@@ -37,7 +37,7 @@ def graph_from_distance(distance: nn.Module, *, width: int) -> ExportedGraph:
 
 
 def distance_part(distance: nn.Module, model: Part) -> Part:
-    """Return the graph `distance`, to be compared on the embeddings that the reference gave of photos."""
+    """Return the graph `distance`, with test cases made from the reference's embeddings of photos."""
     width = model.golden[0].expected["embedding"].shape[1]
     return Part(
         name="distance",
@@ -48,7 +48,7 @@ def distance_part(distance: nn.Module, model: Part) -> Part:
 
 
 def distance_runs(distance: nn.Module, image_runs: Sequence[Run]) -> list[Run]:
-    """Compare the embeddings of photos: one with all others, then all with all of them."""
+    """Return test cases from the photos' embeddings: one against all others, then all against all."""
     vectors = np.concatenate([run.expected["embedding"] for run in image_runs])
     return [
         _run(distance, vectors[:1], vectors[1:]),

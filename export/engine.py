@@ -1,4 +1,4 @@
-"""Build an engine ahead of time: into the cache, a bundle or a file."""
+"""Builds engines ahead of time, into the cache, a bundle or a file."""
 
 from __future__ import annotations
 
@@ -31,9 +31,9 @@ TARGETS = {"trt": TENSORRT, "rtx": TENSORRT_RTX}
 class EngineBuild:
     """What to build.
 
-    target: "trt" or "rtx". graph: None is the one that takes images. outputs: those wanted; None means all. largest: (height, width) for a graph
-    of dynamic size; None: the manifest's. options: as those of `load_engine`; its plan is the one that
-    `load_engine` would build.
+    target: "trt" or "rtx". graph: None means the one that takes images. outputs: the wanted ones; None means
+    all. largest: (height, width) for a graph of dynamic size; None means the manifest's. options: as for
+    `load_engine`, which would build the same plan.
     """
 
     target: str
@@ -46,7 +46,7 @@ class EngineBuild:
 
 @dataclass(frozen=True, kw_only=True)
 class MadeEngine:
-    """A built plan, what it was built for, and where it lies."""
+    """A built plan, what it was built for, and its location."""
 
     request: BuildRequest
     plan: BuiltPlan
@@ -54,7 +54,7 @@ class MadeEngine:
 
 
 def engine_into_cache(bundle: Bundle, build: EngineBuild) -> MadeEngine:
-    """Build an engine and put it where `load_engine` finds it.
+    """Build an engine and store it where `load_engine` finds it.
 
     Raises:
         EngineUnavailableError: TensorRT is not installed, or needs a GPU that is not here.
@@ -69,7 +69,7 @@ def engine_into_cache(bundle: Bundle, build: EngineBuild) -> MadeEngine:
 
 
 def engine_into_file(bundle: Bundle, build: EngineBuild, *, out: Path) -> MadeEngine:
-    """Build an engine and write the bare plan, as trtexec reads it, and what it fits to a .json beside it.
+    """Build an engine and write the bare plan, as trtexec reads it, and a .json that says what it fits.
 
     Raises:
         as `engine_into_cache`.
@@ -98,9 +98,9 @@ def engine_into_file(bundle: Bundle, build: EngineBuild, *, out: Path) -> MadeEn
 
 
 def engine_into_bundle(bundle: Bundle, build: EngineBuild) -> MadeEngine:
-    """Build an engine and write the bundle again with it, all at once.
+    """Build an engine and write the bundle again with it, atomically.
 
-    A plan that is there for the same graph and fields is replaced.
+    An existing plan for the same graph and fields is replaced.
 
     Raises:
         as `engine_into_cache`.
@@ -142,7 +142,7 @@ def engine_into_bundle(bundle: Bundle, build: EngineBuild) -> MadeEngine:
 
 
 def largest_sides(bundle: Bundle, longest_side: int | None) -> tuple[int, int] | None:
-    """Return (height, width) of the largest images of a longest side, as `dlcv-infer --size` makes them.
+    """Return the (height, width) of the largest images for a longest side, as `dlcv-infer --size` makes them.
 
     Raises:
         InputError: the bundle's graph has a fixed size.
@@ -199,7 +199,7 @@ def _graphs_with_plan(
 
 
 def _write_whole(path: Path, data: bytes) -> None:
-    """Write under another name first, so that nobody sees half a file."""
+    """Write to a temporary name and rename, so that nobody sees a partial file."""
     temporary = path.with_name(f".{path.name}.{secrets.token_hex(4)}")
     try:
         temporary.write_bytes(data)

@@ -1,4 +1,4 @@
-"""The parity gate: PyTorch against an engine on real images; nothing is exported that fails it."""
+"""The parity gate: compares PyTorch with an engine on real images. Nothing is exported that fails it."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ MAX_IMAGES = 32
 _LARGER_BATCH = 4
 _IMAGES_OF_OTHER_SIZE = 3
 _MANY_FAILURES = 12
-_GOLDEN_SIZES = ((192, 256), (256, 192))  # of dynamic graphs: small, so that bundles stay small
+_GOLDEN_SIZES = ((192, 256), (256, 192))  # for dynamic graphs; small, so that bundles stay small
 
 Pixels: TypeAlias = "np.ndarray[Any, np.dtype[np.uint8]]"
 
@@ -34,7 +34,7 @@ class Batch:
 
 @dataclass(frozen=True, kw_only=True)
 class Run:
-    """What a graph is fed and what the reference answers, arrays by name; `name` is for messages."""
+    """A test case: a graph's inputs and the reference's outputs, arrays by name. `name` is for messages."""
 
     name: str
     feeds: Arrays
@@ -61,7 +61,7 @@ def images_from(paths: Sequence[Path]) -> tuple[Path, ...]:
 def gate_batches(
     images: Sequence[Path], preprocessing: Preprocessing, *, dynamic: bool
 ) -> list[Batch]:
-    """Return batches of one and of several images; at two sizes where sizes are dynamic.
+    """Return a batch of one image and batches of several. Dynamic graphs get them at two image sizes.
 
     Raises:
         InputError: an image cannot be read.
@@ -76,7 +76,7 @@ def gate_batches(
 def golden_batches(
     images: Sequence[Path], preprocessing: Preprocessing, *, dynamic: bool
 ) -> list[Batch]:
-    """Return one batch of one image and one of two others, small ones where sizes are dynamic.
+    """Return a batch of one image and a batch of two others; small images for dynamic graphs.
 
     Raises:
         InputError: fewer than three images.
@@ -92,7 +92,7 @@ def golden_batches(
 
 
 def runs_from(reference: Callable[[Pixels], Arrays], batches: Sequence[Batch]) -> list[Run]:
-    """Ask the reference for its answer to each batch."""
+    """Run the reference on each batch."""
     return [
         Run(name=batch.name, feeds={"image": batch.image}, expected=reference(batch.image))
         for batch in batches
@@ -106,7 +106,7 @@ def pass_gate(
     reference: str,
     images: str,
 ) -> ParityReport:
-    """Run an engine on every batch and report how far it is from the reference.
+    """Run an engine on every batch and report its deviation from the reference.
 
     The tolerances are those of the engine's precision.
 
@@ -150,7 +150,7 @@ def _failure_text(failures: Sequence[str], *, reference: str, engine: Engine) ->
 
 
 def _two_sizes(preprocessing: Preprocessing) -> tuple[tuple[int, int], tuple[int, int]]:
-    """Return the graph's usual size, and another: turned on its side, or narrower if it is square."""
+    """Return the graph's usual size and a second one: height and width swapped, or a narrower one if it is square."""
     height, width = preprocessing.size
     if height != width:
         return (height, width), (width, height)
@@ -159,7 +159,7 @@ def _two_sizes(preprocessing: Preprocessing) -> tuple[tuple[int, int], tuple[int
 
 
 def _stretched(preprocessing: Preprocessing, size: tuple[int, int] | None) -> Preprocessing:
-    """Bring all images to one size, so that they fit into one batch; None keeps the bundle's own."""
+    """Resize all images to one size, so that they fit into one batch. None keeps the bundle's own sizes."""
     if size is None:
         return preprocessing
     return Preprocessing(resize="stretch", size=size, resample=preprocessing.resample)

@@ -1,4 +1,4 @@
-"""The model card of a bundle: README.md, written from its manifest and its source."""
+"""Writes a bundle's model card, README.md, from its manifest and source."""
 
 from __future__ import annotations
 
@@ -23,13 +23,13 @@ _OUTPUTS = {
     "memory": "keys and values of the image for every layer of the decoder",
     "confidence": "the probability of the class in the mask, in 0..1",
 }
-_FURTHER = {  # graphs beside the one that takes images
+_FURTHER = {  # graphs other than the one that takes images
     "distance": "more is nearer",
     "decoder": "goes on with a caption by one token: `cache` holds the tokens so far, zeros at first, and "
     "`next_cache` what to go on with; `attention` is where the last layer looked for the next token and sums to 1",
 }
 _MOST_CLASSES_LISTED = 60
-# Settings that the card says elsewhere.
+# Settings that appear elsewhere in the card.
 _SAID = ("name", "task", "description", "classes", "preprocessing", "data_note", "licence_note")
 _PARITY_NOTE = (
     "Differences of `embedding` are relative to its largest value; of `mask`, the difference is 1 "

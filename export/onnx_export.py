@@ -1,4 +1,4 @@
-"""From a wrapper to an ONNX graph with the names, dtypes and symbols of the graph contract."""
+"""Exports a wrapper as an ONNX graph with the names, dtypes and symbols of the graph contract."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from dlcv.export.wrappers import Wrapper
 from dlcv.export.writing import OPSET, ExportedGraph
 from dlcv.runtime.bundle.schema import Dimension, DType, TensorSpec
 
-_EXAMPLE_BATCH = 2  # of one, torch would make a constant
+_EXAMPLE_BATCH = 2  # torch would make a size of 1 a constant
 _DTYPES: dict[torch.dtype, DType] = {torch.uint8: "uint8", torch.float32: "float32"}
 _ONNX_TYPES = {
     "uint8": onnx.TensorProto.UINT8,
@@ -31,8 +31,8 @@ def graph_from_wrapper(
 ) -> ExportedGraph:
     """Export a wrapper with a dynamic batch.
 
-    size: (height, width) of the input. multiple: height and width are dynamic, in multiples of this;
-    None fixes them to `size`.
+    size: (height, width) of the input. multiple: height and width are dynamic, in multiples of this; None fixes
+    them to `size`.
     """
     example = torch.randint(
         0, 256, (_EXAMPLE_BATCH, *size, 3), dtype=torch.uint8, generator=_seeded()
@@ -59,10 +59,10 @@ def graph_from_module(
     outputs: tuple[TensorSpec, ...],
     dimensions: tuple[dict[int, Any], ...],
 ) -> ExportedGraph:
-    """Export a module with the tensors that it is promised to have.
+    """Export a module with given input and output tensors.
 
-    examples: an array for each input; a dynamic axis has 2 or more, of 1 torch would make a constant.
-    dimensions: the dynamic axes of each input, as `torch.export` wants them.
+    examples: an array for each input; dynamic axes need a size of 2 or more, because torch would make 1 a
+    constant. dimensions: the dynamic axes of each input, as for `torch.export`.
     """
     with torch.no_grad(), _quiet():
         program: Any = torch.onnx.export(
@@ -91,7 +91,7 @@ def _dynamic_sizes(multiple: int | None) -> dict[int, Any]:
 def _shape(
     answer: torch.Tensor, *, size: tuple[int, int], symbols: tuple[Dimension, ...]
 ) -> tuple[Dimension, ...]:
-    """Name an output's axes: those of a map as large as the image are the image's."""
+    """Return an output's shape, with the image's symbols for maps as large as the image."""
     inner = tuple(answer.shape[1:])
     return ("batch", *(symbols if inner == size else inner))
 
@@ -99,7 +99,7 @@ def _shape(
 def _cleaned(
     model: onnx.ModelProto, *, inputs: tuple[TensorSpec, ...], outputs: tuple[TensorSpec, ...]
 ) -> onnx.ModelProto:
-    """Declare the tensors as promised, and drop what the exporter notes about this machine."""
+    """Declare the tensors as specified, and drop the exporter's notes about this machine."""
     graph = model.graph
     for values, specs in ((graph.input, inputs), (graph.output, outputs)):
         del values[:]
@@ -107,7 +107,7 @@ def _cleaned(
             onnx.helper.make_tensor_value_info(spec.name, _ONNX_TYPES[spec.dtype], list(spec.shape))
             for spec in specs
         )
-    del graph.value_info[:]  # engines infer these; the exporter's hold symbols of its own
+    del graph.value_info[:]  # engines infer these; the exporter's contain its own symbols
     strip_notes(model)
     graph.name = "dlcv"
     onnx.checker.check_model(model, full_check=True)
@@ -120,7 +120,7 @@ def _seeded() -> torch.Generator:
 
 @contextmanager
 def _quiet() -> Iterator[None]:
-    """Keep the exporter's remarks to its own developers from the user; errors still raise."""
+    """Suppress the exporter's messages to its own developers. Errors are still raised."""
     logger = logging.getLogger("torch.onnx")
     level = logger.level
     logger.setLevel(logging.ERROR)

@@ -1,4 +1,4 @@
-"""What PyTorch answers: the reference of the parity gate and of a bundle's golden cases."""
+"""PyTorch's outputs, the reference of the parity gate and of the golden cases."""
 
 from __future__ import annotations
 
@@ -16,11 +16,11 @@ from dlcv.runtime.engines.base import Arrays
 
 @final
 class Reference:
-    """Answers pixels with arrays, without the graph and, for the decisions, without the wrapper.
+    """Computes a bundle's outputs in PyTorch, without the graph and, for the main outputs, without the wrapper.
 
-    `probabilities`, `mask`, `confidence` and an embedder's `embedding` come from the untouched model on pixels
-    that are normalised here, in Python: a wrong wrapper cannot agree with itself. The other outputs exist
-    only in the wrapper, and come from running it in PyTorch.
+    `probabilities`, `mask`, `confidence` and an embedder's `embedding` come from the unchanged model, on pixels
+    that are normalised here, so that a wrong wrapper cannot agree with itself. The other outputs exist only in
+    the wrapper, and come from running it in PyTorch.
     """
 
     def __init__(self, source: ExportSource, wrapper: Wrapper) -> None:
@@ -29,7 +29,7 @@ class Reference:
 
     @property
     def words(self) -> str:
-        """What answers."""
+        """A description of the reference, for reports."""
         return f"PyTorch {torch.__version__.partition('+')[0]} fp32 cpu"
 
     def __call__(self, image: np.ndarray[Any, np.dtype[np.uint8]]) -> Arrays:

@@ -1,4 +1,4 @@
-"""The JSON Schema of manifests, as it is published: `python -m dlcv.export.schema > FILE`."""
+"""Prints the JSON Schema of manifests: `python -m dlcv.export.schema > FILE`."""
 
 from __future__ import annotations
 

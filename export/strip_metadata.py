@@ -1,4 +1,4 @@
-"""What an ONNX file notes about the machine that wrote it, taken out."""
+"""Removes notes about the exporting machine from an ONNX file."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from typing import Any
 
 
 def strip_notes(message: Any) -> None:
-    """Clear metadata and documentation of a message and all inside it: they hold paths and sources."""
+    """Clear the metadata and documentation of a message and its parts. They contain paths and sources."""
     for field in ("metadata_props", "doc_string"):
         if field in message.DESCRIPTOR.fields_by_name:
             message.ClearField(field)

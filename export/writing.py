@@ -1,4 +1,4 @@
-"""What every export ends with: prove the graph, record golden cases, write the bundle. Without PyTorch."""
+"""Shared by exports and imports: check the graph, record golden cases, write the bundle. Without PyTorch."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ from dlcv.runtime.errors import InputError, OutputError
 from dlcv.runtime.images.samples import sample_paths
 from dlcv.runtime.machine.system import installed_version
 
-OPSET = 18  # what torch's exporter writes by itself; every engine of dlcv reads it
+OPSET = 18  # the default of torch's exporter; every engine of dlcv reads it
 NAME_PATTERN = r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}"
 CARD_FILE = "README.md"
 _LIBRARIES = ("dlcv", "torch", "torchvision", "timm", "onnx", "onnxscript", "onnxruntime")
@@ -55,11 +55,11 @@ def _silent(_: str) -> None: ...
 
 @dataclass(frozen=True, kw_only=True)
 class BundleOptions:
-    """How a bundle is written.
+    """How to write a bundle.
 
-    name: in the manifest, instead of the source's. licence: instead of the source's text.
-    images: files and folders for the parity gate; empty means the sample photos of dlcv.
-    overwrite: replace a bundle that is there. progress: told what happens, a few words at a time.
+    name: in the manifest, instead of the source's. licence: instead of the source's text. images: files and
+    folders for the parity gate; empty means dlcv's sample photos. overwrite: replace an existing bundle.
+    progress: called with progress messages.
     """
 
     name: str | None = None
@@ -78,7 +78,7 @@ class BundleOptions:
 
 @dataclass(frozen=True, kw_only=True)
 class ExportedGraph:
-    """An ONNX model as bytes, its tensors as the manifest lists them, and what its arithmetic is."""
+    """An ONNX model as bytes, its tensors as in the manifest, and the precision of its arithmetic."""
 
     model: bytes
     inputs: tuple[TensorSpec, ...]
@@ -94,7 +94,10 @@ class ExportedGraph:
 
 @dataclass(frozen=True, kw_only=True)
 class Part:
-    """A graph of a bundle to be. golden: the runs that are recorded; runs: those that it must pass besides."""
+    """A graph to put into a bundle.
+
+    golden: the runs to record as golden cases. runs: further runs that it must pass.
+    """
 
     name: str
     graph: ExportedGraph
@@ -109,18 +112,18 @@ class Part:
 
 
 class Answerer(Protocol):
-    """What a graph is compared with: the model itself, run without the graph. words: what it is."""
+    """The reference for a graph: the model itself, run without the graph. words: its description."""
 
     @property
     def words(self) -> str: ...
 
     def __call__(self, image: Pixels) -> Arrays:
-        """Answer pixels, uint8 (B, H, W, 3) RGB, with an array for each output of the graph."""
+        """Return an array for each output of the graph, from pixels, uint8 (B, H, W, 3) RGB."""
         ...
 
 
 def require_writable(out: Path, *, overwrite: bool) -> None:
-    """Check before the work what `save_bundle` checks after it.
+    """Check in advance what `save_bundle` checks at the end.
 
     Raises:
         OutputError: `out` exists and may not be replaced.
@@ -158,8 +161,8 @@ def proved_bundle(
 ) -> Bundle:
     """Compare a graph with its reference and write the bundle, if the parity gate passes.
 
-    further: the graphs that come beside `model`; it is given that part, whose runs hold what the reference answered.
-    Golden cases are always made of the sample photos of dlcv, which anybody may pass on.
+    further: returns the graphs besides `model`; called with that part, whose runs hold the reference's outputs.
+    Golden cases are always made from dlcv's sample photos, which may be redistributed.
 
     Raises:
         InputError: the images do not do.
@@ -199,7 +202,7 @@ def gate_runs(
     images: Sequence[Path],
     dynamic: bool,
 ) -> list[Run]:
-    """Ask the reference for its answers to images, or to the sample photos where none are given.
+    """Run the reference on images, or on the sample photos if none are given.
 
     Raises:
         InputError: an image cannot be read, or there are too few.
@@ -209,12 +212,12 @@ def gate_runs(
 
 
 def words_for(images: Sequence[Path]) -> str:
-    """Return what a parity report says about the images that were given, or were not."""
+    """Return how a parity report describes the given images."""
     return f"{len(images_from(images))} images given" if images else "the sample photos of dlcv"
 
 
 def _golden_files(part: Part) -> dict[str, bytes]:
-    """Return NPZ files with arrays `input.NAME` and `output.NAME`, compressed, by path."""
+    """Return compressed NPZ files with arrays `input.NAME` and `output.NAME`, by path."""
     files = {}
     stem = "case" if part.name == "model" else part.name
     for number, run in enumerate(part.golden, start=1):

@@ -1,1 +1,1 @@
-"""Recipes, data, models and training: makes checkpoints."""
+"""Training: recipes, data, models, and the training loop. Produces checkpoints."""

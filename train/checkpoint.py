@@ -1,7 +1,7 @@
-"""A checkpoint: a folder of `model.safetensors`, `recipe.yaml` and `metrics.json`; a captioner's has a tokenizer too.
+"""A checkpoint: a folder with `model.safetensors`, `recipe.yaml` and `metrics.json`; for captioners, also a tokenizer.
 
-It says everything that rebuilding the network takes; neither data nor pretrained weights are needed.
-Lightning's own `.ckpt` beside it is for resuming a run, nothing else.
+It is sufficient to rebuild the network, without data or pretrained weights. Lightning's `.ckpt` beside it is
+used only to resume a run.
 """
 
 from __future__ import annotations
@@ -34,10 +34,11 @@ _FILES = (WEIGHTS_FILE, RECIPE_FILE, METRICS_FILE)
 
 @dataclass(frozen=True, kw_only=True)
 class Checkpoint(Generic[AnyRecipe]):
-    """A trained network, in evaluation mode, with what made it and how well it did.
+    """A trained network in evaluation mode, with its recipe and metrics.
 
-    model: takes normalised float32 images (B, 3, H, W); normalisation is `recipe.normalization`. What it gives
-        is said where the task is (`dlcv.train.tasks`): classifiers give logits (B, classes), segmenters `{"out": logits (B, classes, H, W)}`.
+    model: takes normalised float32 images (B, 3, H, W); normalisation is `recipe.normalization`. The task
+        defines the output (`dlcv.train.tasks`): classifiers give logits (B, classes), segmenters `{"out":
+        logits (B, classes, H, W)}`.
     metrics: as measured on the validation or test set; values are numbers or {class: number}.
     """
 
@@ -55,9 +56,9 @@ def save_checkpoint(
     metrics: Mapping[str, Any],
     files: Mapping[str, bytes] | None = None,
 ) -> None:
-    """Write a checkpoint's three files into a folder, each under a temporary name and then renamed.
+    """Write a checkpoint's three files to a folder, each atomically.
 
-    files: the task's own, by name. Other files in the folder stay. An older checkpoint there is replaced.
+    files: further files of the task, by name. An older checkpoint is replaced; other files in the folder stay.
 
     Raises:
         OutputError: the folder cannot be written.
@@ -92,7 +93,7 @@ def load_checkpoint(folder: str | Path, kind: type[AnyRecipe]) -> Checkpoint[Any
 def load_checkpoint(folder: str | Path, kind: type[RunRecipe] = RunRecipe) -> Checkpoint[Any]:
     """Rebuild a network from a checkpoint folder, on the CPU, in evaluation mode.
 
-    kind: the class that its recipe must have, for a caller who can do with no other task.
+    kind: the class that its recipe must have, for callers that support only one task.
 
     Raises:
         RecipeError: a file is missing or damaged, the weights do not fit the recipe's model, or its task is of
@@ -115,7 +116,7 @@ def load_checkpoint(folder: str | Path, kind: type[RunRecipe] = RunRecipe) -> Ch
 
 
 def backbone_state(path: str | Path) -> dict[str, Tensor]:
-    """Return the tensors of a checkpoint's backbone without its head, or all of a weights file.
+    """Return the tensors of a checkpoint's backbone without its head, or all tensors of a weights file.
 
     Raises:
         RecipeError: neither, or damaged.

@@ -1,4 +1,4 @@
-"""Score a checkpoint on the test set of its recipe (or its validation set, if it has no other), in float32."""
+"""Evaluates a checkpoint on the test set of its recipe (or the validation set, if it has no other), in float32."""
 
 from __future__ import annotations
 
@@ -24,10 +24,10 @@ _TOP = 5
 
 
 def evaluate(checkpoint: Checkpoint[Recipe], root: Path) -> dict[str, Any]:
-    """Return the metrics of a checkpoint, and `images`, how many they were measured on.
+    """Return the metrics of a checkpoint, and `images`, the number of images they were measured on.
 
     For classifiers of more than five classes also `top5`, the share of images with the right class among the
-    likeliest five. `dlcv-infer evaluate` gives the same figures of a bundle.
+    five likeliest. `dlcv-infer evaluate` gives the same metrics for a bundle.
 
     root: the data root.
 
@@ -49,7 +49,7 @@ def evaluate(checkpoint: Checkpoint[Recipe], root: Path) -> dict[str, Any]:
 
 
 def answers(checkpoint: Checkpoint[Recipe], dataset: Dataset) -> Iterator[tuple[Any, Tensor]]:
-    """Yield what the network gives for each batch of a data set, in order, and the batch's labels."""
+    """Yield the network's output and the labels for each batch of a data set, in order."""
     recipe = checkpoint.recipe
     for images, labels in PlainBatches(dataset=dataset, batch=recipe.batch):
         with torch.inference_mode():

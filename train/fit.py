@@ -1,9 +1,9 @@
-"""Train a recipe, from the first line to the last.
+"""Trains a recipe.
 
-The output folder gets, at every improvement on the validation set, a checkpoint
-(`model.safetensors`, `recipe.yaml`, `metrics.json`: see `dlcv.train.checkpoint`); after every epoch
-`resume.ckpt`, from which `resume=True` continues exactly; and `log/`, with the loss and the metric of
-every epoch as CSV, and for TensorBoard if asked. Before the first step the plan goes to stderr.
+The output folder gets, at every improvement on the validation set, a checkpoint (`model.safetensors`,
+`recipe.yaml`, `metrics.json`: see `dlcv.train.checkpoint`); after every epoch `resume.ckpt`, from which
+`resume=True` continues exactly; and `log/`, with the loss and the metric of every epoch as CSV, and for
+TensorBoard on request. The plan is printed to stderr before the first step.
 """
 
 from __future__ import annotations
@@ -49,10 +49,10 @@ def fit(
     hardware: Hardware | None = None,
     tensorboard: bool = False,
 ) -> dict[str, Any]:
-    """Train and return the metrics of the best epoch, measured again in float32.
+    """Train, and return the metrics of the best epoch, measured again in float32.
 
-    root: the data root. tensorboard: log for it, too. On several devices, processes other than the first
-    return the metrics of the last score.
+    root: the data root. tensorboard: also write a TensorBoard log. On several devices, processes other than the
+    first return the metrics of the last validation.
 
     Raises:
         RecipeError: data or weights are missing or do not fit, or the loss stopped being a number.
@@ -85,7 +85,7 @@ def fit(
             ) from e
         raise
     if torch.distributed.is_available() and torch.distributed.is_initialized():
-        torch.distributed.destroy_process_group()  # what follows, one process does alone
+        torch.distributed.destroy_process_group()  # the rest is done by one process alone
     if not trainer.is_global_zero:
         measured: dict[str, Any] = module.metrics
         return measured
@@ -104,17 +104,17 @@ def _trainer(recipe: RunRecipe, out: Path, *, hardware: Hardware, tensorboard: b
         devices=hardware.devices,
         num_nodes=hardware.nodes,
         strategy=hardware.strategy,
-        use_distributed_sampler=False,  # the data are split over processes as they are read
+        use_distributed_sampler=False,  # the data are distributed over processes when read
         precision=_PRECISION[recipe.precision],  # type: ignore[arg-type]
         gradient_clip_val=recipe.optimizer.clip_norm,
         accumulate_grad_batches=recipe.accumulate,
         check_val_every_n_epoch=recipe.validate_every,
-        reload_dataloaders_every_n_epochs=1,  # each epoch's batches are made from (seed, epoch)
+        reload_dataloaders_every_n_epochs=1,  # batches depend on (seed, epoch)
         num_sanity_val_steps=0,
         logger=_loggers(out, tensorboard=tensorboard),
         log_every_n_steps=1,
         callbacks=_callbacks(recipe, out),
-        enable_checkpointing=False,  # `Checkpoints` writes what is needed
+        enable_checkpointing=False,  # `Checkpoints` writes them instead
         enable_progress_bar=sys.stderr.isatty(),
         enable_model_summary=False,
     )
@@ -130,15 +130,18 @@ def _loggers(out: Path, *, tensorboard: bool) -> list[Logger]:
 
 
 def _is_full(error: Exception) -> bool:
-    """PyTorch's writer reports a failed write as a RuntimeError that no longer has the number."""
+    """Return whether an error means a full disk.
+
+    PyTorch's writer reports a failed write as a RuntimeError without the error number.
+    """
     full = isinstance(error, OSError) and error.errno in _FULL
     return full or "PytorchStreamWriter failed" in str(error)
 
 
 class Checkpoints(Callback):
-    """Writes a checkpoint whenever the score by which the recipe keeps is the best so far.
+    """Writes a checkpoint whenever the score that selects checkpoints is the best so far.
 
-    After every epoch it also writes the file to resume from, the recipe's snapshots, and a line to stderr.
+    After every epoch it also writes the resume file, the recipe's snapshots, and a line to stderr.
     """
 
     def __init__(self, recipe: RunRecipe, out: Path) -> None:
@@ -188,7 +191,7 @@ class Checkpoints(Callback):
 
 
 def snapshot_folder(out: Path, epoch: int) -> Path:
-    """Return where a run keeps the checkpoint of an epoch that `snapshots` names."""
+    """Return the folder of a run's snapshot of an epoch."""
     return out / f"epoch-{epoch:03d}"
 
 
@@ -204,12 +207,12 @@ def _callbacks(recipe: RunRecipe, out: Path) -> list[Callback]:
 
 
 def _monitor(recipe: RunRecipe) -> tuple[str, int]:
-    """Return the score by which the best checkpoint is known, and 1 if more is better, -1 if less is."""
+    """Return the score that selects checkpoints, and 1 if higher is better, -1 if lower is."""
     return ("val_loss", -1) if recipe.keep == "loss" else (task_kind(recipe.task).monitor, 1)
 
 
 def _load_start(spec: ModelSpec, recipe: RunRecipe, root: Path) -> list[str]:
-    """Load pretrained weights as the recipe says; return the tensors that start at random all the same."""
+    """Load pretrained weights as the recipe says. Return the tensors that keep their random initialisation."""
     if recipe.weights is not None:
         return load_backbone(spec, root / recipe.weights, allow_missing=recipe.allow_missing)
     if recipe.backbone is not None:

@@ -1,4 +1,4 @@
-"""What a run uses of one machine or several."""
+"""The hardware of a training run: devices, machines, threads."""
 
 from __future__ import annotations
 
@@ -7,11 +7,12 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True, kw_only=True)
 class Hardware:
-    """Lightning's words for it.
+    """Hardware settings, in Lightning's terms.
 
-    devices: GPUs, or processes on a CPU, of each machine. Each takes batches of the recipe's size, all of them
-        together every image once an epoch. nodes: machines; start the command on each.
-    strategy: how they work together: `auto`, `ddp`, `fsdp`, or another name that Lightning knows.
+    devices: GPUs, or processes on a CPU, per machine. Each takes batches of the recipe's size; together they
+        see every image once per epoch.
+    nodes: machines; start the command on each.
+    strategy: how devices work together: `auto`, `ddp`, `fsdp`, or another of Lightning's names.
     threads: of PyTorch on the CPU; None lets PyTorch decide.
     """
 

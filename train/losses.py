@@ -1,4 +1,4 @@
-"""Losses. All of them take logits, NOT probabilities."""
+"""Loss functions. All take logits, NOT probabilities."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ def distillation_loss(student: Tensor, teacher: Tensor, *, temperature: float) -
 
 
 def class_weights(dataset: Dataset, config: LossConfig, *, num_classes: int) -> Tensor | None:
-    """Return the weight of every class, float32 (classes,) with mean 1, or None for equal weights."""
+    """Return the loss weight of every class, float32 (classes,) with mean 1, or None for equal weights."""
     if config.class_weights == "none":
         return None
     counts = torch.bincount(dataset.labels.flatten().long(), minlength=IGNORE_LABEL + 1)

@@ -1,4 +1,4 @@
-"""What a checkpoint is scored by, counted over the whole validation set by torchmetrics."""
+"""Metrics of a checkpoint over the whole validation set, counted by torchmetrics."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The LightningModule: what one step of training and validation does. The loop is Lightning's."""
+"""The LightningModules of supervised training. Lightning runs the loop."""
 
 from __future__ import annotations
 
@@ -36,10 +36,11 @@ def normalised(images: Tensor, normalization: Normalization) -> Tensor:
 
 
 class RunModule(LightningModule, Generic[AnyRecipe]):
-    """What training has in common, whatever the task: freezing, seeds, the optimizer, a stop at NaN.
+    """The base of all tasks' modules: freezing, seeds, the optimizer, and a stop at NaN.
 
-    Abstract: a task adds `training_step`, `validation_step`, and fills `metrics` when a validation ends.
-    network: what a checkpoint holds. files: what else it holds, by name, such as a tokenizer. metrics: of the last validation; values are numbers or {class: number}.
+    Abstract: a task adds `training_step` and `validation_step`, and fills `metrics` at the end of a validation.
+    network: what a checkpoint holds. files: its further files by name, such as a tokenizer. metrics: of the
+    last validation; values are numbers or {class: number}.
     """
 
     def __init__(self, recipe: AnyRecipe, spec: ModelSpec) -> None:
@@ -53,7 +54,7 @@ class RunModule(LightningModule, Generic[AnyRecipe]):
         _freeze(spec, recipe.freeze)
 
     def on_train_epoch_start(self) -> None:
-        # Dropout and its like start every epoch from a known state, so a resumed run is exact.
+        # Dropout and the like start every epoch from a known seed, so a resumed run is exact.
         torch.manual_seed(self.recipe.seed + 1_000 * (self.current_epoch + 1))
         if self.recipe.freeze_batch_norm:
             for module in self._backbone[0].modules():
@@ -61,7 +62,7 @@ class RunModule(LightningModule, Generic[AnyRecipe]):
                     module.eval()
 
     def require_finite(self, loss: Tensor, step: int) -> None:
-        """Stop the run where the loss is no longer a number.
+        """Stop the run if the loss is not a finite number.
 
         Raises:
             RecipeError: it is not.
@@ -74,7 +75,7 @@ class RunModule(LightningModule, Generic[AnyRecipe]):
             )
 
     def log_step(self, scores: dict[str, Tensor], *, batch_size: int) -> None:
-        """Log scores of a training step and their mean over the epoch; the loss is in the progress bar."""
+        """Log scores of a training step and their mean over the epoch. The progress bar shows the loss."""
         shared = self.trainer.world_size > 1
         for name, score in scores.items():
             self.log(
@@ -88,13 +89,13 @@ class RunModule(LightningModule, Generic[AnyRecipe]):
             )
 
     def log_validation(self) -> None:
-        """Log every number of `metrics`; the same in every process, so torchmetrics must have gathered them."""
+        """Log every number of `metrics`. They must be equal in every process, gathered by torchmetrics."""
         scores = {name: value for name, value in self.metrics.items() if isinstance(value, float)}
         self.log_dict(scores, prog_bar=True, sync_dist=self.trainer.world_size > 1)
 
     @property
     def learner(self) -> nn.Module:
-        """What the optimizer changes: the network, and what only training needs (a projector, say)."""
+        """What the optimizer trains: the network, and modules that only training needs, such as a projector."""
         return self.network
 
     def configure_optimizers(self) -> Any:
@@ -110,7 +111,7 @@ class RunModule(LightningModule, Generic[AnyRecipe]):
 
 
 class RecipeModule(RunModule[Recipe]):
-    """Learns from labels as a recipe says; classification and segmentation differ only in the loss."""
+    """Supervised training. Classification and segmentation differ only in the loss."""
 
     def __init__(
         self,
@@ -129,7 +130,7 @@ class RecipeModule(RunModule[Recipe]):
         )
 
     def forward(self, images: Tensor) -> Any:
-        """uint8 (B, H, W, 3) to what the network gives."""
+        """Run the network on uint8 images (B, H, W, 3)."""
         return self.network(normalised(images, self.recipe.normalization))
 
     def on_fit_start(self) -> None:
@@ -188,7 +189,7 @@ class RecipeModule(RunModule[Recipe]):
         )
 
     def _set_patch_drop(self) -> None:
-        """Hide tokens at random (Liu et al. 2022, https://arxiv.org/abs/2208.07220), but not at the end."""
+        """Drop random tokens (Liu et al. 2022, https://arxiv.org/abs/2208.07220), except in the last epochs."""
         config = self.recipe.patch_drop
         if config is None:
             return
@@ -216,7 +217,7 @@ def _freeze(spec: ModelSpec, prefixes: tuple[str, ...]) -> None:
 
 
 def _auxiliary(outputs: Any) -> dict[str, Tensor]:
-    """Return what the auxiliary classifier gives, in the place of the output."""
+    """Return the output of the auxiliary classifier in the form of the main output."""
     if "aux" not in outputs:
         raise RecipeError(
             "loss.aux needs a network with an auxiliary classifier, such as deeplabv3_resnet50"
@@ -225,6 +226,6 @@ def _auxiliary(outputs: Any) -> dict[str, Tensor]:
 
 
 def _accuracy(outputs: Any, labels: Tensor) -> Tensor:
-    """Return the share of right labels, among those that are not ignored."""
+    """Return the share of correct labels among those that are not ignored."""
     right = predictions_from_outputs(outputs) == labels
     return right.sum() / (labels != IGNORE_LABEL).sum().clamp(min=1)

@@ -1,4 +1,4 @@
-"""Optimizer and learning-rate schedule of a recipe."""
+"""The optimizer and learning-rate schedule of a recipe."""
 
 from __future__ import annotations
 
@@ -22,9 +22,9 @@ def optimizer_for(
 ) -> Optimizer:
     """Return the optimizer over every trainable parameter, in up to four groups.
 
-    Parameters of one dimension (biases, normalisation) and position embeddings are not decayed.
-    head: prefixes of the backbone's parameters that learn at the full rate; a backbone that is the whole
-    network and names none learns at one rate.
+    One-dimensional parameters (biases, normalisation) and position embeddings get no weight decay. head:
+    prefixes of the backbone's parameters that learn at the full rate. If the backbone is the whole network and
+    names no head, everything learns at one rate.
     """
     in_backbone = {
         id(p)

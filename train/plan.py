@@ -1,4 +1,4 @@
-"""What a run is going to do, in a few lines, for the person who waits for it."""
+"""The summary that is printed before a run starts."""
 
 from __future__ import annotations
 
@@ -22,9 +22,9 @@ def plan_lines(
     batches: int,
     left_out: list[str],
 ) -> list[str]:
-    """Return the plan. batches: of an epoch, on each device.
+    """Return the plan as lines. batches: per epoch, on each device.
 
-    left_out: tensors that start at random although `weights` or `pretrained` is set.
+    left_out: tensors that keep random weights although `weights` or `pretrained` is set.
     """
     steps = math.ceil(batches / recipe.accumulate)
     trained = sum(p.numel() for p in network.parameters() if p.requires_grad)
@@ -58,7 +58,7 @@ def _schedule(recipe: RunRecipe) -> str:
 
 
 def start_words(recipe: RunRecipe) -> str:
-    """Return which weights a run starts from."""
+    """Return a description of the weights that a run starts from."""
     file = recipe.weights or recipe.backbone
     return file or ("published weights" if recipe.pretrained else RANDOM_START)
 

@@ -1,7 +1,7 @@
-"""A recipe: everything that decides a training run, as one YAML file in one frozen, validated model.
+"""A recipe: all settings of a training run, as a YAML file and a frozen, validated model.
 
-Unknown keys are refused, contradictions raise. Paths in a recipe are relative to the data root,
-which is named on the command line (`--data`) or by the environment variable DLCV_DATA.
+Unknown keys and contradictions raise. Paths in a recipe are relative to the data root, which is given on the
+command line (`--data`) or by the environment variable DLCV_DATA.
 """
 
 from __future__ import annotations
@@ -48,16 +48,18 @@ RECIPES = {  # by task; imported on use
 
 
 class RunRecipe(Model, frozen=True, kw_only=True):
-    """What every training run decides, whatever its task: the settings of `fit` itself.
+    """The settings of every training run, whatever its task.
 
-    `weights`, a file, go into the model's backbone; null trains from scratch. backbone: the same, of a run of any
-    recipe or a weights file, without its head; a path as the shell has it, NOT inside the data root. pretrained: download the weights that timm or torchvision publish, instead of a file. allow_missing: prefixes
-    of tensors that stay as they are, whatever is in the file; `head` is the layers that depend on the classes.
-    freeze: prefixes of parameters of the network that stay as they are; `backbone` is all but the head. freeze_batch_norm: keep the
-    running statistics of the backbone's BatchNorm layers. validate_every: epochs between two scores;
-    the last epoch and snapshots are always scored. keep: which checkpoint is kept: that of the least validation
-    `loss`, or of the best `metric` (accuracy, mean IoU, ...). snapshots: epochs whose checkpoints are kept besides.
-    accumulate: batches whose gradients are added up before a step; the effective batch is `batch` times this.
+    weights: a file to load into the model's backbone; null trains from scratch. backbone: like `weights`, from
+    a run of any recipe or a weights file, without its head; a path relative to the working directory, NOT the
+    data root. pretrained: download the weights that timm or torchvision publish, instead of a file.
+    allow_missing: prefixes of tensors that keep random weights, whatever is in the file; `head` means the
+    layers that depend on the classes. freeze: prefixes of parameters of the network that are not trained;
+    `backbone` is all but the head. freeze_batch_norm: keep the running statistics of the backbone's BatchNorm
+    layers. validate_every: epochs between validations; the last epoch and snapshots are always validated. keep:
+    which checkpoint is kept: the one with the lowest validation `loss`, or with the best `metric` (accuracy,
+    mean IoU, ...). snapshots: epochs whose checkpoints are also kept. accumulate: batches whose gradients are
+    added up before a step; the effective batch is `batch` times this.
     """
 
     name: Annotated[str, Meta(pattern="^[a-z0-9][a-z0-9-]*$")]
@@ -93,18 +95,18 @@ class RunRecipe(Model, frozen=True, kw_only=True):
             raise ValueError(problem)
 
     def contradictions(self) -> list[str]:
-        """Return every contradiction between settings, in words; a task adds its own."""
+        """Return all contradictions between settings, as sentences. Tasks add their own."""
         return [*_run_contradictions(self), *_start_contradictions(self)]
 
 
 class LabelledRecipe(RunRecipe, frozen=True, kw_only=True):
-    """A run that reads labelled images, whatever it does with the labels."""
+    """Base of recipes that read labelled images, whatever they use the labels for."""
 
     classes: tuple[ClassInfo, ...]
     data: DataConfig
 
     def contradictions(self) -> list[str]:
-        """Return every contradiction between settings, in words."""
+        """Return all contradictions between settings, as sentences."""
         return [*super().contradictions(), *_class_contradictions(self)]
 
     @property
@@ -119,7 +121,7 @@ class LabelledRecipe(RunRecipe, frozen=True, kw_only=True):
 
 
 class Recipe(LabelledRecipe, frozen=True, kw_only=True):
-    """Learning from labels: classification or segmentation."""
+    """Supervised training: classification or segmentation."""
 
     task: Task
     augment: AugmentConfig
@@ -128,7 +130,7 @@ class Recipe(LabelledRecipe, frozen=True, kw_only=True):
     distill: DistillConfig | None = None
 
     def contradictions(self) -> list[str]:
-        """Return every contradiction between settings, in words."""
+        """Return all contradictions between settings, as sentences."""
         return [
             *super().contradictions(),
             *_task_contradictions(self),
@@ -145,7 +147,7 @@ AnyRecipe = TypeVar("AnyRecipe", bound=RunRecipe)
 
 
 def recipe_from_yaml(text: str) -> RunRecipe:
-    """Parse and check a recipe; `task` decides its class.
+    """Parse and check a recipe. `task` selects its class.
 
     Raises:
         RecipeError: not YAML, an unknown or missing key, a wrong type or value, a contradiction.
@@ -163,7 +165,7 @@ def recipe_from_yaml(text: str) -> RunRecipe:
 
 
 def yaml_from_recipe(recipe: RunRecipe) -> str:
-    """Return a recipe as YAML, every setting written out; `recipe_from_yaml` gives it back."""
+    """Return a recipe as YAML with every setting, the inverse of `recipe_from_yaml`."""
     text: str = yaml.safe_dump(
         msgspec.to_builtins(recipe, builtin_types=()),
         sort_keys=False,
@@ -180,7 +182,7 @@ def load_recipe(source: str | Path, kind: type[AnyRecipe]) -> AnyRecipe: ...
 def load_recipe(source: str | Path, kind: type[RunRecipe] = RunRecipe) -> RunRecipe:
     """Read a recipe from a YAML file, or a built-in one by its name.
 
-    kind: the class that it must have, for a caller who can do with no other task.
+    kind: the class that it must have, for callers that support only one task.
 
     Raises:
         RecipeError: neither a file nor a built-in recipe, malformed, or of another kind; the sentence names
@@ -211,7 +213,7 @@ def changed(
     allow_missing: tuple[str, ...] | None = None,
     backbone: str | None = None,
 ) -> AnyRecipe:
-    """Return a recipe with another number of epochs, seed, start or tensors that may be missing, checked again.
+    """Return a recipe with another number of epochs, seed, start or tensors that may be missing, validated again.
 
     Raises:
         RecipeError: the change contradicts the rest of the recipe.
@@ -227,18 +229,18 @@ def changed(
 
 
 def with_options(recipe: AnyRecipe, options: dict[str, Any]) -> AnyRecipe:
-    """Return a recipe whose network is built with other options, too."""
+    """Return a recipe with further options for building its network."""
     model = msgspec.structs.replace(recipe.model, options=recipe.model.options | options)
     return msgspec.structs.replace(recipe, model=model)
 
 
 def builtin_recipes() -> tuple[str, ...]:
-    """Names of the recipes that come with dlcv, sorted."""
+    """Return the names of the recipes that come with dlcv, sorted."""
     return tuple(sorted(p.stem for p in RECIPE_FOLDER.glob("*.yaml")))
 
 
 def data_root(folder: str | Path | None = None) -> Path:
-    """Return the data root: `folder`, else what DLCV_DATA says now.
+    """Return the data root: `folder`, or else the environment variable DLCV_DATA.
 
     Raises:
         RecipeError: neither is given, or it is not a folder.

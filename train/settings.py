@@ -1,4 +1,4 @@
-"""The parts of a recipe: frozen models, checked when they are made."""
+"""The parts of a recipe: frozen models, validated on creation."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ Triple: TypeAlias = tuple[float, float, float]
 
 
 class Model(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """Base of every part of a recipe: frozen, keyword-only, unknown keys refused."""
+    """Base class of all parts of a recipe: frozen, keyword-only, unknown keys are refused."""
 
 
 class ModelConfig(Model, frozen=True, kw_only=True):
@@ -45,16 +45,16 @@ class Normalization(Model, frozen=True, kw_only=True):
 class DataConfig(Model, frozen=True, kw_only=True):
     """A data set by its kind in `dlcv.train.data.DATASETS` and its folder under the data root.
 
-    train, test: where the splits lie in that folder: a folder, or a ZIP or tar archive (the two of `cifar10`
-    have fixed names). images, masks: which files of `pairs` belong together; `{}` stands for the same name.
+    train, test: where the splits are in that folder: a folder, or a ZIP or tar archive (the two of `cifar10`
+    have fixed names). images, masks: patterns that match files of `pairs`; `{}` stands for the same name.
     mask_coding: `index`, a pixel is the index of its class; `rgb`, it has the `color` of its class.
-    ignore_labels, ignore_colors: values in such masks that are neither learnt nor scored; label 255 never is.
-    labels: what the data calls the classes, in their order (names of folders, such as WordNet ids, or labels
-    in a CSV); without it, their names.
-    hold_out: this many training images, the last ones, are not trained on but validate; the data set's own
-    validation or test split is then only for the final score. Without it that split validates.
-    `train_limit` keeps only the first images of the training set, for trying things out. Data that is sorted by
-    class (`folders`, `labelled-names`, `csv`) is shuffled before that, always in the same way.
+    ignore_labels, ignore_colors: values in such masks that are neither trained on nor scored; label 255 never
+    is. labels: the data's own names of the classes, in their order (names of folders, such as WordNet ids, or
+    labels in a CSV); without it, the class names. hold_out: this many training images, the last ones, are used
+    for validation instead of training; the data set's own validation or test split is then only for the final
+    score. Without it, that split is used for validation. train_limit: keep only the first images of the
+    training set, for quick trials. Data sorted by class (`folders`, `labelled-names`, `csv`) is first shuffled,
+    always in the same way.
     """
 
     name: str
@@ -86,7 +86,7 @@ class DataConfig(Model, frozen=True, kw_only=True):
             raise ValueError(f"data.mask_coding {self.mask_coding} goes with data.{fitting}")
 
     def split_path(self, *, train: bool) -> str:
-        """Return where a split lies in the data set's folder.
+        """Return the path of a split in the data set's folder.
 
         Raises:
             RecipeError: the recipe does not say.
@@ -99,10 +99,10 @@ class DataConfig(Model, frozen=True, kw_only=True):
 
 
 class OptimizerConfig(Model, frozen=True, kw_only=True):
-    """Biases and normalisation parameters get no weight decay.
+    """The optimizer. Biases and normalisation parameters get no weight decay.
 
-    backbone_lr_scale: the pretrained backbone learns at `lr` times this. clip_norm: largest norm of
-    the gradient, or null.
+    backbone_lr_scale: factor of `lr` for the pretrained backbone. clip_norm: largest norm of the gradient, or
+    null.
     """
 
     name: Literal["adamw", "adam", "sgd"] = "adamw"
@@ -114,9 +114,9 @@ class OptimizerConfig(Model, frozen=True, kw_only=True):
 
 
 class ScheduleConfig(Model, frozen=True, kw_only=True):
-    """Linear warm-up, then per step: `cosine` to 0; `poly`, (1 - progress) ** power; or `constant`.
+    """Linear warm-up, then decay per step: `cosine` to 0; `poly`, (1 - progress) ** power; or `constant`.
 
-    Or `steps`: times `factor` after every `step_epochs` epochs.
+    Or `steps`: multiply by `factor` after every `step_epochs` epochs.
     """
 
     name: Literal["cosine", "poly", "constant", "steps"] = "cosine"
@@ -127,17 +127,17 @@ class ScheduleConfig(Model, frozen=True, kw_only=True):
 
 
 class AugmentConfig(Model, frozen=True, kw_only=True):
-    """Random changes to training images, in this order.
+    """Random augmentation of training images, in this order.
 
-    stored: (height, width) at which training images are kept in memory, decoded once; without it, the
-    recipe's preprocessing size. More than that leaves a margin for cropping, less saves memory. policies: the
-    training set is gone through once per AutoAugment policy and epoch (Cubuk et al. 2019,
-    https://arxiv.org/abs/1805.09501). area: a random box of this share of the image is resized to the crop
-    (Szegedy et al. 2015, https://arxiv.org/abs/1409.4842). resize: sides are first resized to this. pad: zero
-    pixels added on each side before cropping. crop: side of the square crop in pixels. scale: range of
-    random scaling before cropping (segment). flip: mirror left-right. rotation: up to this many degrees
-    either way. jitter: brightness, contrast and saturation vary by up to this factor.
-    All but crop, scale, flip and jitter are for task classify.
+    stored: (height, width) at which training images are kept in memory, decoded once; without it, the recipe's
+    preprocessing size. A larger size leaves a margin for cropping, a smaller one saves memory. policies:
+    AutoAugment policies (Cubuk et al. 2019, https://arxiv.org/abs/1805.09501); each epoch goes through the
+    training set once per policy. area: a random box of this share of the image is resized to the crop (Szegedy
+    et al. 2015, https://arxiv.org/abs/1409.4842). resize: sides are first resized to this. pad: zero pixels
+    added on each side before cropping. crop: side of the square crop in pixels. scale: range of random scaling
+    before cropping (segment). flip: mirror left-right. rotation: up to this many degrees either way. jitter:
+    brightness, contrast and saturation vary by up to this factor. All but crop, scale, flip and jitter are for
+    task classify.
     """
 
     stored: tuple[Positive, Positive] | None = None
@@ -161,7 +161,7 @@ class AugmentConfig(Model, frozen=True, kw_only=True):
 
 
 class PatchDropConfig(Model, frozen=True, kw_only=True):
-    """Hide a random `rate` of a ViT's tokens in training, except in the last `full_epochs`."""
+    """Drop a random `rate` of a ViT's tokens in training, except in the last `full_epochs`."""
 
     rate: Annotated[float, Meta(gt=0, lt=1)]
     full_epochs: Annotated[int, Meta(ge=0)] = 1
@@ -171,8 +171,8 @@ class LossConfig(Model, frozen=True, kw_only=True):
     """Cross-entropy.
 
     class_weights: `log` gives 1 / ln(log_offset + class share) as ENet does (Paszke et al. 2016,
-    https://arxiv.org/abs/1606.02147), scaled to a mean of 1.
-    aux: what the loss of the network's auxiliary classifier is added with in training; null leaves it out.
+    https://arxiv.org/abs/1606.02147), scaled to a mean of 1. aux: weight of the auxiliary classifier's loss in
+    training; null leaves it out.
     """
 
     label_smoothing: Share = 0.0
@@ -182,13 +182,13 @@ class LossConfig(Model, frozen=True, kw_only=True):
 
 
 class StopConfig(Model, frozen=True, kw_only=True):
-    """Stop early: when the score by which the best checkpoint is kept has not improved `patience` times."""
+    """Early stopping: stop after `patience` validations without improvement of the score that selects checkpoints."""
 
     patience: Positive
 
 
 class DistillConfig(Model, frozen=True, kw_only=True):
-    """A teacher that sees the same crop as the student.
+    """Knowledge distillation. The teacher sees the same crop as the student.
 
     weight: share of the distillation term in the loss; the rest is cross-entropy with the labels.
     """

@@ -1,4 +1,4 @@
-"""The layer table of a network: what each layer gives and how many parameters it has."""
+"""A table of a network's layers with output shapes and numbers of parameters."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, kw_only=True)
 class LayerRow:
-    """One layer without layers inside. output: its shape, (1, ...), or "" where it is no single tensor."""
+    """One leaf layer. output: its shape, (1, ...), or "" if it is not a single tensor."""
 
     name: str
     kind: str
@@ -52,7 +52,7 @@ def layer_rows(network: nn.Module, size: tuple[int, int]) -> list[LayerRow]:
 
 
 class _Probe(LightningModule):
-    """What Lightning's summary wants around a network: an example to run."""
+    """A LightningModule with an example input, as Lightning's summary requires."""
 
     def __init__(self, network: nn.Module, size: tuple[int, int]) -> None:
         super().__init__()

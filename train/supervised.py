@@ -1,4 +1,4 @@
-"""Learning from labels: what a run of classification or segmentation is made of."""
+"""The parts of a supervised training run: classification or segmentation."""
 
 from __future__ import annotations
 

@@ -1,6 +1,6 @@
-"""What a training run is made of, by task: one visible dict, imported on use.
+"""The parts of a training run by task, in a dict, imported on use.
 
-A run of any task is the same row of steps (`dlcv.train.fit`); these are the parts in which tasks differ.
+Runs of all tasks share the same steps (`dlcv.train.fit`) and differ in these parts.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ TASKS = {
 
 
 class RunData(Protocol):
-    """A LightningDataModule that can say what a person should know about its data before a long run.
+    """A LightningDataModule that can also summarise its data before a long run.
 
     A Protocol, because Lightning's class cannot be made abstract.
     """
@@ -39,9 +39,9 @@ class RunData(Protocol):
 class TaskKind:
     """The parts of a run. Each takes a recipe of the task's own class.
 
-    monitor: the score by which the best checkpoint is kept, a key of its metrics; more is better.
-    network: recipe to the network that a checkpoint holds, freshly built.
-    data: (recipe, data root) to what the run trains and validates on.
+    monitor: the score that selects checkpoints, a key of the metrics; higher is better.
+    network: recipe to a freshly built network, as in a checkpoint.
+    data: (recipe, data root) to the training and validation data.
     module: (recipe, network, data) to a `dlcv.train.modules.RunModule`.
     evaluate: (checkpoint, data root) to its metrics on the test images, for `metrics.json`.
     """
@@ -54,7 +54,7 @@ class TaskKind:
 
 
 def task_kind(task: str) -> TaskKind:
-    """Return the parts of a task by its name in a recipe.
+    """Return the parts of a task, by its name in a recipe.
 
     Raises:
         RecipeError: no such task.

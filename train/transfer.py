@@ -1,4 +1,4 @@
-"""What pre-training is worth: the same task learnt from five starts, as reports B and D compare them (B6, D5)."""
+"""Compares pre-training: the same task trained from five starts, as in reports B and D (B6, D5)."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ TABLE_FILE = "transfer.json"
 
 
 class Setting(msgspec.Struct, frozen=True, kw_only=True):
-    """One start: which backbone, and whether it learns with the head (`all`) or stays (`head`)."""
+    """One setting: its initial backbone, and whether all layers are trained (`all`) or only the head (`head`)."""
 
     name: str
     start: Start
@@ -42,7 +42,7 @@ SETTINGS = (
 
 
 class Outcome(msgspec.Struct, frozen=True, kw_only=True):
-    """How a setting did: its best epoch, and accuracy on `images` test images."""
+    """The result of a setting: its best epoch, and accuracy on `images` test images."""
 
     setting: Setting
     accuracy: float
@@ -54,9 +54,9 @@ class Outcome(msgspec.Struct, frozen=True, kw_only=True):
 class Comparison:
     """What to compare.
 
-    family: the recipes' name less `-a` to `-e`; of built-in ones, or of YAML files with a path before it.
-    backbones: a run or weights file by start, instead of what the recipes say. out: gets a folder a setting, and
-    the table.
+    family: the recipes' common name without `-a` to `-e`; of built-in recipes, or of YAML files, then with a
+    path. backbones: a run or weights file by start, instead of those in the recipes. out: gets one folder per
+    setting, and the table.
     """
 
     family: str
@@ -65,12 +65,12 @@ class Comparison:
 
 
 def compare(comparison: Comparison, root: Path, *, hardware: Hardware) -> Iterator[Outcome]:
-    """Train every setting in turn and yield its outcome; what is trained already is read, what is begun goes on.
+    """Train every setting in turn and yield its outcome. Finished runs are read, unfinished ones are resumed.
 
     Raises:
         RecipeError: a recipe or backbone is missing or does not fit, or `out` holds runs of other recipes.
     """
-    recipes = [_recipe(comparison, setting) for setting in SETTINGS]  # all, before the first hour
+    recipes = [_recipe(comparison, setting) for setting in SETTINGS]  # before the first long run
     for setting, recipe in zip(SETTINGS, recipes, strict=True):
         if _measured(comparison.out / setting.name, recipe) is None:
             _require_start(setting, recipe)
@@ -126,7 +126,7 @@ def _require_start(setting: Setting, recipe: Recipe) -> None:
 
 
 def _measured(folder: Path, recipe: Recipe) -> dict[str, float] | None:
-    """Return the metrics of a run that is complete, or None."""
+    """Return the metrics of a finished run, or None."""
     if not (folder / METRICS_FILE).is_file():
         return None
     if load_recipe(folder / RECIPE_FILE) != recipe:

@@ -1,4 +1,4 @@
-"""Weight files into networks: safetensors or PyTorch state dicts, strictly, with clear refusals."""
+"""Loads weight files into networks: safetensors or PyTorch state dicts, strictly, with clear errors."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 HEAD = "head"  # stands for the model's head in `allow_missing`
 _NAMED_AT_MOST = 5
-_UNREADABLE = (  # what the readers raise on bytes that are not theirs
+_UNREADABLE = (  # what the readers raise on foreign bytes
     SafetensorError,
     pickle.UnpicklingError,
     AttributeError,
@@ -60,9 +60,9 @@ def read_weights(path: str | Path) -> dict[str, Tensor]:
 
 
 def load_weights(module: nn.Module, state: Mapping[str, Tensor], *, source: str) -> None:
-    """Copy tensors into a module by name. Every name must be there, with the same shape.
+    """Copy tensors into a module by name. Every name must be present, with the same shape.
 
-    Counters of BatchNorm (`num_batches_tracked`) may be absent: they do not change an answer.
+    Counters of BatchNorm (`num_batches_tracked`) may be absent: they do not affect the output.
 
     Raises:
         RecipeError: missing, unexpected or wrongly shaped tensors, all of them counted.
@@ -90,10 +90,10 @@ def load_weights(module: nn.Module, state: Mapping[str, Tensor], *, source: str)
 def load_backbone(
     spec: ModelSpec, path: str | Path, *, allow_missing: tuple[str, ...] = ()
 ) -> list[str]:
-    """Load a weights file into a model's backbone; return the tensors that stay as they are.
+    """Load a weights file into a model's backbone. Return the tensors that keep their values.
 
-    allow_missing: prefixes of tensors that are left out, whether the file has them or not; `head` stands for
-        the model's own head.
+    allow_missing: prefixes of tensors that are skipped, whether the file has them or not; `head` stands for the
+    model's own head.
 
     Raises:
         RecipeError: see `read_weights` and `load_weights`; or the model names no head of its own.
@@ -102,7 +102,7 @@ def load_backbone(
 
 
 def load_pretrained(spec: ModelSpec, *, name: str) -> list[str]:
-    """Download published weights into a model's backbone, without its head; return what stays as it is.
+    """Download published weights into a model's backbone, without its head. Return what keeps its values.
 
     Raises:
         RecipeError: nothing is published for this model, the download failed, or it does not fit.
@@ -113,7 +113,7 @@ def load_pretrained(spec: ModelSpec, *, name: str) -> list[str]:
 
 
 def load_without_head(spec: ModelSpec, state: Mapping[str, Tensor], *, source: str) -> list[str]:
-    """Load tensors into a model's backbone, all but its head's; return what stays as it is.
+    """Load tensors into a model's backbone, except its head's. Return the tensors that keep their values.
 
     Raises:
         RecipeError: see `load_weights`.
@@ -132,7 +132,7 @@ def load_start(
                 "allow_missing head: the backbone of this model has no head; leave it out"
             )
         left_out += spec.head
-    # An empty prefix tuple fits no name.
+    # An empty prefix tuple matches no name.
     renamed = {
         name.removeprefix(spec.weights_prefix): tensor
         for name, tensor in state.items()

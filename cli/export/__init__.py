@@ -1,1 +1,1 @@
-"""dlcv-export."""
+"""The command-line program `dlcv-export`."""

@@ -78,7 +78,7 @@ def require_extra() -> None:
 def loaded_source(
     source: str, *, weights: Path | None, random: bool, classes: Path | None, size: str | None
 ) -> ExportSource:
-    """Load a source as the options say.
+    """Load a source with the given options.
 
     Raises:
         UserError: it cannot be loaded, or an option does not fit.
@@ -93,7 +93,7 @@ def loaded_source(
 
 
 def report(bundle: Bundle) -> list[str]:
-    """Return what to say about a new bundle: its parity, and its files."""
+    """Return the text printed about a new bundle: its parity and its files."""
     from dlcv.runtime.bundle.report import parity_table
 
     parity, files = bundle.variant().parity, bundle.manifest.files
@@ -105,6 +105,6 @@ def report(bundle: Bundle) -> list[str]:
 
 
 def tell(words: str) -> None:
-    """Say on stderr what happens, if somebody watches."""
+    """Print a progress message to stderr, if it is a terminal."""
     if sys.stderr.isatty():
         print(f"dlcv-export: {words} …", file=sys.stderr)

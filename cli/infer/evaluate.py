@@ -242,10 +242,13 @@ def _progress(total: int) -> Iterator[Callable[[], None]]:
 def _print(record: dict[str, Any], format: Literal["text", "json"]) -> None:
     import msgspec
 
+    from dlcv.runtime.bundle.report import table
+
     if format == "json":
         print(msgspec.json.encode(record).decode())
         return
     intervals = {"accuracy": record.get("interval")} | record.get("intervals", {})
+    rows = []
     for name, value in record.items():
         if name in _NOT_PRINTED:
             continue
@@ -253,8 +256,9 @@ def _print(record: dict[str, Any], format: Literal["text", "json"]) -> None:
             shown = round(figure, 4) if isinstance(figure, float) else figure
             interval = intervals.get(key) or intervals.get(f"{key} ±")
             more = f" ± {interval:.4f}" if interval is not None else ""
-            print(f"{key:18} {'-' if shown is None else shown}{more}")
-    print(f"{'ran':18} {_what_ran(record['ran'])}")
+            rows.append((key, f"{'-' if shown is None else shown}{more}"))
+    rows.append(("ran", _what_ran(record["ran"])))
+    print("\n".join(table(rows)))
 
 
 def _what_ran(ran: object) -> str:

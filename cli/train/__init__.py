@@ -1,1 +1,1 @@
-"""dlcv-train."""
+"""The command-line program `dlcv-train`."""

@@ -1,4 +1,4 @@
-"""`dlcv-train`: one file a command; this one only puts them together."""
+"""`dlcv-train`: registers the commands. Each command is one file."""
 
 from __future__ import annotations
 

@@ -28,6 +28,7 @@ def evaluate(
     import msgspec
     import torch
 
+    from dlcv.runtime.bundle.report import table
     from dlcv.train.checkpoint import load_checkpoint
     from dlcv.train.recipe import data_root
     from dlcv.train.tasks import task_kind
@@ -39,6 +40,9 @@ def evaluate(
     if json:
         print(msgspec.json.encode(metrics).decode())
         return
-    for name, value in metrics.items():
-        for line in value.items() if isinstance(value, dict) else [(name, value)]:
-            print(f"{line[0]:12} {line[1] if line[1] is None else round(line[1], 4)}")
+    rows = [
+        (key, str(figure if figure is None else round(figure, 4)))
+        for name, value in metrics.items()
+        for key, figure in (value.items() if isinstance(value, dict) else [(name, value)])
+    ]
+    print("\n".join(table(rows)))

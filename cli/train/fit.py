@@ -85,11 +85,11 @@ def fit(
         tensorboard=tensorboard,
     )
     monitor = task_kind(chosen.task).monitor
-    if "images" in metrics:  # not in the other processes of a run on several devices
+    if "images" in metrics:  # not in the other processes of a multi-device run
         print(f"{folder}: {monitor} {metrics[monitor]:.4f} on {metrics['images']} images")
 
 
 def quiet_lightning() -> None:
-    """Keep what Lightning says to its own developers and customers from users."""
-    logging.getLogger("lightning.pytorch").setLevel(logging.WARNING)  # it advises and advertises
+    """Suppress Lightning's messages that are meant for its developers and customers."""
+    logging.getLogger("lightning.pytorch").setLevel(logging.WARNING)  # tips and advertisements
     warnings.filterwarnings("ignore", module="lightning")  # about PyTorch

@@ -17,13 +17,15 @@ def recipes(
       dlcv-train recipes
       dlcv-train recipes --show camvid-lraspp > my-recipe.yaml
     """
+    from dlcv.cli.text import terminal_width
+    from dlcv.runtime.bundle.report import table
     from dlcv.runtime.errors import RecipeError
     from dlcv.train.recipe import RECIPE_FOLDER, builtin_recipes, load_recipe
 
     names = builtin_recipes()
     if show is None:
-        for name in names:
-            print(f"{name:20} {load_recipe(name).description}")
+        rows = [(name, load_recipe(name).description) for name in names]
+        print("\n".join(table(rows, width=terminal_width())))
     elif show in names:
         print((RECIPE_FOLDER / f"{show}.yaml").read_text(encoding="utf-8"), end="")
     else:

@@ -1,4 +1,4 @@
-"""ONNX files that somebody else made, as bundles. Without PyTorch."""
+"""Imports ONNX files as bundles, without PyTorch."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""From an ONNX file that somebody else made to a bundle: read, free, wrap, pass the parity gate, write."""
+"""Imports an ONNX file as a bundle: read, make the batch dynamic, wrap, pass the parity gate, write."""
 
 from __future__ import annotations
 
@@ -27,14 +27,14 @@ from dlcv.runtime.images import load_pixels
 from dlcv.runtime.images.samples import sample_paths
 from dlcv.runtime.results.draw import palette
 
-_LOOKED_AT = 3  # photos whose answers show whether they are probabilities
+_LOOKED_AT = 3  # photos used to detect whether outputs are probabilities
 
 
 def import_bundle(path: Path, out: Path, options: ImportOptions) -> Bundle:
-    """Wrap a file's graph and return the bundle; it is written only if the parity gate passes.
+    """Wrap a file's graph and return the bundle. It is written only if the parity gate passes.
 
-    The gate compares with the file itself, run by ONNX Runtime on one image at a time, with numpy
-    before and behind it.
+    The reference is the file itself, run by ONNX Runtime on one image at a time, with pre- and postprocessing
+    in numpy.
 
     Raises:
         InputError: the file cannot become a bundle of the task, or an option does not fit.
@@ -105,7 +105,7 @@ def _facts(
 
 
 def _classes(head: Head, options: ImportOptions) -> tuple[ClassInfo, ...]:
-    """Return the named classes, or numbered ones; those of masks with colours."""
+    """Return the named classes, or numbered ones. Classes of masks have colours."""
     if options.classes is None:
         classes = tuple(ClassInfo(name=f"class_{i}") for i in range(head.classes))
     else:

@@ -1,4 +1,4 @@
-"""Free a graph that was written for a batch of 1: its constants say so in a few places."""
+"""Makes the batch dynamic in a graph with a fixed batch of 1, by changing the constants that fix it."""
 
 from __future__ import annotations
 
@@ -19,14 +19,14 @@ _POSITIONS = {
     "Reshape": 1,
     "Squeeze": 1,
     "Resize": 3,
-}  # of the shape, axes or sizes among the inputs
+}  # position of the shape, axes or sizes among the inputs
 
 
 def free_batch(model: onnx.ModelProto, entry: Entry) -> None:
     """Change Reshape, Resize and Squeeze nodes so that the first axis may have any length.
 
-    model: at opset 18 or more, where operators take axes as inputs; its input declares one image.
-    Whether that was enough is for the parity gate to say, which runs two batch sizes.
+    model: at opset 18 or newer, where operators take axes as inputs; its input declares one image. The parity
+    gate, which runs two batch sizes, shows whether the changes were sufficient.
     """
     constants = _constants(model.graph)
     shapes = _shapes_of_one(model)
@@ -46,7 +46,7 @@ def _free_node(
 ) -> None:
     """Give a node, which is not in the graph yet, the constant that it needs."""
     position, values = change
-    if not values.size:  # a Squeeze without axes would mean every axis of length 1
+    if not values.size:  # a Squeeze without axes removes every axis of length 1
         node.op_type = "Identity"
         del node.input[1:]
         return
@@ -59,7 +59,7 @@ def _free_node(
 def _change(
     node: onnx.NodeProto, constants: Mapping[str, Array], shapes: Shapes
 ) -> tuple[int, Array] | None:
-    """Return which input of a node must become which constant; None leaves it as it is."""
+    """Return the input of a node to replace, and the constant to replace it by. None: nothing to change."""
     before = shapes.get(node.input[0])
     given = {i: constants[name] for i, name in enumerate(node.input) if name in constants}
     values: Array | None = None
@@ -74,7 +74,7 @@ def _change(
 
 
 def _add_sizes(graph: onnx.GraphProto, image: str, sizes: str) -> str:
-    """Put the batch before the other sizes; TensorRT does not parse a Resize with `axes` here."""
+    """Add the batch to the sizes. TensorRT does not parse a Resize with `axes` here."""
     batch, joined = f"{sizes}_batch", f"{sizes}_sizes"
     graph.node.append(helper.make_node("Shape", [image], [batch], start=0, end=1))
     graph.node.append(helper.make_node("Concat", [batch, sizes], [joined], axis=0))
@@ -82,7 +82,7 @@ def _add_sizes(graph: onnx.GraphProto, image: str, sizes: str) -> str:
 
 
 def _reshaped(shape: Array, before: list[int] | None) -> Array | None:
-    """Let the first axis follow from the others, or from that of the input."""
+    """Return a shape whose first axis is inferred, or copied from the input."""
     if shape.size == 1 and before and before[0] == 1:
         return np.array([0, -1], np.int64)
     if shape.size and shape[0] >= 1 and -1 not in shape:
@@ -93,7 +93,7 @@ def _reshaped(shape: Array, before: list[int] | None) -> Array | None:
 
 
 def _squeezed(axes: Array | None, before: list[int]) -> Array:
-    """Keep the first axis; without axes, all of length 1 go."""
+    """Return the axes without the first. Without axes, all axes of length 1 are meant."""
     every = [axis for axis, length in enumerate(before) if length == 1]
     named = every if axes is None else axes.tolist()
     return np.array([axis for axis in named if axis % len(before)], np.int64)
@@ -109,7 +109,7 @@ def _constants(graph: onnx.GraphProto) -> dict[str, Array]:
 
 
 def _shapes_of_one(model: onnx.ModelProto) -> dict[str, list[int]]:
-    """Infer the shapes for one image, where that can be done without running."""
+    """Infer shapes for one image, as far as possible without running the graph."""
     inferred = onnx.shape_inference.infer_shapes(model, data_prop=True).graph
     values = (*inferred.input, *inferred.value_info, *inferred.output)
     return {v.name: [d.dim_value for d in v.type.tensor_type.shape.dim] for v in values}

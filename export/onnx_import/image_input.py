@@ -1,4 +1,4 @@
-"""The image input of an ONNX file: what it is, and pixels as it takes them, in numpy."""
+"""The image input of an ONNX file, and conversion of pixels to it in numpy."""
 
 from __future__ import annotations
 
@@ -24,9 +24,10 @@ _CHANNEL_AXIS: dict[Layout, int] = {"nchw": 1, "nhwc": 3}
 
 @dataclass(frozen=True, kw_only=True)
 class Entry:
-    """The image input. kind: its type in ONNX's numbers. size: (height, width), dynamic where that is so.
+    """The image input.
 
-    fixed_batch: the file declares a batch of 1.
+    kind: ONNX's element type. size: (height, width), dynamic where the graph's are. fixed_batch: the file
+    declares a batch of 1.
     """
 
     name: str
@@ -45,7 +46,7 @@ class Entry:
         return [batch, depth, *sides] if self.layout == "nchw" else [batch, *sides, depth]
 
     def from_pixels(self, image: Array) -> Array:
-        """Return what the file's graph takes for uint8 (B, H, W, 3) RGB pixels."""
+        """Convert uint8 (B, H, W, 3) RGB pixels to the graph's input."""
         pixels = image.astype(np.float64)
         if self.channels == "bgr":
             pixels = pixels[..., ::-1]
@@ -59,7 +60,7 @@ class Entry:
 
 
 def entry_of(model: onnx.ModelProto, options: ImportOptions) -> Entry:
-    """Return the image input of a model, as its shape and the options say.
+    """Return a model's image input, derived from its shape and the options.
 
     Raises:
         InputError: there are several inputs, or it does not take images as the options say.
@@ -151,7 +152,7 @@ def _channels(depth: int | None, options: ImportOptions) -> Channels:
 def _size(
     sides: tuple[int | None, int | None], options: ImportOptions
 ) -> tuple[tuple[int, int], bool]:
-    """Return (height, width), and whether the new graph takes any."""
+    """Return (height, width), and whether the new graph takes any size."""
     height, width = sides
     if height is None or width is None:
         if options.size is None:

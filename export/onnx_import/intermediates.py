@@ -1,4 +1,4 @@
-"""Tensors inside a graph that a bundle gives: the output that was chosen, and the embedding."""
+"""Selects tensors inside a graph as the bundle's outputs: the main output and the embedding."""
 
 from __future__ import annotations
 
@@ -22,19 +22,19 @@ _LINEAR = {
 
 @dataclass(frozen=True, kw_only=True)
 class Tap:
-    """A tensor of the file's graph; of a quantised one, also the names of its scale and zero point."""
+    """A tensor of the file's graph. A quantised one also has the names of its scale and zero point."""
 
     tensor: str
     quantized: tuple[str, str] | None = None
 
     @property
     def name(self) -> str:
-        """The float tensor that the graph gives."""
+        """The name of the float tensor."""
         return f"{self.tensor}.tapped" if self.quantized else self.tensor
 
 
 def output_tap(model: onnx.ModelProto, name: str | None) -> Tap:
-    """Return the tensor that holds the answer: the only output, or the named one.
+    """Return the main output: the only output, or the named tensor.
 
     Raises:
         InputError: there are several and none is named, or there is none of that name.
@@ -51,7 +51,7 @@ def output_tap(model: onnx.ModelProto, name: str | None) -> Tap:
 
 
 def embedding_tap(model: onnx.ModelProto, output: Tap, *, image: str, name: str | None) -> Tap:
-    """Return what the last linear layer before the output reads, or the named tensor.
+    """Return the input of the last linear layer before the output, or the named tensor.
 
     Raises:
         InputError: there is no such layer, or no tensor of that name.
@@ -78,7 +78,7 @@ def embedding_tap(model: onnx.ModelProto, output: Tap, *, image: str, name: str 
 
 
 def tensors_from(graph: onnx.GraphProto, image: str) -> set[str]:
-    """Return the tensors that depend on the image, which is among them."""
+    """Return the tensors that depend on the image, including the image."""
     computed = {image}
     for node in graph.node:
         if not computed.isdisjoint(node.input):
@@ -87,7 +87,7 @@ def tensors_from(graph: onnx.GraphProto, image: str) -> set[str]:
 
 
 def with_taps(model: onnx.ModelProto, taps: Sequence[Tap]) -> onnx.ModelProto:
-    """Return a copy that gives the tapped tensors, and nothing else."""
+    """Return a copy of the model whose only outputs are the tapped tensors."""
     tapped = onnx.ModelProto()
     tapped.CopyFrom(model)
     del tapped.graph.output[:]

@@ -1,4 +1,4 @@
-"""The file's graph made ready for a bundle: current operators, any batch, the wanted tensors as outputs."""
+"""Prepares a file's graph for a bundle: current opset, dynamic batch, selected outputs."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from dlcv.export.writing import OPSET
 from dlcv.runtime.bundle.schema import Precision
 from dlcv.runtime.errors import EngineError, InputError
 
-_IR_VERSION = 10  # from 4 on, constants need not be inputs; 10 knows every type of opset 21
+_IR_VERSION = 10  # since 4, constants need not be inputs; 10 has every type of opset 21
 _PROBE_BATCH = 2
 _HALF = {onnx.TensorProto.FLOAT16: "fp16", onnx.TensorProto.BFLOAT16: "bf16"}
 
@@ -28,7 +28,7 @@ _HALF = {onnx.TensorProto.FLOAT16: "fp16", onnx.TensorProto.BFLOAT16: "bf16"}
 def core_from_model(
     model: onnx.ModelProto, entry: Entry, *, taps: Sequence[Tap], opset: int | None
 ) -> onnx.ModelProto:
-    """Return the graph with a dynamic batch, at `opset`, giving the tapped tensors.
+    """Return the graph with a dynamic batch, at `opset`, with the tapped tensors as outputs.
 
     Raises:
         InputError: it cannot be brought to the opset.
@@ -49,7 +49,7 @@ def core_from_model(
 
 
 def shapes_of(core: onnx.ModelProto, entry: Entry, taps: Sequence[Tap]) -> list[tuple[int, ...]]:
-    """Run a core on two images and return the shapes of the tapped tensors, less the batch.
+    """Run a core on two images and return the shapes of the tapped tensors, without the batch.
 
     Raises:
         InputError: it takes no batch of two, or gives tensors that are no floats.
@@ -70,7 +70,7 @@ def shapes_of(core: onnx.ModelProto, entry: Entry, taps: Sequence[Tap]) -> list[
 
 
 def precision_of(core: onnx.ModelProto) -> Precision:
-    """Return what the arithmetic of a graph is: of its convolutions and matrix products."""
+    """Return the precision of a graph's convolutions and matrix products."""
     nodes = list(nodes_of(core.graph))
     if any(node.op_type == "QuantizeLinear" for node in nodes):
         return "int8"
@@ -126,7 +126,7 @@ def _at_opset(model: onnx.ModelProto, opset: int | None) -> onnx.ModelProto:
 
 
 def _keep_only_image(model: onnx.ModelProto, entry: Entry) -> None:
-    """Drop constants from the inputs, where old files list them: an engine would not fold them."""
+    """Remove constants from the inputs, where old files list them. Engines would not fold them."""
     image = next(v for v in model.graph.input if v.name == entry.name)
     kept = onnx.ValueInfoProto()
     kept.CopyFrom(image)

@@ -1,4 +1,4 @@
-"""What a user says about an ONNX file that somebody else made."""
+"""The user's options for importing an ONNX file."""
 
 from __future__ import annotations
 
@@ -19,9 +19,9 @@ Resize: TypeAlias = Literal["stretch", "center_crop", "longest_side"]
 
 @dataclass(frozen=True, kw_only=True)
 class Scaling:
-    """How pixels become what the network takes: (pixel * scale - mean) / std, pixels in 0..255.
+    """Pixel normalisation: (pixel * scale - mean) / std, with pixels in 0..255.
 
-    mean, std: one number, or one for each channel in the order that the network takes them.
+    mean, std: one number, or one per channel in the order that the network takes them.
     """
 
     scale: float = 1 / 255
@@ -44,7 +44,7 @@ class Scaling:
 
     @property
     def command_line(self) -> str:
-        """The options as they are typed, those that are not the defaults."""
+        """The options as typed on the command line, without defaults."""
         usual, given = Scaling(), {"--scale": (self.scale,), "--mean": self.mean, "--std": self.std}
         defaults = {"--scale": (usual.scale,), "--mean": usual.mean, "--std": usual.std}
         return "".join(
@@ -55,18 +55,18 @@ class Scaling:
 
     @property
     def changes_nothing(self) -> bool:
-        """Whether the network takes pixels as they are, in 0..255."""
+        """Whether the network takes pixels unchanged, in 0..255."""
         return self.scale == 1 and not any(self.mean) and set(self.std) == {1.0}
 
 
 @dataclass(frozen=True, kw_only=True)
 class ImportOptions:
-    """How an ONNX file becomes a bundle. None: found out from the file.
+    """How to import an ONNX file. None: derived from the file.
 
-    size: (height, width) in pixels, for a graph that takes any. resize, crop_fraction, resample,
-    multiple: as in `Preprocessing`. classes: file of names. softmax: whether the graph adds one (of
-    one channel: a sigmoid); "auto" looks at the answers to photos. output, embedding: names of
-    tensors anywhere in the file's graph. opset: of the new graph.
+    size: (height, width) in pixels, for a graph that takes any size. resize, crop_fraction, resample, multiple:
+    as in `Preprocessing`. classes: file of names. softmax: whether to add a softmax (for one channel, a
+    sigmoid); "auto" decides by the outputs for photos. output, embedding: names of tensors anywhere in the
+    file's graph. opset: of the new graph.
     """
 
     task: Task
@@ -97,7 +97,7 @@ class ImportOptions:
 
     @property
     def command_line(self) -> str:
-        """The options as they are typed, file names without folders; those that are not the defaults."""
+        """The options as typed on the command line, without defaults; file names are without folders."""
         fields = {
             "layout": self.layout,
             "channels": self.channels,

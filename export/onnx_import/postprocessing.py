@@ -1,4 +1,4 @@
-"""What the file's answers mean, and how they become finished ones, in numpy: the reference of the graph's nodes."""
+"""Interprets the file's outputs and postprocesses them in numpy: the reference for the graph's added nodes."""
 
 from __future__ import annotations
 
@@ -14,15 +14,15 @@ from dlcv.runtime.engines.base import Arrays
 from dlcv.runtime.errors import InputError
 
 Array: TypeAlias = "np.ndarray[Any, Any]"
-_SUM_TOLERANCE = 0.01  # of probabilities in half precision or int8
+_SUM_TOLERANCE = 0.01  # tolerance for probabilities in half precision or int8
 
 
 @dataclass(frozen=True, kw_only=True)
 class Head:
-    """How scores become answers.
+    """How scores become the bundle's outputs.
 
-    shape: of the scores of one image. layout: of scores of pixels; None for vectors. channels: of the
-    scores; one stands for two classes. logits: a softmax, or sigmoid of one channel, is still to come.
+    shape: of the scores of one image. layout: of per-pixel scores; None for vectors. channels: of the scores; a
+    single channel stands for two classes. logits: a softmax (for one channel, a sigmoid) is to be added.
     embedding: shape of the embedding of one image, where the task has one.
     """
 
@@ -35,11 +35,11 @@ class Head:
 
     @property
     def classes(self) -> int:
-        """How many classes there are; none of an embedding."""
+        """The number of classes; none for embeddings."""
         return 0 if self.task == "embed" else max(self.channels, 2)
 
     def answers(self, scores: Array, embedding: Array | None, *, size: tuple[int, int]) -> Arrays:
-        """Return the bundle's outputs for raw answers to images of `size` (height, width).
+        """Return the bundle's outputs for raw outputs on images of `size` (height, width).
 
         scores: (B, ...). embedding: (B, D) or (B, D, h, w), which is averaged over h and w.
         """
@@ -56,12 +56,12 @@ class Head:
         return {"mask": mask.astype(np.uint8), "confidence": confidence.astype(np.float32)}
 
     def maps(self, scores: Array) -> Array:
-        """Return scores of pixels as float64 (B, C, h, w)."""
+        """Return per-pixel scores as float64 (B, C, h, w)."""
         moved = scores.transpose(0, 3, 1, 2) if self.layout == "nhwc" else scores
         return moved.astype(np.float64)
 
     def probabilities(self, scores: Array) -> Array:
-        """Return probabilities along axis 1, of two classes where there is one channel."""
+        """Return probabilities along axis 1; two classes where there is one channel."""
         if self.channels == 1:
             positive = 1 / (1 + np.exp(-scores)) if self.logits else scores
             return np.concatenate([1 - positive, positive], axis=1)
@@ -78,7 +78,7 @@ def head_of(
     entry: Entry,
     options: ImportOptions,
 ) -> Head:
-    """Return the head that the answers' shapes, the answers to photos and the options call for.
+    """Return the head that fits the outputs' shapes, the outputs for photos and the options.
 
     shapes: of scores and, for a classifier, embedding. samples: scores of several photos.
 
@@ -127,7 +127,7 @@ def _require_fit(head: Head) -> None:
 
 
 def _with_logits(head: Head, samples: Sequence[Array], *, choice: str) -> Head:
-    """Look whether scores are probabilities already, or believe the user."""
+    """Detect whether scores are probabilities already, or follow the user's option."""
     probable = all(_are_probabilities(head, scores) for scores in samples)
     if choice == "no" and not probable:
         raise InputError(
@@ -145,7 +145,7 @@ def _are_probabilities(head: Head, scores: Array) -> bool:
 
 
 def _layout(shape: tuple[int, ...], entry: Entry) -> Layout | None:
-    """Return where the classes are: the other two sides have the image's proportions."""
+    """Return which axis holds the classes: the other two have the image's proportions."""
     if len(shape) != 3:
         return None
     fits: list[Layout] = []
@@ -159,19 +159,19 @@ def _layout(shape: tuple[int, ...], entry: Entry) -> Layout | None:
 
 
 def _proportional(sides: tuple[int, ...], size: tuple[int, int]) -> bool:
-    """Allow for a side that was rounded up on the way down."""
+    """Return whether sides have the image's proportions, allowing for rounding up in down-sampling."""
     scale = max(sides) / max(size)
     return min(sides) > 1 and all(abs(a - b * scale) <= 1 for a, b in zip(sides, size, strict=True))
 
 
 def _vectors(array: Array) -> Array:
-    """Return float32 (B, D) of (B, D) or (B, D, h, w)."""
+    """Return float32 (B, D) from (B, D) or (B, D, h, w)."""
     means = array.mean(axis=(2, 3), dtype=np.float64) if array.ndim == 4 else array
     return means.astype(np.float32)
 
 
 def _resized(maps: Array, size: tuple[int, int]) -> Array:
-    """Interpolate linearly, with centres of pixels at halves: (B, C, h, w) to (B, C, *size)."""
+    """Resize bilinearly, with half-pixel centres: (B, C, h, w) to (B, C, *size)."""
     if maps.shape[2:] == size:
         return maps
     rows, columns = (_weights(maps.shape[2], size[0]), _weights(maps.shape[3], size[1]))

@@ -1,7 +1,7 @@
-"""QLinear operators as quantise/dequantise pairs around ONNX's own float operators.
+"""Rewrites QLinear operators as quantise/dequantise pairs around standard float operators.
 
-ONNX Runtime writes QLinear operators, some of its own domain, which no other engine has. A pair says
-the same, rounding included, and ONNX Runtime joins pairs into the same kernels again.
+ONNX Runtime writes QLinear operators, some of them in its own domain, which no other engine supports. The pairs
+are equivalent, including rounding, and ONNX Runtime fuses them to the same kernels.
 """
 
 from __future__ import annotations
@@ -23,11 +23,11 @@ _ONE = {
     "QLinearSigmoid": "Sigmoid",
 }
 QLINEAR = frozenset((*_TWO, *_ONE, "QLinearConcat"))
-_BIAS = 8  # of QLinearConv: int32, its scale is the product of those of image and weights
+_BIAS = 8  # QLinearConv's bias: int32, its scale is the product of those of image and weights
 
 
 def without_qlinear(model: onnx.ModelProto) -> onnx.ModelProto:
-    """Return a model whose QLinear operators are pairs; any other is returned as it is.
+    """Return a model with its QLinear operators rewritten as pairs. Other models are returned unchanged.
 
     Raises:
         InputError: an operator has a form that ONNX's own do not have.
@@ -43,7 +43,7 @@ def without_qlinear(model: onnx.ModelProto) -> onnx.ModelProto:
 
 
 class _Rewriter:
-    """Writes a model's nodes anew."""
+    """Rewrites the nodes of a model."""
 
     def __init__(self, model: onnx.ModelProto) -> None:
         self._graph = model.graph
@@ -65,7 +65,7 @@ class _Rewriter:
         self._node("QuantizeLinear", [exact, *result], node.output[0])
 
     def _dequantized(self, node: onnx.NodeProto, operand: list[str], position: int) -> str:
-        """Dequantise a tensor with its scale and zero point; weights by their channels."""
+        """Dequantise a tensor with its scale and zero point; weights per channel."""
         made = f"{node.output[0]}.operand_{position}"
         scale = self._constants.get(operand[1])
         axis = {}

@@ -1,4 +1,4 @@
-"""Read an ONNX file that somebody else made, and refuse in one sentence what cannot become a bundle."""
+"""Reads an ONNX file, and rejects what cannot become a bundle."""
 
 from __future__ import annotations
 
@@ -47,12 +47,12 @@ def model_from_file(path: Path) -> onnx.ModelProto:
 
 
 def opset_of(model: onnx.ModelProto) -> int:
-    """Return the version of the default operators that a model uses."""
+    """Return the opset version of a model's default domain."""
     return max((o.version for o in model.opset_import if o.domain in _DEFAULT_DOMAINS), default=1)
 
 
 def nodes_of(graph: onnx.GraphProto) -> Iterator[onnx.NodeProto]:
-    """Yield all nodes, also those of branches and loop bodies."""
+    """Yield all nodes, including those of branches and loop bodies."""
     for node in graph.node:
         yield node
         for attribute in node.attribute:

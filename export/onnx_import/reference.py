@@ -1,4 +1,4 @@
-"""What the file itself answers: the reference of the parity gate."""
+"""The reference of an import's parity gate: the file itself, run by ONNX Runtime."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ Array: TypeAlias = "np.ndarray[Any, Any]"
 
 @final
 class Original:
-    """The file's graph as it is, one image at a time, pixels scaled in numpy."""
+    """The file's unchanged graph, run on one image at a time, with pixels scaled in numpy."""
 
     def __init__(self, model: onnx.ModelProto, entry: Entry, taps: Sequence[Tap]) -> None:
         self._session = Session(with_taps(model, taps))
@@ -28,9 +28,9 @@ class Original:
         self._names = [tap.name for tap in taps]
 
     def scores(self, image: Array, shapes: Sequence[tuple[int, ...]] | None = None) -> list[Array]:
-        """Return the tapped tensors, a row an image. image: uint8 (B, H, W, 3) RGB.
+        """Return the tapped tensors, one row per image. image: uint8 (B, H, W, 3) RGB.
 
-        shapes: of one image's tensors, for a file that gives them without a batch axis.
+        shapes: of one image's tensors, for a file whose outputs have no batch axis.
         """
         name, outputs = self._entry.name, self._names
         taken = [self._entry.from_pixels(one[None]) for one in image]
@@ -43,7 +43,7 @@ class Original:
 
 @final
 class FileReference:
-    """Answers pixels with arrays, by the file's own graph, and numpy before and behind it."""
+    """Computes the bundle's outputs with the file's own graph, and pre- and postprocessing in numpy."""
 
     def __init__(
         self, original: Original, head: Head, *, file: str, shapes: Sequence[tuple[int, ...]]
@@ -55,7 +55,7 @@ class FileReference:
 
     @property
     def words(self) -> str:
-        """What answers."""
+        """A description of the reference, for reports."""
         version = installed_version("onnxruntime") or installed_version("onnxruntime-gpu")
         return f"{self._file} on ONNX Runtime {version} cpu"
 
@@ -67,5 +67,5 @@ class FileReference:
 
 
 def _unbatched(array: Array, rank: int) -> Array:
-    """Return (B, ...) of `rank` + 1 axes from (B, 1, ...) or (B, ...)."""
+    """Return (B, ...) with `rank` + 1 axes from (B, 1, ...) or (B, ...)."""
     return array[:, 0] if array.ndim == rank + 2 else array

@@ -1,4 +1,4 @@
-"""ONNX Runtime on a file's own graph, whatever its inputs are."""
+"""Runs a file's own graph with ONNX Runtime."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ _LOG_NOTHING = 4
 
 @final
 class Session:
-    """A loaded graph of one input.
+    """A loaded graph with one input.
 
     Raises:
         InputError: ONNX Runtime cannot load it.
@@ -33,11 +33,11 @@ class Session:
             self._session = onnxruntime.InferenceSession(
                 model.SerializeToString(), options, providers=["CPUExecutionProvider"]
             )
-        except Exception as e:  # ONNX Runtime's own classes share no base below Exception
+        except Exception as e:  # ONNX Runtime's exceptions have no common base below Exception
             raise InputError(f"ONNX Runtime cannot load the graph: {reason_from_error(e)}") from e
 
     def run(self, name: str, array: Array, *, outputs: Sequence[str]) -> list[Array]:
-        """Return outputs by name, one perhaps twice.
+        """Return outputs by name. A name may be given twice.
 
         Raises:
             EngineError: ONNX Runtime failed.

@@ -1,4 +1,4 @@
-"""Nodes around a core: pixels to what it takes, and what it gives to finished answers."""
+"""Adds pre- and postprocessing nodes around a core graph."""
 
 from __future__ import annotations
 
@@ -19,14 +19,14 @@ from dlcv.runtime.bundle.schema import Dimension, TensorSpec
 from dlcv.runtime.errors import InputError
 
 Array: TypeAlias = "np.ndarray[Any, Any]"
-_INSIDE = "model/"  # before every name of the file's graph, so that none is one of ours
+_INSIDE = "model/"  # prefix of every name of the file's graph, so that none clashes with ours
 _KINDS = {"uint8": TensorProto.UINT8, "float32": TensorProto.FLOAT}
 
 
 def wrapped(
     core: onnx.ModelProto, *, entry: Entry, taps: Sequence[Tap], head: Head
 ) -> ExportedGraph:
-    """Return the graph of a bundle: `image` to the task's outputs.
+    """Return a bundle's graph, from `image` to the task's outputs.
 
     taps: scores and, for a classifier, embedding: the core's outputs.
     """
@@ -56,7 +56,7 @@ def wrapped(
 
 
 class _Nodes:
-    """Nodes and constants in the order in which they are added, with names of their own."""
+    """Collects nodes and constants in order, with unique names."""
 
     def __init__(self, prefix: str) -> None:
         self.nodes: list[onnx.NodeProto] = []
@@ -64,7 +64,7 @@ class _Nodes:
         self._prefix = prefix
 
     def add(self, operator: str, *inputs: str, output: str = "", **attributes: Any) -> str:
-        """Add a node with one output, whose name is returned."""
+        """Add a node with one output and return the output's name."""
         name = f"{self._prefix}{operator}_{len(self.nodes)}"
         node = helper.make_node(operator, list(inputs), [output or name], name=name, **attributes)
         self.nodes.append(node)
@@ -78,7 +78,7 @@ class _Nodes:
 
 
 def _add_entry(nodes: _Nodes, entry: Entry, *, output: str) -> None:
-    """Add what `Entry.from_pixels` does. The cast comes first: TensorRT takes nothing else on uint8."""
+    """Add the nodes for `Entry.from_pixels`. The cast comes first: TensorRT takes nothing else on uint8."""
     pixels = nodes.add("Cast", "image", to=TensorProto.FLOAT)
     if entry.channels == "bgr":
         pixels = nodes.add("Gather", pixels, nodes.constant(np.array([2, 1, 0])), axis=3)
@@ -98,7 +98,7 @@ def _add_entry(nodes: _Nodes, entry: Entry, *, output: str) -> None:
 
 
 def _add_head(nodes: _Nodes, head: Head, entry: Entry, *, tensors: Sequence[str]) -> None:
-    """Add what `Head.answers` does."""
+    """Add the nodes for `Head.answers`."""
     floats = [nodes.add("Cast", name, to=TensorProto.FLOAT) for name in tensors]
     if head.task == "embed":
         _add_vectors(nodes, floats[0], head.shape)

@@ -1,4 +1,4 @@
-"""Lower precisions of a bundle's graph: fp16, bf16, int8, each behind its gates."""
+"""Lower precisions of a bundle's graph: fp16, bf16 and int8, each accepted only if it passes its gates."""
 
 from dlcv.export.precision.add import PrecisionOptions, add_precision
 

@@ -1,4 +1,4 @@
-"""Add a lower precision to a bundle, if it passes its gates: parity, golden cases, accuracy."""
+"""Adds a lower precision to a bundle, if it passes its gates: parity, golden cases, accuracy."""
 
 from __future__ import annotations
 
@@ -37,10 +37,10 @@ def _silent(_: str) -> None: ...
 class PrecisionOptions:
     """What to add to a bundle.
 
-    calibrate: images, folders or globs to measure ranges on; int8 needs them, without them the
-    sample photos of dlcv serve. labelled: images with labels for the accuracy gate. budget: how
-    much top-1 or mean IoU may fall, in 0..1. out: write a copy instead of changing the bundle.
-    progress, warn: told what happens, and what is not as it should be.
+    calibrate: images, folders or globs to measure ranges on; required for int8, otherwise dlcv's sample photos
+    are the default. labelled: images with labels for the accuracy gate. budget: the largest allowed drop of
+    top-1 or mean IoU, in 0..1. out: write a copy instead of changing the bundle. progress, warn: called with
+    progress messages and with warnings.
     """
 
     precision: Precision
@@ -61,7 +61,7 @@ class PrecisionOptions:
 
 
 def add_precision(path: str | Path, options: PrecisionOptions) -> Bundle:
-    """Return the bundle with a variant more; nothing is written unless every gate passes.
+    """Return the bundle with an added variant. Nothing is written unless every gate passes.
 
     Raises:
         BundleError: the bundle is damaged, or its graph cannot be converted.
@@ -93,10 +93,10 @@ def add_precision(path: str | Path, options: PrecisionOptions) -> Bundle:
 
 
 class Gates:
-    """What a candidate must pass: parity with the fp32 graph, the golden cases, and a budget."""
+    """The checks of a candidate: parity with the fp32 graph, the golden cases, and the accuracy budget."""
 
     def __init__(self, bundle: Bundle, options: PrecisionOptions) -> None:
-        """Read images and labels, and ask the fp32 graph for its answers."""
+        """Read images and labels, and run the fp32 graph on them."""
         self._bundle, self._options = bundle, options
         preprocessing = bundle.manifest.preprocessing
         if options.calibrate:
@@ -118,7 +118,7 @@ class Gates:
         self._baseline = self._scored(exact, "fp32") if self._labelled else None
 
     def passed(self, candidate: Candidate) -> tuple[ParityReport, Accuracy | None]:
-        """Return what was measured.
+        """Check a candidate and return the measurements.
 
         Raises:
             ParityError: out of tolerance, or over the budget.
@@ -181,7 +181,7 @@ def _golden_runs(bundle: Bundle) -> list[Run]:
 
 
 def _target(bundle: Bundle, options: PrecisionOptions) -> Path:
-    """Return the folder to write, checked before the work."""
+    """Return the folder to write to, checked before the work."""
     if options.out is not None:
         if options.out.exists():
             raise OutputError(f"{options.out} exists; choose another name")
@@ -201,7 +201,7 @@ def _opset(data: bytes) -> int:
 def _saved(
     bundle: Bundle, target: Path, *, variant: Variant, precision: Precision, data: bytes
 ) -> Bundle:
-    """Write the bundle with the variant; compiled engines of the one it replaces go."""
+    """Write the bundle with the variant. Compiled engines of a replaced variant are removed."""
     manifest = bundle.manifest
     graph = bundle.graph()
     replaced = graph.variants.get(precision)

@@ -1,4 +1,4 @@
-"""Candidates of each precision, made from a bundle's fp32 graph and images."""
+"""Makes candidate graphs in a lower precision from a bundle's fp32 graph and images."""
 
 from __future__ import annotations
 
@@ -29,9 +29,9 @@ _COMPARED_BATCHES = 2
 class Candidate:
     """A graph in a lower precision.
 
-    data: the ONNX file. gated: what the gate runs: the same, or its rehearsal. how: words for the
-    report. converted: the nodes in the lower precision. kept: those that stayed in fp32; of int8, only
-    the convolutions and matrix products.
+    data: the ONNX file. gated: the graph that the gate runs: the same, or its rehearsal. how: a description for
+    the report. converted: the nodes in the lower precision. kept: the nodes that stayed in fp32; for int8, only
+    convolutions and matrix products.
     """
 
     data: bytes
@@ -42,7 +42,7 @@ class Candidate:
 
 
 class Maker:
-    """Makes candidates that keep some nodes in fp32, and ranks the nodes of one."""
+    """Makes candidates that keep some nodes in fp32, and ranks the nodes of a candidate by noise."""
 
     def __init__(
         self,
@@ -52,7 +52,7 @@ class Maker:
         *,
         progress: Callable[[str], None],
     ) -> None:
-        """Measure what the precision needs. data: the fp32 graph. images: uint8 (H, W, 3).
+        """Measure what the precision requires. data: the fp32 graph. images: uint8 (H, W, 3).
 
         Raises:
             InputError: the precision is fp32.
@@ -73,7 +73,7 @@ class Maker:
             self._calibrate()
 
     def build(self, keep: Collection[str]) -> Candidate:
-        """Return the candidate with the nodes `keep` in fp32."""
+        """Return the candidate that keeps the nodes `keep` in fp32."""
         return self._built_half(self._half, keep) if self._half else self._built_int8(keep)
 
     def rank(self, candidate: Candidate) -> list[NodeNoise]:
@@ -113,7 +113,7 @@ class Maker:
         )
 
     def _calibrate(self) -> None:
-        """Measure thresholds by every method, and choose the one with the least noise in the outputs."""
+        """Compute thresholds by every method, and choose the one with the least noise in the outputs."""
         names = list(dict.fromkeys(n.input[0] for n in quantisable_nodes(self._model)))
         if not names:
             raise InputError("the graph has no convolution or matrix product to quantise")

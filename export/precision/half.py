@@ -1,8 +1,8 @@
-"""fp16 and bf16: most of a graph in 16 bits, typed so that a strongly typed engine runs it as it stands.
+"""Conversion to fp16 and bf16, explicitly typed, so that strongly typed engines run the graph unchanged.
 
-A plan says which nodes compute in 16 bits. From it come two graphs: the real one, and its rehearsal,
-an fp32 graph that rounds every tensor to 16 bits. The rehearsal is what the gate runs: CPU engines
-compute 16-bit graphs in fp32 without rounding in between, and would hide an overflow.
+A plan says which nodes compute in 16 bits. Two graphs are made from it: the real one, and a rehearsal, an fp32
+graph that rounds every tensor to 16 bits. The gate runs the rehearsal, because CPU engines compute 16-bit
+graphs in fp32 without rounding in between, and would hide an overflow.
 """
 
 from __future__ import annotations
@@ -46,13 +46,13 @@ SENSITIVE = frozenset(
 _TYPES = {"fp16": TensorProto.FLOAT16, "bf16": TensorProto.BFLOAT16}
 _LARGEST = {"fp16": 65504.0, "bf16": 3.3895e38}
 _SMALLEST = {"fp16": 2.0**-14, "bf16": 2.0**-126}  # normal: engines may flush smaller ones to 0
-_HEADROOM = 2.0  # other images than those measured may give larger values
-_BF16_OPSET = 22  # the first in which Conv and pooling take bfloat16
+_HEADROOM = 2.0  # margin, because other images may give larger values
+_BF16_OPSET = 22  # the first opset in which Conv and pooling take bfloat16
 
 
 @dataclass(frozen=True, kw_only=True)
 class HalfPlan:
-    """Which nodes compute in 16 bits; all other float nodes stay in fp32."""
+    """The nodes that compute in 16 bits. All other float nodes stay in fp32."""
 
     precision: Half
     nodes: frozenset[str]
@@ -61,11 +61,11 @@ class HalfPlan:
 def half_plan(
     model: onnx.ModelProto, precision: Half, *, ranges: Ranges, keep: Collection[str] = ()
 ) -> HalfPlan:
-    """Plan a conversion of a model from `prepared_model`.
+    """Plan the conversion of a model from `prepared_model`.
 
-    In fp32 stay: sensitive operators; nodes that touch a value near the largest of the type or a
-    constant that it cannot hold; `keep`; and light nodes that read nothing but what is fp32
-    already, so that the normalisation before the network and the ends behind a softmax stay whole.
+    These stay in fp32: sensitive operators; nodes with a value near the largest of the type, or with a constant
+    that it cannot hold; nodes in `keep`; and cheap nodes whose inputs are all fp32 already, so that the
+    normalisation before the network and the nodes after a softmax stay in fp32.
 
     ranges: the largest absolute value of each tensor, as measured.
     """
@@ -88,15 +88,15 @@ def half_plan(
 
 
 def half_model(model: onnx.ModelProto, plan: HalfPlan) -> bytes:
-    """Return the graph in 16 bits: fp32 inputs and outputs, one Cast where the types of two nodes meet.
+    """Return the graph in 16 bits, with fp32 inputs and outputs, and Casts between nodes of different types.
 
-    Constants are converted here, so that none is cast when the graph runs.
+    Constants are converted here, so that none is cast at run time.
     """
     return _Writer(model, plan).write()
 
 
 def rehearsal(model: onnx.ModelProto, plan: HalfPlan) -> bytes:
-    """Return an fp32 graph that rounds what `half_model` has in 16 bits, tensor by tensor."""
+    """Return an fp32 graph that rounds the tensors that are 16-bit in `half_model`."""
     model = _copy(model)
     constants, floats = constants_of(model), float_tensors(model)
     nodes, rounded = list(model.graph.node), _Rounding(plan.precision)
@@ -121,7 +121,7 @@ def rehearsal(model: onnx.ModelProto, plan: HalfPlan) -> bytes:
 
 
 class _Rounding:
-    """Adds nodes and constants that hold 16-bit values in fp32, each once."""
+    """Adds nodes and constants that hold 16-bit values in fp32, each only once."""
 
     def __init__(self, precision: Half) -> None:
         self._precision: Half = precision
@@ -151,7 +151,7 @@ class _Rounding:
 
 
 class _Writer:
-    """Writes the real graph of a plan."""
+    """Writes the 16-bit graph of a plan."""
 
     def __init__(self, model: onnx.ModelProto, plan: HalfPlan) -> None:
         self._model = _copy(model)
@@ -180,7 +180,7 @@ class _Writer:
         return checked_bytes(self._model)
 
     def _as_needed(self, name: str, *, half: bool) -> str:
-        """Return the name of a tensor's copy in the type that a node needs; make it where there is none."""
+        """Return the name of a tensor's copy in the type that a node needs, creating it if necessary."""
         if half == (name in self._half):
             return name
         precision = self._plan.precision if half else "fp32"
@@ -195,7 +195,7 @@ class _Writer:
         return copy
 
     def _declared_half(self, node: onnx.NodeProto, outputs: set[str]) -> dict[str, str]:
-        """Note a node's results as 16-bit. Return those that the graph gives, by their new names."""
+        """Mark a node's outputs as 16-bit. Return those that are graph outputs, by their new names."""
         ends = {}
         for position, name in enumerate(node.output):
             if name in self._floats and name in outputs:
@@ -212,7 +212,7 @@ class _Writer:
 
 
 def _unfit(ranges: Ranges, constants: Mapping[str, Array], precision: Half) -> set[str]:
-    """Return the tensors whose values the type cannot hold."""
+    """Return the tensors with values that the type cannot hold."""
     largest, smallest = _LARGEST[precision], _SMALLEST[precision]
     unfit = {name for name, value in ranges.items() if not value * _HEADROOM < largest}
     for name, array in constants.items():
@@ -236,7 +236,7 @@ def _copy(model: onnx.ModelProto) -> onnx.ModelProto:
 
 
 def kept_nodes(model: onnx.ModelProto, nodes: Iterable[str]) -> tuple[str, ...]:
-    """Return the float-computing nodes of a graph that are not among `nodes`, in its order."""
+    """Return the float nodes of a graph that are not in `nodes`, in the graph's order."""
     floats, converted = float_tensors(model), set(nodes)
     return tuple(
         node.name

@@ -1,4 +1,4 @@
-"""Images to calibrate and compare on: read as the bundle reads its images, in batches of one shape."""
+"""Loads calibration and comparison images with the bundle's preprocessing, in batches of equal shape."""
 
 from __future__ import annotations
 
@@ -15,16 +15,16 @@ from dlcv.runtime.images.sources import expand_inputs
 
 FEWEST_IMAGES, ENOUGH_IMAGES, MOST_IMAGES = 16, 100, 500
 _GATE_IMAGES = 9
-_BATCH_PIXELS = 2**19  # in one batch: all inner tensors of it are held at once
+_BATCH_PIXELS = 2**19  # per batch; all its intermediate tensors are in memory at once
 _LARGEST_BATCH = 16
 
 
 def calibration_pixels(
     inputs: Sequence[str], preprocessing: Preprocessing, *, warn: Callable[[str], None]
 ) -> list[Pixels]:
-    """Return the pixels of images, uint8 (H, W, 3), evenly chosen where there are more than 500.
+    """Return the pixels of images, uint8 (H, W, 3); of more than 500, an evenly spaced selection.
 
-    warn: told each image that cannot be read, and when there are fewer than 100.
+    warn: called for each image that cannot be read, and if there are fewer than 100.
 
     Raises:
         InputError: fewer than 16 images can be read.
@@ -50,7 +50,7 @@ def calibration_pixels(
 
 
 def batches_of(images: Sequence[Pixels]) -> list[Pixels]:
-    """Return images as batches (B, H, W, 3), those of one shape together."""
+    """Return images as batches (B, H, W, 3) of equal shape."""
     by_shape: dict[tuple[int, ...], list[Pixels]] = {}
     for image in images:
         by_shape.setdefault(image.shape, []).append(image)

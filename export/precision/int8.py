@@ -1,8 +1,8 @@
-"""int8: explicit symmetric quantise/dequantise pairs, placed as TensorRT wants them.
+"""int8 quantisation by explicit symmetric quantise/dequantise pairs, placed as TensorRT expects them.
 
-Weights are int8 by output channel and stored so; activations are int8 by tensor, zero point 0, quantised
-once in front of the nodes that read them. What a convolution gives is not quantised: its activation and
-a residual sum can then join it. Biases, and products of two activations, stay in fp32.
+Weights are stored as int8, per output channel. Activations are int8 per tensor with zero point 0, quantised
+once in front of the nodes that read them. A convolution's output is not quantised, so that its activation and a
+residual sum can be fused into it. Biases, and products of two activations, stay in fp32.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ Method: TypeAlias = Literal["mse", "percentile", "max"]
 METHODS: tuple[Method, ...] = get_args(Method)
 _LEVELS = 127  # -128 is not used: symmetric
 _PERCENTILE = 0.9999
-_CANDIDATES = 100  # thresholds that "mse" tries
+_CANDIDATES = 100  # number of thresholds that "mse" tries
 
 
 def quantisable_nodes(model: onnx.ModelProto) -> list[onnx.NodeProto]:
@@ -44,9 +44,9 @@ def quantisable_nodes(model: onnx.ModelProto) -> list[onnx.NodeProto]:
 def quantised_model(
     model: onnx.ModelProto, thresholds: Mapping[str, float], *, keep: Collection[str] = ()
 ) -> bytes:
-    """Return the graph with its quantisable nodes in int8, those in `keep` excepted.
+    """Return the graph with its quantisable nodes in int8, except those in `keep`.
 
-    model: from `prepared_model`. thresholds: absolute value that becomes 127, by activation.
+    model: from `prepared_model`. thresholds: the absolute value that maps to 127, by activation.
     """
     writer = _Writer(model, thresholds)
     chosen = {node.name for node in quantisable_nodes(model)} - set(keep)
@@ -54,10 +54,10 @@ def quantised_model(
 
 
 def threshold_from_histogram(counts: Array, largest: float, *, method: Method) -> float:
-    """Return the absolute value that becomes 127; what is larger saturates.
+    """Return the absolute value that maps to 127; larger values saturate.
 
-    "max" saturates nothing, "percentile" the largest 0.01 % of the values that are not 0, and
-    "mse" what makes the mean squared error least.
+    "max" saturates nothing, "percentile" the largest 0.01 % of the values that are not 0, and "mse" minimises
+    the mean squared error.
 
     counts: int64 (bins,) of absolute values in equal steps from 0 to `largest`.
     """
@@ -79,7 +79,7 @@ def _squared_error(values: Array, counts: Array, threshold: float) -> float:
 
 
 def _channel_axis(node: onnx.NodeProto) -> int | None:
-    """Return the axis of the output channels in a node's weights; None if it is not quantised."""
+    """Return the axis of the output channels in a node's weights, or None if the node is not quantised."""
     if node.op_type == "Conv":
         return 0
     if node.op_type == "MatMul":
@@ -99,7 +99,7 @@ class _Writer:
         self._constants = constants_of(model)
         self._producers = producers_of(model)
         self._made: set[str] = set()
-        self._axes: dict[str, int] = {}  # of the output channels, by int8 weights
+        self._axes: dict[str, int] = {}  # axis of the output channels, by int8 weights
 
     def write(self, chosen: Collection[str]) -> bytes:
         graph = self._model.graph
@@ -119,7 +119,7 @@ class _Writer:
         return checked_bytes(self._model)
 
     def _share_residual(self, node: onnx.NodeProto, chosen: Collection[str]) -> None:
-        """Let the sum behind an int8 convolution read the int8 copy of the other branch, if there is one."""
+        """Let the sum after an int8 convolution read the int8 copy of the other branch, if there is one."""
         for here, other in ((0, 1), (1, 0)):
             producer = self._producers.get(node.input[other])
             copy = f"{node.input[here]}.int8"
@@ -128,10 +128,10 @@ class _Writer:
                 return
 
     def _share_weights(self, node: onnx.NodeProto) -> None:
-        """Let others read int8 weights too (a class activation map does), not a second copy in fp32.
+        """Let other readers of the weights, such as a class activation map, read int8 too, not an fp32 copy.
 
-        They get a copy of their own: ONNX Runtime, which makes uint8 weights of int8 ones where the CPU has
-        no VNNI, fails on weights that two nodes share.
+        They get their own int8 copy: ONNX Runtime converts int8 weights to uint8 where the CPU has no VNNI, and
+        fails on weights that two nodes share.
         """
         for position, name in enumerate(node.input):
             if name in self._axes:

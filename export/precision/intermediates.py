@@ -1,4 +1,4 @@
-"""What flows through a graph: its inner tensors on real images, their ranges, and how far two graphs are apart."""
+"""Runs graphs on real images to get intermediate tensors, their ranges, and the noise between two graphs."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ _BINS = 2048
 
 
 class Tap:
-    """Runs a graph on the CPU and returns inner tensors besides its outputs."""
+    """Runs a graph on the CPU and returns intermediate tensors along with its outputs."""
 
     def __init__(self, data: bytes, tensors: Collection[str]) -> None:
         """Load a graph. tensors: names of float32 tensors in it."""
@@ -45,7 +45,7 @@ class Tap:
 def largest_values(
     data: bytes, tensors: Collection[str], batches: Iterable[Pixels]
 ) -> dict[str, float]:
-    """Return the largest absolute value of each tensor over all batches; infinity where it is not finite."""
+    """Return the largest absolute value of each tensor over all batches; infinity if any value is not finite."""
     tap = Tap(data, tensors)
     largest = dict.fromkeys(tensors, 0.0)
     for image in batches:
@@ -58,7 +58,7 @@ def largest_values(
 def histograms(
     data: bytes, largest: Mapping[str, float], batches: Iterable[Pixels]
 ) -> dict[str, Array]:
-    """Return how often absolute values occur, int64 (2048,), in equal steps from 0 to each tensor's largest."""
+    """Return histograms of absolute values, int64 (2048,), in equal steps from 0 to each tensor's largest."""
     tap = Tap(data, list(largest))
     counts = {name: np.zeros(_BINS, np.int64) for name in largest}
     for image in batches:
@@ -72,7 +72,7 @@ def histograms(
 def noise_by_tensor(
     exact: bytes, lower: bytes, tensors: Sequence[str], batches: Iterable[Pixels]
 ) -> dict[str, float]:
-    """Return noise over signal of each tensor: the energy of the difference over that of the exact values.
+    """Return the noise-to-signal ratio of each tensor: energy of the difference over energy of the exact values.
 
     exact, lower: two graphs that both compute the tensors.
     """

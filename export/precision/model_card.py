@@ -14,7 +14,7 @@ _NAMED = 5
 
 
 def card_with_precisions(card: str, manifest: Manifest) -> str:
-    """Return a model card with its metrics and, in front of the limits, its section on precisions written anew."""
+    """Return a model card with its metrics, and its section on precisions before the limits, rewritten."""
     lines = [_TITLE, "", "| precision | file | size | accuracy | parity | kept in fp32 |"]
     lines.append("|---|---|---|---|---|---|")
     for precision, variant in manifest.graphs[manifest.main_graph].variants.items():
@@ -39,7 +39,7 @@ def card_with_precisions(card: str, manifest: Manifest) -> str:
 
 
 def _replaced(card: str, title: str, section: str) -> str:
-    """Put a section in the place of the one with this title, if there is one."""
+    """Return the card with the section of this title replaced, if there is one."""
     pattern = rf"^{title}\n.*?(?=^## |\Z)"
     return re.sub(pattern, lambda _: section, card, flags=re.DOTALL | re.MULTILINE)
 

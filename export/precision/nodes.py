@@ -1,4 +1,4 @@
-"""Parts of an ONNX graph that all precisions look at: node names, float tensors, constants."""
+"""Helpers on ONNX graphs for all precisions: node names, float tensors, constants."""
 
 from __future__ import annotations
 
@@ -51,7 +51,7 @@ def constants_of(model: onnx.ModelProto) -> dict[str, Array]:
 
 
 def float_tensors(model: onnx.ModelProto) -> set[str]:
-    """Return the names of all float32 tensors, inferred: inputs, outputs, initializers and in between.
+    """Return the names of all float32 tensors, by type inference: inputs, outputs, initializers and intermediates.
 
     Raises:
         BundleError: the types do not fit together.
@@ -80,8 +80,8 @@ def drop_unused_constants(model: onnx.ModelProto) -> None:
 
 
 def checked_bytes(model: onnx.ModelProto) -> bytes:
-    """Return a model as bytes after the full check of its operators, types and shapes."""
-    del model.graph.value_info[:]  # types have changed; engines infer them
+    """Serialise a model after a full check of its operators, types and shapes."""
+    del model.graph.value_info[:]  # these are outdated after type changes; engines infer them
     onnx.checker.check_model(model, full_check=True)
     data: bytes = model.SerializeToString(deterministic=True)
     return data

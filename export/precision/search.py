@@ -1,4 +1,4 @@
-"""The sensitivity search: what fails a gate is tried again with its worst nodes in fp32."""
+"""Searches for nodes to keep in fp32: if a candidate fails a gate, its noisiest nodes stay in fp32."""
 
 from __future__ import annotations
 
@@ -16,9 +16,9 @@ R = TypeVar("R")  # report
 
 @dataclass(frozen=True, kw_only=True)
 class NodeNoise:
-    """How far a node's result is from fp32: noise energy over signal energy.
+    """How far a node's output is from fp32: noise energy over signal energy.
 
-    added: the part that was not there in its inputs; the ranking goes by it.
+    added: the noise that was not in its inputs; the ranking uses it.
     """
 
     node: str
@@ -36,12 +36,13 @@ def search(
     *,
     progress: Callable[[str], None],
 ) -> tuple[C, R]:
-    """Return the first candidate that passes the gate, and what the gate returned.
+    """Return the first candidate that passes the gate, and the gate's result.
 
-    The first has every node in the lower precision. Then the worst 1, 2, 4, ... nodes stay in fp32,
-    at most half of all.
+    In the first candidate, all nodes have the lower precision. Then the worst 1, 2, 4, ... nodes stay in fp32,
+    up to half of all.
 
-    build: makes a candidate from the names of the nodes to keep. rank: nodes of a candidate, worst first.
+    build: makes a candidate from the names of the nodes to keep. rank: returns a candidate's nodes, worst
+    first.
 
     Raises:
         ParityError: none passes; the message has the first failures and the worst nodes.

@@ -11,7 +11,7 @@ __all__ = ["ExportSource", "SourceOptions", "load_source"]
 
 
 def load_source(spec: str, options: SourceOptions | None = None) -> ExportSource:
-    """Load what is to be exported.
+    """Load the model to export.
 
     Raises:
         InputError: nothing of that name, or options that do not fit.

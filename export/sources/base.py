@@ -1,4 +1,4 @@
-"""A source of an export: a model in evaluation mode, and everything that a bundle says about it."""
+"""A source of an export: a model in evaluation mode, with everything that a bundle says about it."""
 
 from __future__ import annotations
 
@@ -19,11 +19,11 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, kw_only=True)
 class SourceOptions:
-    """What the user says about a model that does not say it itself.
+    """The user's options for a model that does not define them itself.
 
-    weights: file with a state dict (`.safetensors`, or `.pth` of tensors only).
-    random: export random weights, on purpose. classes: file with one class name a line.
-    size: (height, width) of the graph's input in pixels, instead of the model's own.
+    weights: file with a state dict (`.safetensors`, or `.pth` of tensors only). random: export random weights,
+    on purpose. classes: file with one class name per line. size: (height, width) of the graph's input in
+    pixels, instead of the model's own.
     """
 
     weights: Path | None = None
@@ -37,7 +37,7 @@ class SourceOptions:
 
     @property
     def command_line(self) -> str:
-        """The options as they are typed, file names without folders; starts with a space."""
+        """The options as typed on the command line, file names without folders. Starts with a space."""
         text = f" --weights {self.weights.name}" if self.weights else ""
         text += " --random" if self.random else ""
         text += f" --classes {self.classes.name}" if self.classes else ""
@@ -46,10 +46,10 @@ class SourceOptions:
 
 @dataclass(frozen=True, kw_only=True)
 class ModelFacts:
-    """What a bundle says about its model. The texts are for the manifest and the model card, in plain English.
+    """What a bundle says about its model, in plain English, for the manifest and the model card.
 
-    origin: where the weights come from. data: what they were trained on. remake: the commands that
-    make the bundle again, less `-o OUT`. files: what the bundle holds besides, by name: a captioner's tokenizer.
+    origin: where the weights come from. data: what they were trained on. remake: the commands that make the
+    bundle again, without `-o OUT`. files: other files of the bundle by name, such as a captioner's tokenizer.
     """
 
     name: str
@@ -84,7 +84,7 @@ class ExportSource(ModelFacts):
 
 
 def with_size(preprocessing: Preprocessing, size: tuple[int, int] | None) -> Preprocessing:
-    """Return a preprocessing with another (height, width); None changes nothing.
+    """Return a preprocessing with another (height, width). None changes nothing.
 
     Raises:
         InputError: the size does not fit.
@@ -96,7 +96,7 @@ def with_size(preprocessing: Preprocessing, size: tuple[int, int] | None) -> Pre
 
 
 def read_classes(path: Path) -> tuple[ClassInfo, ...]:
-    """Read class names, one a line, or a CSV file's column `name`; empty lines are left out.
+    """Read class names from a file with one per line, or from a CSV file's column `name`. Empty lines are skipped.
 
     Raises:
         InputError: the file cannot be read, or holds no name.

@@ -1,4 +1,4 @@
-"""Checkpoints that dlcv trained."""
+"""Loads checkpoints that dlcv trained as export sources."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from dlcv.train.checkpoint import Checkpoint, load_checkpoint
 from dlcv.train.fewshot.recipe import FewShotRecipe
 from dlcv.train.recipe import Recipe, RunRecipe, builtin_recipes, load_recipe
 
-_NOT_METRICS = {  # how much was measured, or not of this network on new images
+_NOT_METRICS = {  # counts, or figures not of this network on new images
     "images",
     "epoch",
     "remembered",
@@ -28,7 +28,7 @@ _NOT_METRICS = {  # how much was measured, or not of this network on new images
 
 
 def source_from_checkpoint(folder: Path, options: SourceOptions) -> ExportSource:
-    """Load a checkpoint folder. Size and class names may be changed; weights may not.
+    """Load a checkpoint folder. Size and class names can be changed, weights cannot.
 
     Raises:
         RecipeError: not a checkpoint, or a damaged one.
@@ -95,7 +95,7 @@ def _captioner(checkpoint: Checkpoint[Any], options: SourceOptions) -> dict[str,
 
 
 def _recipe_argument(recipe: RunRecipe) -> str:
-    """Return what `dlcv-train fit` takes: the name of a built-in recipe, or a file to be written."""
+    """Return the argument of `dlcv-train fit`: the name of a built-in recipe, or a file to be written."""
     built_in = recipe.name in builtin_recipes() and load_recipe(recipe.name) == recipe
     return recipe.name if built_in else "recipe.yaml"
 
@@ -103,7 +103,7 @@ def _recipe_argument(recipe: RunRecipe) -> str:
 def _metrics(
     recipe: Recipe | FewShotRecipe | ByolRecipe | CaptionRecipe, metrics: dict[str, Any]
 ) -> tuple[Metric, ...]:
-    """Return the numbers of `metrics.json`, each with what it was measured on; those by class as `name.class`."""
+    """Return the numbers of `metrics.json` with what they were measured on; those by class as `name.class`."""
     if isinstance(recipe, FewShotRecipe):
         return _episode_metrics(recipe, metrics)
     images = metrics.get("images")
@@ -127,7 +127,7 @@ def _metrics(
 
 
 def _episode_metrics(recipe: FewShotRecipe, metrics: dict[str, Any]) -> tuple[Metric, ...]:
-    """Return the accuracy of a few-shot network by number of shots, with its interval in words."""
+    """Return the accuracy of a few-shot network by number of shots, with its interval as text."""
     first = f"{recipe.test.shots}-shot"
     found = {first: (metrics.get("accuracy"), metrics.get("interval"))}
     intervals = metrics.get("intervals", {})

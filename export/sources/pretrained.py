@@ -1,4 +1,4 @@
-"""What timm and torchvision sources share: weights from a file, by download, or random."""
+"""Shared by timm and torchvision sources: weights from a file, from a download, or random."""
 
 from __future__ import annotations
 
@@ -22,9 +22,9 @@ LIMITS_OF_RANDOM = (
 
 @contextmanager
 def seeded() -> Iterator[None]:
-    """Make random weights the same each time, and leave the caller's random numbers alone.
+    """Make random weights reproducible, without changing the caller's random state.
 
-    What a download logs of its retries is kept back: it ends in one error, or in none.
+    Log messages about download retries are suppressed; a failed download ends in one error.
     """
     logger = logging.getLogger("huggingface_hub")
     level = logger.level
@@ -42,7 +42,7 @@ def take_weights(
 ) -> nn.Module:
     """Load the weights file, if one is given, and return the model in evaluation mode.
 
-    unused: prefixes of tensors that the file may hold and the graph does without.
+    unused: prefixes of tensors that the file may contain but the graph does not need.
 
     Raises:
         RecipeError: the file is not one of weights, or does not fit.
@@ -55,7 +55,7 @@ def take_weights(
 
 
 def origin_of(spec: str, options: SourceOptions) -> str:
-    """Return where the weights come from, for the manifest: a file by its name and SHA-256."""
+    """Return where the weights come from, for the manifest. A file is named with its SHA-256."""
     if options.random:
         return f"{spec}, random weights (seed {_SEED})"
     if options.weights is None:
@@ -65,7 +65,7 @@ def origin_of(spec: str, options: SourceOptions) -> str:
 
 
 def download_failed(spec: str, error: Exception) -> InputError:
-    """Return the error for published weights that could not be had."""
+    """Return the error for published weights that could not be downloaded."""
     reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
     return InputError(
         f"the published weights of {spec} cannot be loaded ({reason}); "

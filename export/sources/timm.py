@@ -25,7 +25,7 @@ _RESAMPLE = ("bilinear", "bicubic", "lanczos")
 
 
 def source_from_timm(name: str, options: SourceOptions) -> ExportSource:
-    """Build a classifier of timm with its published weights, a file's, or random ones.
+    """Build a timm classifier with its published weights, weights from a file, or random ones.
 
     Raises:
         InputError: no such model; the weights cannot be downloaded; options that do not fit.
@@ -72,7 +72,7 @@ def _model(name: str, options: SourceOptions, *, num_classes: int | None) -> nn.
             return take_weights(model, options)
         try:
             return timm.create_model(name, pretrained=True, **settings).eval()
-        except Exception as e:  # of huggingface_hub, urllib, httpx and timm, without a common base
+        except Exception as e:  # of huggingface_hub, urllib, httpx and timm, with no common base
             raise download_failed(f"timm:{name}", e) from e
 
 

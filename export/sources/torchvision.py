@@ -23,7 +23,7 @@ from dlcv.runtime.errors import InputError
 
 _MULTIPLE = 8
 _LONGER_SIDE = 4 / 3  # torchvision fixes the shorter side; photos are mostly 4:3
-# Its builders set this only together with published weights.
+# torchvision's builders set this only for published weights.
 _TRANSFORMS_INPUT = ("googlenet", "inception_v3")
 _AUXILIARY = ("aux_classifier.",)  # segmenters: a second head that only training uses
 _KINDS = {"classify": "classifier", "segment": "segmenter"}
@@ -34,9 +34,9 @@ _TASKS: dict[type, Task] = {
 
 
 def source_from_torchvision(spec: str, options: SourceOptions) -> ExportSource:
-    """Build a model of torchvision with its published weights, a file's, or random ones.
+    """Build a torchvision model with its published weights, weights from a file, or random ones.
 
-    Classes and preprocessing are those of the weights entry: the default one, or that after "@".
+    Classes and preprocessing are those of the weights entry: the default one, or the one named after "@".
 
     Raises:
         InputError: no such model or entry; no download; options that do not fit.
@@ -102,7 +102,7 @@ def _model(
             return take_weights(model, options, unused=_AUXILIARY)
         try:
             model = models.get_model(name, weights=entry)
-        except Exception as e:  # urllib's, hashes', files': whatever the download raises
+        except Exception as e:  # the download raises errors of urllib, of hash checks and of files
             raise download_failed(f"torchvision:{name}", e) from e
         published: nn.Module = model.eval()
         return published

@@ -1,1 +1,1 @@
-"""What became of each system: a run recorded from its checkpoint to the engines, and the page of all records."""
+"""Records of trained systems, from checkpoint to engines, and the page that lists them."""

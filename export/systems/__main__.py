@@ -1,4 +1,4 @@
-"""`docs/systems.md`, written from the rows and records in a folder: `python -m dlcv.export.systems docs > FILE`."""
+"""Prints `docs/systems.md` from the rows and records in a folder: `python -m dlcv.export.systems docs > FILE`."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""How a run went, from what it left in its folder."""
+"""Reads a run's training history from its folder."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from dlcv.train.tasks import task_kind
 def training_from_run(
     checkpoint: Checkpoint[RunRecipe], *, minutes: float | None = None, note: str = ""
 ) -> Training:
-    """Return how a run went. minutes: of training; None: as the times of the run's files say.
+    """Return a run's training record. minutes: of training; None means by the times of the run's files.
 
     Raises:
         InputError: the run has no log.
@@ -39,7 +39,10 @@ def training_from_run(
 
 
 def _minutes(run: Path) -> float | None:
-    """Return the time from the making of the log to the last epoch's end; None for a run that was resumed or moved."""
+    """Return the minutes from the log's creation to the end of the last epoch.
+
+    None for a run that was resumed or moved.
+    """
     end = run / RESUME_FILE
     logs = list(run.glob("log/version_*"))
     if len(logs) != 1 or not end.is_file():

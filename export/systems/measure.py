@@ -1,4 +1,4 @@
-"""Record a run: export its bundle, score checkpoint and bundle on the same images, build what cannot run here."""
+"""Records a run: exports its bundle, scores checkpoint and bundle on the same images, builds engines."""
 
 from __future__ import annotations
 
@@ -38,11 +38,11 @@ def _silent(_: str) -> None: ...
 
 @dataclass(frozen=True, kw_only=True)
 class RecordOptions:
-    """How a run is recorded.
+    """How to record a run.
 
-    bundle: where the bundle goes; None: RUN/bundle, and nowhere that stays for an untrained recipe.
-    overwrite: replace a bundle that is there. minutes: of training, instead of what the run's files say.
-    note: a sentence on the training. threads: of the engines. progress: told what happens.
+    bundle: where to write the bundle; None means RUN/bundle, or a temporary place for an untrained recipe.
+    overwrite: replace an existing bundle. minutes: of training, instead of those from the run's files. note: a
+    sentence on the training. threads: of the engines. progress: called with progress messages.
     """
 
     bundle: Path | None = None
@@ -54,7 +54,7 @@ class RecordOptions:
 
 
 def record_run(run: Path, root: Path, options: RecordOptions | None = None) -> Record:
-    """Return the record of a finished run; its bundle, with the scores in its manifest, stays.
+    """Return the record of a finished run. Its bundle is kept, with the scores in its manifest.
 
     root: the data root.
 
@@ -67,7 +67,7 @@ def record_run(run: Path, root: Path, options: RecordOptions | None = None) -> R
     out = options.bundle or run / "bundle"
     require_writable(out, overwrite=options.overwrite)
     checkpoint = load_checkpoint(run)
-    scoring = scoring_of(checkpoint, root)  # what is missing is said before the work
+    scoring = scoring_of(checkpoint, root)  # report missing data before the work
     training = training_from_run(checkpoint, minutes=options.minutes, note=options.note)
     source = load_source(str(run), SourceOptions())
     bundle, exported = _exported(source, out, options)
@@ -87,7 +87,7 @@ def record_run(run: Path, root: Path, options: RecordOptions | None = None) -> R
 
 
 def record_untrained(name: str, options: RecordOptions | None = None) -> Record:
-    """Return the record of a recipe whose network is exported and built at full size with random weights.
+    """Return the record of a recipe without training: exported and built at full size with random weights.
 
     name: of a built-in recipe, or a file.
 
@@ -133,7 +133,7 @@ def _exported(source: ExportSource, out: Path, options: RecordOptions) -> tuple[
 
 
 def _built(bundle: Bundle, options: RecordOptions) -> tuple[Built, ...]:
-    """Build the engines that need no GPU to be built, where TensorRT-RTX is installed."""
+    """Build the engines that can be built without a GPU, if TensorRT-RTX is installed."""
     if not is_importable("tensorrt_rtx"):
         options.progress("TensorRT-RTX is not installed: no engine is built")
         return ()
@@ -158,7 +158,7 @@ def _built_graph(bundle: Bundle, graph: str, out: Path) -> Built:
 
 
 def _ran(bundle: Bundle, scoring: Scoring[Any], options: RecordOptions) -> tuple[Ran, ...]:
-    """Score a bundle on every engine that runs here; where its manifest has a place for that, write it there."""
+    """Score a bundle on every engine that runs here, and record the scores in its manifest where possible."""
     ran = []
     for name in (name for name in ENGINES if why_unavailable(name) is None):
         options.progress(f"scoring the bundle on {name}")

@@ -1,4 +1,4 @@
-"""The page of all systems, from their rows and the records of runs."""
+"""Renders the page of all systems from their rows and the records of runs."""
 
 from __future__ import annotations
 
@@ -53,7 +53,7 @@ _TABLE = (
 
 @dataclass(frozen=True, kw_only=True)
 class _Line:
-    """A line of a table: a recipe in a row, and its record if there is one. first: the row's own figure stands here."""
+    """A line of a table: a recipe of a row, with its record if there is one. first: shows the row's own figure."""
 
     row: Row
     recipe: str
@@ -62,7 +62,7 @@ class _Line:
 
 
 def page(folder: Path) -> str:
-    """Return docs/systems.md. folder: has systems.yaml and runs/.
+    """Return docs/systems.md. folder: contains systems.yaml and runs/.
 
     Raises:
         InputError: one of them cannot be read, or a run belongs to no row.
@@ -156,7 +156,7 @@ def _parity(exported: Exported) -> str:
 
 
 def _iou_table(lines: Sequence[_Line]) -> list[str]:
-    """Return the IoU of each class: reported, and of every segmenter that was trained."""
+    """Return the IoU of each class: reported, and of every trained segmenter."""
     trained = {
         line.recipe: line.record.checkpoint.by_class
         for line in lines
@@ -178,7 +178,7 @@ def _iou_table(lines: Sequence[_Line]) -> list[str]:
 
 
 def _shots_table(lines: Sequence[_Line]) -> list[str]:
-    """Return the accuracy by number of shots of every few-shot network that was trained."""
+    """Return the accuracy by number of shots of every trained few-shot network."""
     trained = {
         line.recipe: line.record.checkpoint
         for line in lines
@@ -208,14 +208,14 @@ def _shown_table(rows: Sequence[Row]) -> list[str]:
 
 
 def _differences(rows: Sequence[Row]) -> Iterator[str]:
-    """Say what differs from the report, once for all rows of which it is true."""
+    """Return the differences from the report, each once for all rows that share it."""
     yield ""
     for here in dict.fromkeys(row.here for row in rows if row.here):
         yield f"- {_ids([row for row in rows if row.here == here])}: {here}"
 
 
 def _runs(rows: Sequence[Row], records: Mapping[str, Record]) -> Iterator[str]:
-    """Give each run once, in the order of the rows."""
+    """Return each run once, in the order of the rows."""
     yield "## Runs\n"
     for recipe in dict.fromkeys(name for row in rows for name in (*row.recipes, *row.reduced)):
         if record := records.get(recipe):
@@ -258,7 +258,7 @@ def _training_words(record: Record, training: Training) -> str:
 
 
 def _besides(scores: Scores) -> str:
-    """Return the figures beside the one that stands for all."""
+    """Return the figures besides the main one."""
     names = {
         "top5": "top-5",
         "random_accuracy": "at random weights",
@@ -270,7 +270,7 @@ def _besides(scores: Scores) -> str:
 
 
 def _figure(scores: Scores) -> str:
-    """Return the figure that stands for all, with its interval if it has one."""
+    """Return the main figure, with its interval if it has one."""
     return _share(scores.value) + _interval(scores)
 
 
@@ -298,7 +298,7 @@ def _optional(value: float | None) -> str:
 
 
 def _share(value: float) -> str:
-    """Write a share as the reports do: .734."""
+    """Format a share as the reports do: .734."""
     return f"{value:.3f}".removeprefix("0")
 
 

@@ -1,4 +1,4 @@
-"""The record of a run from its checkpoint to the engines: `docs/runs/RECIPE.json`, checked when it is read."""
+"""The record of a run, from checkpoint to engines: `docs/runs/RECIPE.json`, validated when read."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from dlcv.runtime.errors import InputError
 from dlcv.runtime.machine.atomic_files import write_atomically
 
 Share = Annotated[float, Meta(ge=0, le=1)]
-_METRICS = {  # what stands for all, the first that there is
+_METRICS = {  # candidates for the main metric; the first available is used
     "mean_iou": "mean IoU",
     "probe_accuracy": "accuracy of a linear probe",
     "cider": "CIDEr",
@@ -22,13 +22,13 @@ _METRICS = {  # what stands for all, the first that there is
 
 
 class Scores(Model, frozen=True, kw_only=True, omit_defaults=True):
-    """What answers scored on `images` images, under the names that training uses; shares in 0..1.
+    """Scores on `images` images, under the names that training uses; shares in 0..1.
 
-    accuracy: of classes, of pixels, or the mean over few-shot episodes, whose 95 % interval is `interval` to both
-    sides. by_class: IoU of masks, recall of classes; None where a class does not occur. shots, intervals: accuracy
-    over episodes and its interval by number of shots. probe_accuracy: of a linear layer on embeddings;
-    random_accuracy: the same at random weights. remembered: share of training photos that were given one of their
-    own captions.
+    accuracy: of classes, of pixels, or the mean over few-shot episodes with a 95 % interval of ± `interval`.
+    by_class: IoU for masks, recall for classes; None where a class does not occur. shots, intervals: accuracy
+    over episodes and its interval by number of shots. probe_accuracy: of a linear probe on embeddings;
+    random_accuracy: the same with random weights. remembered: share of training photos that were given one of
+    their own captions.
     """
 
     images: Positive
@@ -47,12 +47,12 @@ class Scores(Model, frozen=True, kw_only=True, omit_defaults=True):
 
     @property
     def metric(self) -> str:
-        """The name of the figure that stands for all."""
+        """The name of the main metric."""
         return _METRICS[self._standing]
 
     @property
     def value(self) -> float:
-        """The figure that stands for all."""
+        """The value of the main metric."""
         value: float = getattr(self, self._standing)
         return value
 
@@ -66,11 +66,11 @@ class Scores(Model, frozen=True, kw_only=True, omit_defaults=True):
 
 
 class Training(Model, frozen=True, kw_only=True):
-    """How the checkpoint came about.
+    """How the checkpoint was trained.
 
-    epochs: of the recipe; ran: of them, until it stopped; kept: whose checkpoint it is. minutes: of training.
-    train_accuracy: share of right images (pixels) in the kept epoch, as augmented. validation: the score by
-    epoch, of those that are known. note: what else a reader should know.
+    epochs: of the recipe; ran: epochs until training stopped; kept: the epoch of the checkpoint. minutes: of
+    training. train_accuracy: share of correct images (pixels) in the kept epoch, with augmentation. validation:
+    the score by epoch, where known. note: further remarks.
     """
 
     epochs: Positive
@@ -83,9 +83,10 @@ class Training(Model, frozen=True, kw_only=True):
 
 
 class Exported(Model, frozen=True, kw_only=True):
-    """The bundle. seconds: of export and gate. size_bytes: all its files. peak_bytes: of the process, PyTorch included.
+    """The exported bundle.
 
-    parity: of the graph that takes images. further: of the others, by name.
+    seconds: of export and gate. size_bytes: of all files. peak_bytes: of the process, PyTorch included. parity:
+    of the graph that takes images. further: of the other graphs, by name.
     """
 
     size_bytes: Positive
@@ -102,9 +103,9 @@ class Exported(Model, frozen=True, kw_only=True):
 
 
 class Ran(Model, frozen=True, kw_only=True):
-    """The bundle on an engine, over the whole test set.
+    """The bundle's scores on an engine, over the whole test set.
 
-    agreement: share of its answers that are the checkpoint's: queries of episodes, captions word by word.
+    agreement: share of its answers that equal the checkpoint's: queries of episodes, captions word by word.
     """
 
     engine: str
@@ -116,7 +117,7 @@ class Ran(Model, frozen=True, kw_only=True):
 
 
 class Built(Model, frozen=True, kw_only=True):
-    """An engine of a graph that was built, not run. profile: the batches and sizes that it takes."""
+    """An engine that was built from a graph but not run. profile: the batches and sizes that it takes."""
 
     engine: str
     version: str
@@ -128,9 +129,10 @@ class Built(Model, frozen=True, kw_only=True):
 
 
 class Record(Model, frozen=True, kw_only=True):
-    """All of it. start: what the weights were before training. created: ISO 8601, UTC. machine: in words.
+    """The whole record.
 
-    training, checkpoint: None where the network was exported with random weights, to show that it can be.
+    start: the weights before training. created: ISO 8601, UTC. machine: a description. training, checkpoint:
+    None if the network was exported with random weights, only to test the export.
     """
 
     recipe: str
@@ -152,14 +154,14 @@ class Record(Model, frozen=True, kw_only=True):
 
 
 def scores_from_metrics(metrics: dict[str, Any]) -> Scores:
-    """Return the scores in the metrics of a checkpoint or in the `record()` of a bundle's evaluation."""
+    """Return the scores from a checkpoint's metrics, or from the `record()` of a bundle's evaluation."""
     fields = {name: metrics[name] for name in Scores.__struct_fields__ if name in metrics}
     by_class = metrics.get("iou", metrics.get("recall", {}))
     return msgspec.convert(fields | {"by_class": by_class}, Scores)
 
 
 def save_record(folder: Path, record: Record) -> Path:
-    """Write a record to a folder, in the place of an older one of the recipe, and return its path.
+    """Write a record to a folder, replacing an older one of the recipe. Return its path.
 
     Raises:
         OutputError: it cannot be written.

@@ -1,4 +1,4 @@
-"""The rows of docs/systems.md: which system a report describes, and which recipes are it."""
+"""The rows of docs/systems.md: a report's systems and the recipes that reproduce them."""
 
 from __future__ import annotations
 
@@ -12,10 +12,11 @@ from dlcv.runtime.errors import InputError
 
 
 class Row(Model, frozen=True, kw_only=True):
-    """One system. reported: the report's figures, as text; iou: by class, of a segmenter.
+    """One system.
 
-    recipes: its settings at full size, the first is the row's own. reduced: smaller ones in its place. here: what
-    differs from the report. shown: how a row that is a picture or a table comes about; it has no recipes.
+    reported: the report's figures, as text; iou: by class, for a segmenter. recipes: its settings at full size,
+    the first is the row's own. reduced: smaller settings in its place. here: differences from the report.
+    shown: how a row is made that is a picture or a table; such a row has no recipes.
     """
 
     id: str

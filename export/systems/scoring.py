@@ -1,4 +1,4 @@
-"""What a checkpoint and its bundle score on the same images, by task, and how often they give the same answer."""
+"""Scores a checkpoint and its bundle on the same images, by task, and counts how often they agree."""
 
 from __future__ import annotations
 
@@ -43,9 +43,9 @@ if TYPE_CHECKING:
 
 
 class Scoring(ABC, Generic[AnyRecipe]):
-    """The test of a run. outputs: of the graph, that it needs; None: all.
+    """The evaluation of a run. outputs: the graph outputs that it needs; None means all.
 
-    Made before the work, so that missing data are said first.
+    Construct it before the work, so that missing data are reported first.
 
     Raises:
         RecipeError: the data are missing or do not fit.
@@ -59,22 +59,22 @@ class Scoring(ABC, Generic[AnyRecipe]):
         self.root = root
 
     def of_checkpoint(self) -> Scores:
-        """Return what PyTorch scores."""
+        """Return the scores in PyTorch."""
         evaluate = task_kind(self.recipe.task).evaluate
         return scores_from_metrics(evaluate(self.checkpoint, self.root))
 
     @abstractmethod
     def of_bundle(self, predictor: Predictor) -> tuple[Scores, float | None]:
-        """Return what a bundle scores, and the share of its answers that are the checkpoint's, where that is counted."""
+        """Return a bundle's scores, and the share of its answers that equal the checkpoint's, if that is counted."""
 
     def kept(self, bundle: Bundle) -> Bundle:
-        """Return the bundle with the last score in its manifest, where manifests have a place for it."""
+        """Return the bundle with the last score in its manifest, where the manifest can hold it."""
         return bundle
 
 
 @final
 class LabelScoring(Scoring[Recipe]):
-    """Classes and masks."""
+    """Scores classification and segmentation."""
 
     def __init__(self, checkpoint: Checkpoint[Recipe], root: Path) -> None:
         super().__init__(checkpoint, root)
@@ -93,7 +93,7 @@ class LabelScoring(Scoring[Recipe]):
 
 @final
 class EpisodeScoring(Scoring[FewShotRecipe]):
-    """Episodes of classes that were not trained on: the same ones for both."""
+    """Scores few-shot episodes of unseen classes, the same ones for checkpoint and bundle."""
 
     outputs = ("embedding",)
 
@@ -119,7 +119,7 @@ class EpisodeScoring(Scoring[FewShotRecipe]):
 
     @cached_property
     def _answers(self) -> np.ndarray[Any, Any]:
-        """What PyTorch says of the queries of all test episodes, int64 (queries,)."""
+        """Return PyTorch's answers to the queries of all test episodes, int64 (queries,)."""
         expected = score_episodes(
             embedded(self.checkpoint, self._split.images),
             episodes_of_test(self.recipe, self._split, self.root),
@@ -130,7 +130,7 @@ class EpisodeScoring(Scoring[FewShotRecipe]):
 
 @final
 class ProbeScoring(Scoring[ByolRecipe]):
-    """A linear layer on embeddings, learnt for each engine from its own."""
+    """Scores a linear probe on embeddings, fitted separately for each engine."""
 
     outputs = ("embedding",)
 
@@ -152,7 +152,7 @@ class ProbeScoring(Scoring[ByolRecipe]):
 
 @final
 class CaptionScoring(Scoring[CaptionRecipe]):
-    """Greedy captions of the test images."""
+    """Scores greedy captions of the test images."""
 
     def __init__(self, checkpoint: Checkpoint[CaptionRecipe], root: Path) -> None:
         super().__init__(checkpoint, root)
@@ -166,7 +166,7 @@ class CaptionScoring(Scoring[CaptionRecipe]):
 
     @cached_property
     def _said(self) -> list[str]:
-        """What PyTorch says of the test images."""
+        """Return PyTorch's captions of the test images."""
         return captions_of(self.checkpoint, self._images, vocabulary_of(self.checkpoint))
 
 
@@ -180,7 +180,7 @@ _SCORINGS: dict[str, type[Scoring[Any]]] = {
 
 
 def scoring_of(checkpoint: Checkpoint[Any], root: Path) -> Scoring[Any]:
-    """Return the test of a checkpoint's task. root: the data root.
+    """Return the evaluation for a checkpoint's task. root: the data root.
 
     Raises:
         RecipeError: the data are missing or do not fit.
@@ -189,7 +189,7 @@ def scoring_of(checkpoint: Checkpoint[Any], root: Path) -> Scoring[Any]:
 
 
 def _examples(split: ClassSplit) -> SupportImages:
-    """Return the images of each class, decoded: those of turned classes lie in no file."""
+    """Return the decoded images of each class, including rotated classes, which are in no file."""
     images = split.images
     pixels = images.images.numpy()
     return {

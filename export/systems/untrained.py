@@ -1,10 +1,10 @@
-"""A recipe's network at its full size with random weights, to show that it exports and builds without training.
+"""Sources with random weights at full size, to test export and build of a recipe without training.
 
-Plain random weights would prove little: scoring layers that start at zero, and answers that hardly depend on
-the image. So one pass over the sample photos scales each convolution and linear layer to outputs of
-deviation 1, shifts class scores so that no class has more than another on average, and measures the statistics
-of BatchNorm. Scaling layer by layer on data is Mishkin and Matas 2016 (https://arxiv.org/abs/1511.06422, LSUV);
-here in a single pass and without their orthonormal start. The parity gate then has the same tolerances as for trained weights.
+Plain random weights would test little: scoring layers start at zero, and outputs hardly depend on the image.
+Therefore one pass over the sample photos scales each convolution and linear layer to outputs of standard
+deviation 1, shifts class scores to equal means, and measures the statistics of BatchNorm. Scaling layer by
+layer on data is LSUV of Mishkin and Matas 2016 (https://arxiv.org/abs/1511.06422); here it is a single pass
+without their orthonormal initialisation. The parity gate then has the same tolerances as for trained weights.
 """
 
 from __future__ import annotations
@@ -34,9 +34,9 @@ START = "random weights (seed 0), scaled on the sample photos of dlcv"
 
 
 def untrained_source(recipe: RunRecipe, folder: Path) -> ExportSource:
-    """Save a checkpoint of random weights, always the same, into a folder and return it as a source.
+    """Save a checkpoint of reproducible random weights to a folder and return it as a source.
 
-    Of a captioner, the encoder is scaled; its words are made up, as many as the recipe's.
+    For a captioner, the encoder is scaled; its words are made up, as many as in the recipe.
 
     Raises:
         RecipeError: the recipe's network cannot be built.
@@ -63,10 +63,10 @@ def _files(recipe: RunRecipe) -> dict[str, bytes]:
 
 
 def scale_layers(network: nn.Module, images: Tensor, *, classes: int) -> None:
-    """Scale a network in evaluation mode on normalised images (B, 3, H, W), in place. classes: 0 if it has none."""
+    """Scale a network in evaluation mode, in place, on normalised images (B, 3, H, W). classes: 0 if it has none."""
 
     def scale(layer: Any, inputs: tuple[Tensor, ...], output: Tensor) -> Tensor:
-        if not layer.weight.any():  # scores of finer maps, which start at zero
+        if not layer.weight.any():  # scoring layers of finer maps, which start at zero
             nn.init.kaiming_normal_(layer.weight)
             output = layer.forward(*inputs)
         deviation = output.std().clamp(min=1e-6)
@@ -84,12 +84,12 @@ def scale_layers(network: nn.Module, images: Tensor, *, classes: int) -> None:
     hooks = [
         layer.register_forward_hook(scale)
         for layer in layers
-        if not norms or len(layer.weight) == classes  # the others' scale BatchNorm takes out
+        if not norms or len(layer.weight) == classes  # BatchNorm removes the scale of the others
     ]
     momenta = [norm.momentum for norm in norms]
     for norm in norms:
         norm.reset_running_stats()
-        norm.momentum = None  # the plain mean over batches, here of one
+        norm.momentum = None  # plain mean over batches; here there is only one
         norm.train()
     network(images)
     for norm, momentum in zip(norms, momenta, strict=True):

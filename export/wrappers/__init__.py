@@ -1,4 +1,4 @@
-"""Wrappers: small modules that declare a graph's inputs and outputs around an untouched model."""
+"""Wrappers: small modules that define a graph's inputs and outputs around an unchanged model."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ __all__ = ["Normalize", "Wrapper", "wrap"]
 
 
 def wrap(model: nn.Module, task: Task, *, normalize: Normalize, size: tuple[int, int]) -> Wrapper:
-    """Return the wrapper that gets the most out of a model, in evaluation mode.
+    """Return the wrapper with the most outputs that fits a model, in evaluation mode.
 
     size: (height, width) of the graph's input.
 

@@ -1,4 +1,4 @@
-"""What every wrapper has: pixels in, named answers out, the trained model untouched inside."""
+"""The base of all wrappers: pixels in, named outputs out, around an unchanged model."""
 
 from __future__ import annotations
 
@@ -9,9 +9,9 @@ from torch import Tensor, nn
 
 
 class Normalize(nn.Module):
-    """Turns uint8 (B, H, W, 3) RGB into float32 (B, 3, H, W), (x / 255 - mean) / std by channel.
+    """Converts uint8 (B, H, W, 3) RGB to float32 (B, 3, H, W), (x / 255 - mean) / std by channel.
 
-    The cast comes first: TensorRT-RTX parses nothing else on a uint8 input. The rest is one
+    The cast comes first, because TensorRT-RTX parses no other operation on a uint8 input. The rest is one
     multiplication and one subtraction by constants.
     """
 
@@ -27,14 +27,14 @@ class Normalize(nn.Module):
 
     def forward(self, image: Tensor) -> Tensor:
         """Normalise. image: uint8 (B, H, W, 3)."""
-        # Contiguous: a network that keeps channels last would be exported with strides of its own.
+        # Contiguous, because a channels-last network would be exported with its own strides.
         return image.float().permute(0, 3, 1, 2).contiguous() * self.scale - self.shift
 
 
 class Wrapper(nn.Module, ABC):
-    """A graph to be: `forward` takes pixels and returns the outputs that `output_names` declares.
+    """A module to export: `forward` takes pixels and returns the outputs named in `output_names`.
 
-    Subclasses are final. They call or take apart the model they are given; they never change it.
+    Subclasses are final. They call the given model or use its parts, but never change it.
     """
 
     output_names: tuple[str, ...]
@@ -49,4 +49,4 @@ class Wrapper(nn.Module, ABC):
 
 
 class Unwrappable(Exception):  # noqa: N818 - not an error until every wrapper has said so
-    """This wrapper is not made for that model; the message is the reason."""
+    """The wrapper does not support the model. The message says why."""

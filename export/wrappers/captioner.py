@@ -1,4 +1,4 @@
-"""Captioners: an image becomes the memory that the decoder attends to."""
+"""Wrapper for captioners: computes the memory that the decoder attends to."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Classifiers of torchvision and our own: the last layers are found in the traced network."""
+"""Wrapper for classifiers of torchvision and dlcv. Finds the last layers in the traced network."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ _PASSING_METHODS = ("flatten", "squeeze", "view", "reshape", "contiguous")
 
 @dataclass(frozen=True, kw_only=True)
 class _Ends:
-    """The nodes of a traced classifier that become outputs; features: None if not pooled globally."""
+    """The nodes of a traced classifier that become outputs. features: None if they are not globally pooled."""
 
     logits: fx.Node
     embedding: fx.Node
@@ -30,11 +30,11 @@ class _Ends:
 
 @final
 class ClassifierWrapper(Wrapper):
-    """Returns probabilities, embedding and, where the network ends in pooling and one layer, a map.
+    """Returns probabilities, embedding and, if the network ends in pooling and one linear layer, a map.
 
-    The network is traced with `torch.fx`; what the last linear layer sees is `embedding`. Where that
-    is the mean of feature maps, `explanation` is the class activation map of the top class. A
-    network that ends in a 1x1 convolution and pooling (SqueezeNet) has its class maps already.
+    The network is traced with `torch.fx`. The input of the last linear layer is `embedding`. If that is the
+    mean of feature maps, `explanation` is the class activation map of the top class. A network that ends in a
+    1x1 convolution and pooling (SqueezeNet) already has class maps.
     """
 
     def __init__(self, model: nn.Module, normalize: Normalize) -> None:
@@ -69,7 +69,7 @@ class ClassifierWrapper(Wrapper):
 def _traced(model: nn.Module) -> fx.Graph:
     try:
         return fx.Tracer().trace(model)
-    except Exception as e:  # whatever a model's own code raises when a proxy goes through it
+    except Exception as e:  # tracing can raise anything from the model's code
         raise Unwrappable(f"torch.fx cannot trace it ({' '.join(str(e).split())})") from e
 
 
@@ -114,7 +114,7 @@ def _module(node: fx.Node, model: nn.Module) -> nn.Module | None:
 
 
 def _before_passing(node: fx.Node, model: nn.Module) -> fx.Node:
-    """Walk back over what only changes a tensor's shape, or nothing at all."""
+    """Walk back over nodes that only change a tensor's shape, or nothing."""
     while _passes(node, model):
         node = node.all_input_nodes[0]
     return node
@@ -129,7 +129,7 @@ def _passes(node: fx.Node, model: nn.Module) -> bool:
 
 
 def _pools_globally(node: fx.Node, model: nn.Module) -> bool:
-    """Whether a node takes the mean over height and width, of maps of any size."""
+    """Return whether a node takes the mean over height and width, for maps of any size."""
     module = _module(node, model)
     if isinstance(module, nn.AdaptiveAvgPool2d):
         return module.output_size in (1, (1, 1))

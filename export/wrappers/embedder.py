@@ -1,4 +1,4 @@
-"""Embedders: networks that return one vector an image."""
+"""Wrapper for embedders, which return one vector per image."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from dlcv.export.wrappers.base import Normalize, Wrapper
 
 @final
 class EmbedderWrapper(Wrapper):
-    """Returns `embedding` float32 (B, D), as the network gives it: not normalised."""
+    """Returns `embedding` float32 (B, D), unnormalised, as the network gives it."""
 
     output_names = ("embedding",)
 

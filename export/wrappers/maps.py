@@ -1,4 +1,4 @@
-"""Maps that explain an answer, from tensors that the network computes anyway."""
+"""Explanation maps from tensors that the network computes anyway."""
 
 from __future__ import annotations
 
@@ -10,11 +10,11 @@ from dlcv.train.attention.walk import relative_to_maximum
 def class_activation_map(features: Tensor, weight: Tensor, logits: Tensor) -> Tensor:
     """Return the class activation map of the top class: (B, h, w) in 0..1, 1 where it is strongest.
 
-    Zhou, Khosla, Lapedriza, Oliva, Torralba 2016, https://arxiv.org/abs/1512.04150. We drop the
-    bias, keep what speaks for the class (ReLU) and divide by the maximum of each image.
+    Zhou, Khosla, Lapedriza, Oliva, Torralba 2016, https://arxiv.org/abs/1512.04150. Differences: the bias is
+    dropped, negative values are cut off (ReLU), and each map is divided by its maximum.
 
-    features: (B, C, h, w), whose mean over h and w the last linear layer sees.
-    weight: (classes, C) of that layer. logits: (B, classes).
+    features: (B, C, h, w); their mean over h and w is the input of the last linear layer. weight: (classes, C)
+    of that layer. logits: (B, classes).
     """
     _, C, h, w = features.shape
     top = weight[logits.argmax(dim=1)]  # (B, C)

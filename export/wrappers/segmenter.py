@@ -1,4 +1,4 @@
-"""Segmenters: networks that return logits (B, classes, H, W), alone or as `{"out": logits}`."""
+"""Wrapper for segmenters, which return logits (B, classes, H, W), alone or as `{"out": logits}`."""
 
 from __future__ import annotations
 

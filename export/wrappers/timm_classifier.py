@@ -1,4 +1,4 @@
-"""Any other classifier of timm, through timm's uniform interface to features and head."""
+"""Wrapper for other timm classifiers, through timm's interface to features and head."""
 
 from __future__ import annotations
 
@@ -13,9 +13,9 @@ from dlcv.export.wrappers.maps import class_activation_map
 
 @final
 class TimmClassifierWrapper(Wrapper):
-    """Returns probabilities, embedding and, where the head is pooling and one linear layer, a map.
+    """Returns probabilities, embedding and, if the head is pooling and one linear layer, a map.
 
-    Whether it is, is found by trying: once, on random pixels of `size` (height, width).
+    The head is examined by one run on random pixels of `size` (height, width).
     """
 
     def __init__(self, model: nn.Module, normalize: Normalize, *, size: tuple[int, int]) -> None:
@@ -42,7 +42,7 @@ class TimmClassifierWrapper(Wrapper):
 
 
 def _channels_dim_if_pooled(model: Any, size: tuple[int, int]) -> int | None:
-    """Return the axis of the features' channels if their mean is what one linear layer sees."""
+    """Return the axis of the features' channels if their mean is the input of a single linear layer."""
     classifier = model.get_classifier()
     if not isinstance(classifier, nn.Linear):
         return None

@@ -1,4 +1,4 @@
-"""Vision transformers of timm with a class token (ViT, DeiT): attention and rollout by computation."""
+"""Wrapper for timm vision transformers with a class token (ViT, DeiT): adds attention and rollout."""
 
 from __future__ import annotations
 
@@ -12,10 +12,10 @@ from dlcv.train.attention.timm_vit import refusal, walk
 
 @final
 class TimmVitWrapper(Wrapper):
-    """Walks the blocks, so that the attention weights that timm's fused kernels hide are outputs.
+    """Runs the blocks one by one to get the attention weights that timm's fused kernels do not return.
 
-    `embedding` is what the head sees: the class token after the last norm (of a distilled DeiT, the
-    mean of both tokens). `attention` is the last layer's, class token to patches.
+    `embedding` is the input of the head: the class token after the last norm (of a distilled DeiT, the mean of
+    both tokens). `attention` is the last layer's, class token to patches.
     """
 
     output_names = ("probabilities", "embedding", "explanation", "attention")

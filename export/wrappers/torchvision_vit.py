@@ -1,4 +1,4 @@
-"""Vision transformers of torchvision: attention and rollout by computation."""
+"""Wrapper for torchvision vision transformers: adds attention and rollout."""
 
 from __future__ import annotations
 
@@ -12,10 +12,9 @@ from dlcv.train.attention.torchvision_vit import refusal, walk
 
 @final
 class TorchvisionVitWrapper(Wrapper):
-    """Walks the encoder's layers and asks each for its attention weights.
+    """Runs the encoder's layers one by one to get their attention weights.
 
-    `embedding` is what the last linear layer sees. `attention` is the last layer's, class token to
-    patches.
+    `embedding` is the input of the last linear layer. `attention` is the last layer's, class token to patches.
     """
 
     output_names = ("probabilities", "embedding", "explanation", "attention")

@@ -1,4 +1,4 @@
-"""The bundle format: the manifest, the graph contract, and bundles on disk."""
+"""The bundle format: manifest, graph contract, and bundle folders."""
 
 from dlcv.runtime.bundle.folder import (
     BUILTIN,

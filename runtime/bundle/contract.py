@@ -1,6 +1,6 @@
-"""The graph contract: which graphs a bundle of a task has, and their inputs and outputs (`docs/bundle.md`).
+"""The graph contract: the graphs that a bundle of each task has, with their inputs and outputs.
 
-Names are fixed, so that any program can rely on them.
+Names are fixed, so that any program can rely on them. `docs/bundle.md` is the specification.
 """
 
 from __future__ import annotations
@@ -17,7 +17,10 @@ Axis: TypeAlias = int | str | None
 
 @dataclass(frozen=True)
 class Tensor:
-    """What a tensor must be. Of its axes, a number or a symbol is fixed; None may be any number or symbol."""
+    """The required dtype and shape of a tensor.
+
+    An axis is a fixed number or symbol; None allows any number or symbol.
+    """
 
     dtype: str
     axes: tuple[Axis, ...]
@@ -27,7 +30,7 @@ class Tensor:
         return f"{self.dtype} ({', '.join('any' if a is None else str(a) for a in self.axes)})"
 
     def fits(self, spec: TensorSpec) -> bool:
-        """Whether a tensor is this."""
+        """Return whether a tensor spec meets this requirement."""
         return (spec.dtype, len(spec.shape)) == (self.dtype, len(self.axes)) and all(
             axis in (None, size) for axis, size in zip(self.axes, spec.shape, strict=True)
         )
@@ -35,7 +38,7 @@ class Tensor:
 
 @dataclass(frozen=True, kw_only=True)
 class GraphContract:
-    """A graph's tensors by name; all inputs are required."""
+    """The tensors of a graph by name. All inputs are required."""
 
     outputs: Mapping[str, Tensor]
     inputs: Mapping[str, Tensor] = field(
@@ -95,7 +98,7 @@ CONTRACT: dict[Task, dict[str, GraphContract]] = {  # the first graph of a task 
 
 
 def main_graph(task: Task) -> str:
-    """Return the graph of a task that takes images."""
+    """Return the name of the task's graph that takes images."""
     return next(iter(CONTRACT[task]))
 
 
@@ -132,7 +135,7 @@ def _check_tensors(
 
 
 def _check_sizes(graphs: Mapping[str, Graph], *, task: Task, classes: int) -> None:
-    """Check what holds between a graph's tensors and other parts of the manifest."""
+    """Check that tensor sizes agree with each other and with the rest of the manifest."""
     if task == "classify":
         columns = _width(graphs["model"].outputs, "probabilities")
         if columns != classes:

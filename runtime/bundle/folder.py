@@ -1,4 +1,4 @@
-"""A bundle on disk: open and verify it, read its graphs and golden cases, save one atomically."""
+"""Bundle folders: open and verify a bundle, read its graphs and golden cases, save it atomically."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ _CHUNK_BYTES = 2**20
 
 @dataclass(frozen=True, kw_only=True)
 class GoldenCase:
-    """A recorded input and the outputs that PyTorch gave for it.
+    """A recorded input, with the outputs that PyTorch gave for it.
 
     inputs, outputs: arrays by tensor name, dtypes and shapes as in the graph's specs.
     """
@@ -55,23 +55,26 @@ class GoldenCase:
 
 @dataclass(frozen=True, kw_only=True)
 class Bundle:
-    """A verified bundle: every file that the manifest lists has the SHA-256 that it says."""
+    """A verified bundle: every listed file has the SHA-256 that the manifest gives."""
 
     path: Path
     manifest: Manifest
 
     @property
     def sha256(self) -> str:
-        """The SHA-256 of the manifest, which holds those of all other files, without what was recorded of it later."""
+        """The SHA-256 of the manifest as exported, without scores that were recorded later.
+
+        The manifest lists the SHA-256 of every other file, so this covers the whole bundle.
+        """
         return hashlib.sha256(json_from_manifest(_without_records(self.manifest))).hexdigest()
 
     @property
     def ships_with_dlcv(self) -> bool:
-        """Whether it is a built-in bundle, which stays as it is."""
+        """Whether this is a built-in bundle. Built-in bundles are never changed."""
         return self.path.is_relative_to(BUILTIN_FOLDER.resolve())
 
     def graph(self, name: str | None = None) -> Graph:
-        """Return a graph's description; without a name, that of the graph that takes images.
+        """Return a graph by name; by default the one that takes images.
 
         Raises:
             BundleError: the bundle has no such graph.
@@ -85,7 +88,7 @@ class Bundle:
             ) from None
 
     def variant(self, precision: Precision | None = None, *, graph: str | None = None) -> Variant:
-        """Return the variant of a graph in `precision`, or its default one.
+        """Return a graph's variant in `precision`; by default in its default precision.
 
         Raises:
             BundleError: the bundle has no such precision.
@@ -99,7 +102,9 @@ class Bundle:
         return variants[chosen]
 
     def require_one_graph(self, what: str) -> None:
-        """Check that one graph does all of the bundle's work on an image. what: is for such bundles, in words.
+        """Check that the bundle's answer comes from a single graph.
+
+        what: the feature that needs this, in words, for the message.
 
         Raises:
             BundleError: it does not.
@@ -111,7 +116,7 @@ class Bundle:
             )
 
     def read(self, file: str) -> bytes:
-        """Return the bytes of a file of the bundle, after checking them against the manifest.
+        """Return the bytes of a file of the bundle, verified against the manifest.
 
         Raises:
             BundleError: the file is missing, outside the folder, or not what was exported.
@@ -121,7 +126,7 @@ class Bundle:
         return data
 
     def golden(self, graph: str | None = None) -> Iterator[GoldenCase]:
-        """Yield the golden cases of a graph, those that have its inputs, in the manifest's order."""
+        """Yield the golden cases of a graph (those with its inputs), in the manifest's order."""
         wanted = {spec.name for spec in self.graph(graph).inputs}
         for file in self.manifest.golden:
             case = self._golden_case(file)
@@ -167,7 +172,7 @@ def open_bundle(path: str | Path) -> Bundle:
 def save_bundle(
     folder: Path, manifest: Manifest, *, files: Mapping[str, bytes], overwrite: bool = False
 ) -> Bundle:
-    """Write a bundle under a temporary name, verify it there, then rename it into place.
+    """Write a bundle to a temporary folder, verify it there, and rename it into place.
 
     `manifest.files` is filled in from `files`. Nothing is left behind on failure, and an existing
     bundle is replaced only with `overwrite`, and only when the new one is complete.
@@ -206,7 +211,7 @@ def save_bundle(
 
 
 def _without_records(manifest: Manifest) -> Manifest:
-    """Return the manifest as exported: what was scored since does not make it another bundle."""
+    """Return the manifest as exported. Scores that were recorded later do not change a bundle's identity."""
     replace = msgspec.structs.replace
     graphs = {
         name: replace(

@@ -1,7 +1,7 @@
 """The manifest of a bundle: frozen, validated models of `manifest.json`.
 
-The written spec is `docs/bundle.md`; the JSON Schema in `docs/bundle.schema.json` is generated from
-this class and its parts (`dlcv.runtime.bundle.schema`). Everything is checked while it is parsed: unknown keys, wrong types, unsafe paths,
+`docs/bundle.md` is the specification. The JSON Schema in `docs/bundle.schema.json` is generated from `Manifest`
+and its parts (`dlcv.runtime.bundle.schema`). Parsing refuses unknown keys, wrong types, unsafe paths, and
 tensors that break the graph contract.
 """
 
@@ -31,9 +31,10 @@ MAX_MANIFEST_BYTES = 4 * 2**20
 
 
 class Manifest(Model, frozen=True):
-    """The whole manifest. `files` lists every file of the bundle except `manifest.json` itself.
+    """The contents of `manifest.json`.
 
-    tokenizer: of task caption, the file that turns tokens into words.
+    files: every file of the bundle except `manifest.json` itself. tokenizer: for task caption, the file that
+    maps tokens to words.
     """
 
     schema_version: Literal[1]

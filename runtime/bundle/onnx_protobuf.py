@@ -1,8 +1,8 @@
-"""ONNX files without the onnx package: find external data, cut a graph down to some of its outputs.
+"""Reads and cuts ONNX files without the onnx package.
 
-Both walk the protobuf wire format (https://protobuf.dev/programming-guides/encoding); the field
-numbers are those of `onnx.proto3`. Nothing is decoded that is not on the way, so that a file of any
-size takes milliseconds.
+Finds external data, and removes unwanted outputs with the nodes that only they need. Works on the protobuf wire
+format (https://protobuf.dev/programming-guides/encoding) with the field numbers of `onnx.proto3`. Only the
+fields on the way are decoded, so a file of any size takes milliseconds.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from typing import NamedTuple
 
 from dlcv.runtime.errors import BundleError
 
-# message: {field number: message inside}; only the fields on a way to a tensor
+# message: {field number: nested message}; only the fields on the way to a tensor
 _TO_TENSORS: dict[str, dict[int, str]] = {
     "model": {7: "graph", 20: "training", 25: "function"},
     "training": {1: "graph", 2: "graph"},
@@ -32,7 +32,7 @@ _VARINT, _FIXED64, _BYTES, _FIXED32 = 0, 1, 2, 5
 
 
 class _Field(NamedTuple):
-    """A field of a message: its number, its value, and its bytes as they stand, key included."""
+    """A protobuf field: its number, its value, and its raw bytes including the key."""
 
     number: int
     value: int | memoryview
@@ -40,9 +40,9 @@ class _Field(NamedTuple):
 
 
 def has_external_data(model: bytes) -> bool:
-    """Return whether any tensor of a serialised ONNX model lives outside the file.
+    """Return whether a serialised ONNX model stores any tensor outside the file.
 
-    Such a tensor names a file that an engine would open; a hostile bundle could point it anywhere
+    An engine opens the file that such a tensor names; a hostile bundle could point it anywhere
     (CVE-2026-27489).
 
     Raises:
@@ -66,9 +66,9 @@ def has_external_data(model: bytes) -> bool:
 
 
 def model_with_outputs(model: bytes, outputs: Collection[str]) -> bytes:
-    """Return a serialised ONNX model that computes some of its outputs, and nothing else.
+    """Return a serialised ONNX model that computes only some of its outputs.
 
-    Engines run every node of a graph, asked for or not; what is not wanted is cut away before.
+    Engines run every node of a graph, needed or not, so nodes that no wanted output needs are removed.
 
     Raises:
         BundleError: the bytes are not an ONNX model.
@@ -91,7 +91,7 @@ def _graph_with_outputs(graph: memoryview, outputs: Collection[str]) -> bytes:
     wanted = set(outputs)
     needed = set(wanted)
     kept_nodes = set()
-    for position in range(len(fields) - 1, -1, -1):  # nodes stand in the order of computation
+    for position in range(len(fields) - 1, -1, -1):  # nodes are in topological order
         number, value, _ = fields[position]
         if number == _GRAPH_NODE and not needed.isdisjoint(_strings(value, _NODE_OUTPUT)):
             kept_nodes.add(position)
@@ -110,7 +110,7 @@ def _graph_with_outputs(graph: memoryview, outputs: Collection[str]) -> bytes:
 
 
 def _inputs_of_node(node: int | memoryview) -> Iterator[str]:
-    """Yield what a node reads, also inside the graphs in its attributes (branches, loop bodies)."""
+    """Yield the tensors that a node reads, also in the graphs in its attributes (branches, loop bodies)."""
     yield from _strings(node, _NODE_INPUT)
     for attribute in _messages(node, _NODE_ATTRIBUTE):
         for number in (_ATTRIBUTE_GRAPH, _ATTRIBUTE_GRAPHS):

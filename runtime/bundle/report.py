@@ -1,25 +1,27 @@
-"""Bundles and parity described in plain text, for terminals and reports."""
+"""Bundles and parity reports as plain text."""
 
 from __future__ import annotations
 
 import textwrap
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from dlcv.runtime.bundle import Bundle
     from dlcv.runtime.bundle.manifest import Manifest
     from dlcv.runtime.bundle.schema import OutputParity, Preprocessing, Variant
 
-_WIDTH = 100
+_WIDTH = 100  # characters of a line of `text_from_bundle`
 _KEPT_SHOWN = 6
+_GAP = "  "  # between the columns of a table
+_MIN_WRAPPED = 20  # characters of a wrapped column on the narrowest terminal
 
 
 def text_from_bundle(bundle: Bundle) -> str:
-    """Return what a bundle is, a fact a line."""
+    """Return a description of a bundle, one fact per line."""
     manifest = bundle.manifest
     total = sum(entry.size_bytes for entry in manifest.files.values())
-    facts = [
+    rows: list[tuple[str, str] | str] = [  # (name, value), or a line that is printed as it is
         ("bundle", f"{manifest.name} ({manifest.task}), {total / 1e6:.1f} MB, every file verified"),
         ("path", str(bundle.path)),
         ("about", manifest.description),
@@ -30,21 +32,29 @@ def text_from_bundle(bundle: Bundle) -> str:
         ("source", f"{manifest.provenance.source}, {manifest.provenance.created}"),
         ("made with", ", ".join(f"{k} {v}" for k, v in manifest.provenance.libraries.items())),
     ]
-    lines = [line for name, value in facts for line in _fact(name, value)]
     for name, graph in manifest.graphs.items():
-        lines += _fact(f"graph {name}", "; ".join(map(str, graph.inputs)))
-        for spec in graph.outputs:
-            lines += _fact("  gives", str(spec))
+        rows.append((f"graph {name}", "; ".join(map(str, graph.inputs))))
+        rows += [("  gives", str(spec)) for spec in graph.outputs]
         for precision, variant in graph.variants.items():
             size = manifest.files[variant.file].size_bytes
-            lines += _fact(
-                f"  {precision}", f"{variant.file}, {size / 1e6:.1f} MB, opset {variant.opset}"
-            )
-            lines += [f"    {line}" for line in parity_table(variant.parity.outputs)]
+            about = f"{variant.file}, {size / 1e6:.1f} MB, opset {variant.opset}"
+            rows.append((f"  {precision}", about))
+            rows += [f"    {line}" for line in parity_table(variant.parity.outputs)]
             report = variant.parity
-            lines.append(f"    {report.engine} against {report.reference}, on {report.images}")
-            lines += [f"    {line}" for line in variant_lines(variant)]
-    return "\n".join(lines) + "\n"
+            rows.append(f"    {report.engine} against {report.reference}, on {report.images}")
+            rows += [f"    {line}" for line in variant_lines(variant)]
+    return "\n".join(_aligned(rows)) + "\n"
+
+
+def _aligned(rows: Sequence[tuple[str, str] | str]) -> list[str]:
+    names = max(len(row[0]) for row in rows if isinstance(row, tuple))
+    lines: list[str] = []
+    for row in rows:
+        if isinstance(row, tuple):
+            lines += table([(row[0].ljust(names), row[1])], width=_WIDTH)
+        else:
+            lines.append(row)
+    return lines
 
 
 def _classes(manifest: Manifest) -> list[tuple[str, str]]:
@@ -53,12 +63,10 @@ def _classes(manifest: Manifest) -> list[tuple[str, str]]:
 
 
 def variant_lines(variant: Variant) -> list[str]:
-    """Return what a variant scored where, what it costs against fp32, and which nodes stayed in fp32."""
+    """Return lines with a variant's recorded scores, its accuracy against fp32, and its nodes in fp32."""
     lines = [f"{scored.metric} {scored.value:.4f} on {scored}" for scored in variant.deployed]
     if accuracy := variant.accuracy:
-        change = (
-            round(100 * (accuracy.value - accuracy.baseline), 2) + 0.0
-        )  # no minus in front of 0
+        change = round(100 * (accuracy.value - accuracy.baseline), 2) + 0.0  # no "-0.00"
         lines.append(
             f"{accuracy.metric} {accuracy.value:.4f}, fp32 {accuracy.baseline:.4f}: {change:+.2f} points "
             f"(budget {100 * accuracy.budget:g}) on {accuracy.images} images of {accuracy.data}"
@@ -71,7 +79,7 @@ def variant_lines(variant: Variant) -> list[str]:
 
 
 def metrics_table(manifest: Manifest) -> str:
-    """Return the model's metrics and what its variants scored on engines as a table in Markdown."""
+    """Return the model's metrics, and its variants' scores on engines, as a Markdown table."""
     rows = [f"| {m.name} | {m.value:.4g} | {m.data} |" for m in manifest.metrics]
     for precision, variant in manifest.graphs[manifest.main_graph].variants.items():
         rows += [
@@ -84,7 +92,7 @@ def metrics_table(manifest: Manifest) -> str:
 
 
 def parity_table(outputs: dict[str, OutputParity]) -> list[str]:
-    """Return differences from the reference as the lines of a table."""
+    """Return the differences from the reference as the lines of a table."""
     rows = [("output", "max difference", "mean", "cosine", "agreement")]
     rows += [
         (
@@ -99,18 +107,26 @@ def parity_table(outputs: dict[str, OutputParity]) -> list[str]:
     return table(rows)
 
 
-def table(rows: Sequence[Sequence[str]]) -> list[str]:
-    """Return rows as lines with aligned columns."""
-    widths = [max(len(row[i]) for row in rows) for i in range(len(rows[0]))]
-    return [
-        "  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip()
-        for row in rows
-    ]
+def table(rows: Sequence[Sequence[str]], *, width: int | None = None) -> list[str]:
+    """Return rows as lines with aligned columns.
+
+    With a width, in characters, the cells of the last column wrap under their column; without one, each
+    row is one line.
+    """
+    *widths, last = [max(len(row[i]) for row in rows) for i in range(len(rows[0]))]
+    if width is not None:
+        last = max(width - sum(cell + len(_GAP) for cell in widths), _MIN_WRAPPED)
+    lines = []
+    for *cells, text in rows:
+        start = "".join(cell.ljust(w) + _GAP for cell, w in zip(cells, widths, strict=True))
+        wrapped = [text] if width is None else _wrap(text, last)
+        indents = [start, *[" " * len(start)] * (len(wrapped) - 1)]
+        lines += [(a + b).rstrip() for a, b in zip(indents, wrapped, strict=True)]
+    return lines
 
 
-def _fact(name: str, value: Any) -> list[str]:
-    lines = textwrap.wrap(str(value), _WIDTH - 14) or [""]
-    return [f"{name:<13} {lines[0]}", *(f"{'':<13} {line}" for line in lines[1:])]
+def _wrap(text: str, width: int) -> list[str]:
+    return textwrap.wrap(text, width, break_on_hyphens=False, break_long_words=False) or [""]
 
 
 def _preprocessing(preprocessing: Preprocessing) -> str:

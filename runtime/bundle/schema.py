@@ -18,7 +18,7 @@ ScoreName: TypeAlias = Literal["top1", "mean_iou"]
 
 
 class Model(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """Base of everything in a manifest: frozen, keyword-only, unknown keys refused."""
+    """Base class of all parts of a manifest: frozen, keyword-only, unknown keys are refused."""
 
 
 class ClassInfo(Model, frozen=True):
@@ -29,7 +29,7 @@ class ClassInfo(Model, frozen=True):
 
 
 class Preprocessing(Model, frozen=True):
-    """What the host does to a decoded, oriented RGB image before the graph sees it: one resize.
+    """How the host resizes a decoded, oriented RGB image before it enters the graph.
 
     `stretch` resizes to `size` and ignores the aspect ratio. `center_crop` resizes so that the
     central region, `crop_fraction` of the image's shorter relative side, fills `size`.
@@ -64,7 +64,7 @@ class TensorSpec(Model, frozen=True):
 
 
 class OutputParity(Model, frozen=True):
-    """How far one output was from the reference at worst, and how far it may be.
+    """The largest measured deviations of one output from the reference, and the allowed ones.
 
     `agreement` is the share of equal decisions: top-1 classes for `probabilities`, pixels for `mask`.
     """
@@ -89,9 +89,9 @@ class ParityReport(Model, frozen=True):
 
 
 class Accuracy(Model, frozen=True):
-    """What a lower precision costs on labelled images: `value` of `metric` against the fp32 graph's `baseline`.
+    """The accuracy of a lower precision: `value` of `metric`, against the fp32 graph's `baseline`.
 
-    Both are on the same `images` images; `value` may be less than `baseline` by `budget` at most.
+    Both are measured on the same `images` labelled images. `value` may be at most `budget` below `baseline`.
     """
 
     metric: ScoreName
@@ -103,10 +103,10 @@ class Accuracy(Model, frozen=True):
 
 
 class Deployed(Model, frozen=True):
-    """What a variant scored through the whole pipeline, on the engine that serves it.
+    """A variant's score through the whole pipeline, on the engine that serves it.
 
-    `value` of `metric`, in 0..1, is on `images` images of `data`. Engine, version, device and the precision of the
-    arithmetic are those that ran.
+    `value` of `metric`, in 0..1, was measured on `images` images of `data`. Engine, version, device and
+    arithmetic precision are those that ran.
     """
 
     metric: ScoreName
@@ -119,16 +119,16 @@ class Deployed(Model, frozen=True):
     precision: Precision
 
     def __str__(self) -> str:
-        """Return where it ran and on what, without the value."""
+        """Return where it ran and on what data, without the value."""
         ran = f"{self.engine} {self.engine_version} {self.device} {self.precision}"
         return f"{self.images:,} images of {self.data}, on {ran}"
 
 
 class Plan(Model, frozen=True):
-    """A compiled engine of one variant, which runs on some versions and devices only.
+    """A compiled engine of one variant. It runs only on certain versions and devices.
 
-    `graph_sha256` is that of the ONNX bytes it was built from, after cutting to its outputs.
-    `fields` is everything else that it depends on, by name, as in the cache: version, device, profile, flags.
+    `graph_sha256` is that of the ONNX bytes it was built from, after cutting to its outputs. `fields` holds
+    everything else that it depends on, by name, as in the cache: version, device, profile, flags.
     """
 
     file: str
@@ -138,10 +138,10 @@ class Plan(Model, frozen=True):
 
 
 class Variant(Model, frozen=True):
-    """One precision of a graph: its ONNX file, opset, and the parity it was proved to have.
+    """One precision of a graph: its ONNX file, opset, and measured parity.
 
-    `kept` names the nodes that stayed in fp32; of an int8 graph, only convolutions and matrix products.
-    `accuracy` is there where labelled images were given; `deployed` holds what was recorded, one an engine and data.
+    `kept` names the nodes that stayed in fp32; for int8 graphs, only convolutions and matrix products.
+    `accuracy` is set if labelled images were given. `deployed` holds recorded scores, one per engine and data.
     """
 
     file: str
@@ -154,7 +154,7 @@ class Variant(Model, frozen=True):
 
 
 class Graph(Model, frozen=True):
-    """A graph: its tensors, and its variants by precision, which all share them."""
+    """A graph: its tensors, and its variants by precision. All variants have the same tensors."""
 
     inputs: tuple[TensorSpec, ...]
     outputs: tuple[TensorSpec, ...]
@@ -162,19 +162,19 @@ class Graph(Model, frozen=True):
 
     @property
     def default_precision(self) -> Precision:
-        """The precision that runs when none is asked for: the first, as exported."""
+        """The precision that runs by default: the first, as exported."""
         return next(iter(self.variants))
 
 
 class FileEntry(Model, frozen=True):
-    """A file of the bundle: SHA-256 of its bytes, and their number."""
+    """A file of the bundle: its SHA-256 and its size in bytes."""
 
     sha256: Sha256
     size_bytes: Annotated[int, Meta(ge=0)]
 
 
 class Metric(Model, frozen=True):
-    """A measured quality of the model, with the data it was measured on."""
+    """A measured metric of the model, and the data it was measured on."""
 
     name: str
     value: float

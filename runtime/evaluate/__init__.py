@@ -1,1 +1,1 @@
-"""Labelled images and the scores of a bundle on them."""
+"""Labelled images, and the scores of bundles on them."""

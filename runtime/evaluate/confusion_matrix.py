@@ -1,4 +1,4 @@
-"""Confusion matrices as pictures and tables."""
+"""Writes confusion matrices as plots or CSV."""
 
 from __future__ import annotations
 
@@ -19,12 +19,12 @@ if TYPE_CHECKING:
 
     from dlcv.runtime.evaluate.metrics import Counts
 
-_MOST_NUMBERS = 15  # cells of more classes are too small for a number
+_MOST_NUMBERS = 15  # with more classes, cells are too small for numbers
 _DOTS_PER_INCH = 150
 
 
 def require_confusion_file(path: Path) -> None:
-    """Check before the work what `save_confusion` needs.
+    """Check in advance what `save_confusion` requires.
 
     Raises:
         InputError: the name says neither CSV nor PNG, or matplotlib is missing.
@@ -37,7 +37,7 @@ def require_confusion_file(path: Path) -> None:
 
 
 def save_confusion(path: Path, matrix: Counts, *, names: Sequence[str], title: str) -> None:
-    """Write a confusion matrix, int64 (classes, classes) with rows = labels, as the file's name says.
+    """Write a confusion matrix, int64 (classes, classes) with rows = labels, as CSV or PNG by the file's suffix.
 
     CSV holds the counts, PNG shows `confusion_figure`.
 
@@ -55,9 +55,9 @@ def save_confusion(path: Path, matrix: Counts, *, names: Sequence[str], title: s
 
 
 def confusion_figure(matrix: Counts, names: Sequence[str], *, title: str) -> Figure:
-    """Draw a confusion matrix, int64 (classes, classes) with rows = labels, as shares of each row.
+    """Plot a confusion matrix, int64 (classes, classes) with rows = labels, normalised per row.
 
-    A row without any label is left empty.
+    A row without labels is left empty.
     """
     from matplotlib.figure import Figure
 
@@ -85,7 +85,7 @@ def confusion_figure(matrix: Counts, names: Sequence[str], *, title: str) -> Fig
 
 
 def _csv(matrix: Counts, names: Sequence[str]) -> str:
-    """Return rows of labels, columns of answers."""
+    """Return CSV text with labels as rows and predictions as columns."""
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")
     writer.writerow(["label", *names])

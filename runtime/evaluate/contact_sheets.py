@@ -1,6 +1,7 @@
-"""Contact sheets: 1,000 labelled images of 32x32 pixels in 25 rows of 40, as CIFAR-10 (Krizhevsky 2009) is kept here.
+"""Reads contact sheets: 1,000 labelled images of 32x32 pixels in 25 rows of 40.
 
-Image i of a split is tile i % 1000 of sheet i // 1000, `SPLIT_NN.webp`; its label is entry i of `SPLIT_labels.npy`.
+dlcv keeps CIFAR-10 (Krizhevsky 2009) in this form. Image i of a split is tile i % 1000 of sheet i // 1000,
+`SPLIT_NN.webp`; its label is entry i of `SPLIT_labels.npy`.
 """
 
 from __future__ import annotations
@@ -30,7 +31,7 @@ def has_sheets(folder: Path, split: str) -> bool:
 def tile_readers(
     folder: Path, split: str, *, classes: int
 ) -> list[tuple[str, Callable[[], UInt8], int]]:
-    """Return name, reader and label of every image; a reader gives uint8 (32, 32, 3) RGB.
+    """Return name, reader and label of every image. A reader returns uint8 (32, 32, 3) RGB.
 
     Raises:
         InputError: labels and classes do not fit; a reader raises it for a sheet that is missing or damaged.

@@ -1,4 +1,4 @@
-"""What a bundle on an engine scores on labelled images, in all the figures that reports give."""
+"""Evaluates a bundle on labelled images: accuracy, IoU and related metrics."""
 
 from __future__ import annotations
 
@@ -37,28 +37,28 @@ _TOP = 5
 
 @dataclass(frozen=True, kw_only=True)
 class Score:
-    """A measured quality in 0..1, and on how many images."""
+    """A metric in 0..1, and the number of images it was measured on."""
 
     metric: ScoreName
     value: float
     images: int
 
     def __str__(self) -> str:
-        """Return it for people, such as "mean IoU 0.671 on 101 images"."""
+        """Return the score as text, such as "mean IoU 0.671 on 101 images"."""
         name = {"top1": "accuracy", "mean_iou": "mean IoU"}[self.metric]
         return f"{name} {self.value:.3f} on {self.images:,} images"
 
 
 @dataclass(frozen=True, kw_only=True)
 class Evaluation:
-    """Answers counted over a whole set.
+    """The predictions on a whole data set, counted.
 
-    matrix: int64 (classes, classes), rows = labels, of images (classify) or of pixels that are not ignored (segment).
-    top5: share of images with the right class among the likeliest five; None for masks or up to five classes.
-    images: how many were scored. refused: those that could not be, each with the reason.
-    notes: what else a reader of the figures should know, such as mask pixels that are of no class.
-    seconds: from the first image's bytes to the last answer counted, loading of the engine left out.
-    ran: what ran, as `Predictor.description`.
+    matrix: int64 (classes, classes), rows = labels, of images (classify) or of pixels that are not ignored
+    (segment). top5: share of images with the right class among the five likeliest; None for masks or up to five
+    classes. images: how many were scored. refused: images that could not be scored, each with the reason.
+    notes: remarks for readers of the figures, such as mask pixels that have no class. seconds: from reading the
+    first image to counting the last prediction, without loading the engine. ran: what ran, as
+    `Predictor.description`.
     """
 
     class_names: tuple[str, ...]
@@ -72,13 +72,13 @@ class Evaluation:
 
     @property
     def score(self) -> Score:
-        """The one figure that stands for all: mean IoU of masks, top-1 of classes."""
+        """The main metric: mean IoU for segmentation, top-1 accuracy for classification."""
         if self.ran["task"] == "segment":
             return Score(metric="mean_iou", value=mean_iou(self.matrix), images=self.images)
         return Score(metric="top1", value=top1(self.matrix), images=self.images)
 
     def record(self) -> dict[str, Any]:
-        """Return the figures under the names that training uses, for JSON; None: the class does not occur."""
+        """Return the metrics for JSON, under the names that training uses. None: the class does not occur."""
         return {
             **self._metrics(),
             "images": self.images,
@@ -110,7 +110,7 @@ def evaluate(
     *,
     on_progress: Callable[[], object] | None = None,
 ) -> Evaluation:
-    """Run a bundle on labelled images and count its answers; an image that cannot be read is left out and named.
+    """Run a bundle on labelled images and count its predictions. Unreadable images are skipped and reported.
 
     Masks are compared at the original image's size.
 
@@ -138,7 +138,7 @@ def evaluate(
 
 
 def score(predictor: Predictor, items: Sequence[LabelledImage]) -> Score:
-    """Run a classifier or segmenter on labelled images and score its answers.
+    """Run a classifier or segmenter on labelled images and return its main metric.
 
     Masks are compared at the original image's size.
 
@@ -154,9 +154,9 @@ def score(predictor: Predictor, items: Sequence[LabelledImage]) -> Score:
 
 
 def recorded(bundle: Bundle, evaluation: Evaluation, *, data: str) -> Bundle:
-    """Write a score into the bundle's manifest and return the bundle with it; no other file changes.
+    """Write a score to the bundle's manifest and return the updated bundle. No other file changes.
 
-    It replaces the one of the same precision, engine and data. data: what was scored on, in words.
+    An earlier score of the same precision, engine and data is replaced. data: what was scored on, in words.
 
     Raises:
         OutputError: the bundle ships with dlcv, or its manifest cannot be written.
@@ -180,7 +180,7 @@ def recorded(bundle: Bundle, evaluation: Evaluation, *, data: str) -> Bundle:
 
 
 def require_recordable(bundle: Bundle) -> None:
-    """Check before the work what `recorded` needs.
+    """Check in advance what `recorded` requires.
 
     Raises:
         OutputError: the bundle ships with dlcv.
@@ -206,7 +206,7 @@ def _with_record(bundle: Bundle, deployed: Deployed, *, precision: Precision) ->
 
 @final
 class _Tally:
-    """Answers counted one by one."""
+    """Counts predictions one by one."""
 
     def __init__(self, manifest: Manifest) -> None:
         self.class_names = tuple(info.name for info in manifest.classes)
@@ -219,7 +219,7 @@ class _Tally:
         self._coding = mask_coding_from_classes(manifest.classes)
 
     def add(self, item: LabelledImage, result: Result | Refused) -> None:
-        """Count one answer; raises as `evaluate`."""
+        """Count one prediction. Raises as `evaluate`."""
         if isinstance(result, Refused):
             self.refused.append(f"{item.name}: {result.reason}")
             return
@@ -232,7 +232,7 @@ class _Tally:
         self.images += 1
 
     def require_some(self) -> None:
-        """Check that anything was counted; raises as `evaluate`."""
+        """Check that at least one image was counted. Raises as `evaluate`."""
         if not self.images:
             reason = self.refused[0] if self.refused else "there are none"
             raise InputError(f"no image could be scored; {reason}")

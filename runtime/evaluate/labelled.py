@@ -1,6 +1,6 @@
-"""Labelled images without PyTorch: class folders, names, a CSV, contact sheets, or images with masks.
+"""Lists labelled images without PyTorch: class folders, file names, a CSV, contact sheets, or image and mask pairs.
 
-Each from a folder, a ZIP or a tar archive; archives inside a folder are read in place too.
+Each can be read from a folder, a ZIP or a tar archive; archives inside a folder are read in place.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ _LABEL_AND_NUMBER = re.compile(r"(\d+)_.+")
 class LabelledImage:
     """An image with its class index (classify) or the file of its mask (segment).
 
-    `read` gives the bytes of the image's file, or its pixels.
+    read: returns the image file's bytes, or its pixels.
     """
 
     name: str
@@ -44,8 +44,8 @@ def labelled_images(
 ) -> list[LabelledImage]:
     """Return the labelled images in a folder, an archive, or beside a CSV file, in a fixed order.
 
-    For `classify` it finds out which of `sheet_images` (the test split), `listed_images`, `labelled_names` and
-    `class_folders` the data is for. For `segment`: `image_mask_pairs` of `patterns`.
+    For `classify`, the layout is detected: `sheet_images` (the test split), `listed_images`, `labelled_names`
+    or `class_folders`. For `segment`: `image_mask_pairs` with `patterns`.
 
     Raises:
         InputError: there is no such data, or it does not fit the classes; the message names the file.
@@ -67,7 +67,7 @@ def labelled_images(
 
 
 def class_folders(path: Path, classes: Sequence[str]) -> list[LabelledImage]:
-    """Return images from one folder a class, whose name is the class's or its index.
+    """Return images from one folder per class, named after the class or its index.
 
     Raises:
         InputError: there is no such data, or a folder is of no class.
@@ -85,10 +85,10 @@ def labelled_names(path: Path, classes: Sequence[str]) -> list[LabelledImage]:
 
 
 def listed_images(path: Path, classes: Sequence[str]) -> list[LabelledImage]:
-    """Return the images that a CSV lists, from the folder or archives in which or beside which it lies.
+    """Return the images that a CSV lists. They are in the folder or archives that hold the CSV or lie beside it.
 
-    Its first line names a column of files (`file`, `filename`, `path` or `image`) and one of labels
-    (`label`, `class`, `index`, `name` or the like). A label is a class's name or index.
+    The first line names a column of files (`file`, `filename`, `path` or `image`) and one of labels (`label`,
+    `class`, `index`, `name` or the like). A label is a class's name or index.
 
     Raises:
         InputError: there is no such CSV, or one of its lines does not fit.
@@ -97,7 +97,7 @@ def listed_images(path: Path, classes: Sequence[str]) -> list[LabelledImage]:
 
 
 def sheet_images(folder: Path, split: str, classes: Sequence[str]) -> list[LabelledImage]:
-    """Return the images of a split kept as contact sheets: see `dlcv.runtime.evaluate.contact_sheets`.
+    """Return the images of a split stored as contact sheets: see `dlcv.runtime.evaluate.contact_sheets`.
 
     Raises:
         InputError: the labels are missing or do not fit the classes.
@@ -120,9 +120,10 @@ def unlabelled_images(path: Path) -> list[LabelledImage]:
 
 
 def image_mask_pairs(path: Path, patterns: tuple[str, str] = PAIRS) -> list[LabelledImage]:
-    """Return images with masks: the files that fit the two patterns with the same name for `{}`, sorted by it.
+    """Return pairs of images and masks, matched by two patterns and sorted by name.
 
-    A pattern is the end of a path; `*` stands for any suffix of an image, and what lies before is the same for both.
+    `{}` in both patterns stands for the same name. A pattern is the end of a path; `*` stands for any image
+    suffix, and what precedes the pattern must be equal for both.
 
     Raises:
         InputError: an image without a mask or the reverse, or nothing at all.
@@ -148,7 +149,7 @@ def image_mask_pairs(path: Path, patterns: tuple[str, str] = PAIRS) -> list[Labe
 
 
 def _files(path: Path) -> Readers:
-    """Return the files in a folder or archive; beside a CSV, those of its folder without other CSVs."""
+    """Return the files in a folder or archive; for a CSV, those of its folder without other CSVs."""
     if path.suffix.lower() != ".csv":
         return files_within(path)
     if not path.is_file():
@@ -163,7 +164,7 @@ def _is_image(name: str) -> bool:
 
 
 def _matching(files: Readers, pattern: str) -> dict[tuple[str, str], str]:
-    """Return the image files that fit, by (folder before the pattern, what stands for {})."""
+    """Return the image files that match a pattern, by (folder before the pattern, text that stands for {})."""
     before, after = pattern.split("{}")
     end = r"\.[^./]+" if after == ".*" else re.escape(after)
     whole = re.compile(rf"((?:.*/)?){re.escape(before)}(.+){end}")
@@ -176,7 +177,7 @@ def _example(pattern: str, *, name: str = "NAME") -> str:
 
 
 def _table(files: Readers, path: Path) -> tuple[str, list[dict[str, str]]] | None:
-    """Return the name and rows of the one CSV that lists files, or None."""
+    """Return the name and rows of the only CSV that lists files, or None."""
     for name, read in files.items():
         if not name.lower().endswith(".csv"):
             continue

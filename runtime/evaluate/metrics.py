@@ -1,4 +1,4 @@
-"""How right answers are: top-1 and mean IoU of confusion matrices, counted in numpy."""
+"""Top-1 accuracy and mean IoU from confusion matrices, in numpy."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ Counts: TypeAlias = "np.ndarray[Any, np.dtype[np.int64]]"
 
 
 def top1(matrix: Counts) -> float:
-    """Return the share of right answers from a confusion matrix (classes, classes), rows = labels."""
+    """Return the accuracy from a confusion matrix (classes, classes), rows = labels."""
     return float(matrix.diagonal().sum() / max(1, matrix.sum()))
 
 
@@ -28,7 +28,7 @@ def mean_iou(matrix: Counts) -> float:
 
 
 def confusion(labels: Mask, predictions: Mask, *, classes: int) -> Counts:
-    """Count pairs of pixels: int64 (classes, classes), rows = labels; labels of 255 are left out."""
+    """Return the confusion matrix of two masks: int64 (classes, classes), rows = labels. Label 255 is ignored."""
     kept = labels != IGNORED
     pairs = labels[kept].astype(np.int64) * classes + predictions[kept]
     return np.bincount(pairs, minlength=classes**2).reshape(classes, classes)

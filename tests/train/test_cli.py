@@ -22,6 +22,25 @@ def test_recipes_lists_a_line_each_and_shows_one():
     assert recipe_from_yaml(shown) == load_recipe("camvid-lraspp")
 
 
+def test_descriptions_of_recipes_start_in_one_column():
+    listed = CliRunner().invoke(app, ["recipes"]).output.splitlines()
+    starts = {
+        line.index(load_recipe(name).description)
+        for name, line in zip(builtin_recipes(), listed, strict=True)
+    }
+    assert starts == {max(map(len, builtin_recipes())) + 2}
+
+
+def test_on_a_terminal_descriptions_of_recipes_wrap_under_their_column(monkeypatch):
+    monkeypatch.setattr("dlcv.cli.text.terminal_width", lambda: 60)
+    listed = CliRunner().invoke(app, ["recipes"]).output.splitlines()
+    column = max(map(len, builtin_recipes())) + 2
+    assert len(listed) > len(builtin_recipes())
+    assert max(map(len, listed)) <= 60
+    assert {line[column - 2 : column] for line in listed} == {"  "}
+    assert all(line[column] != " " for line in listed)
+
+
 @pytest.mark.parametrize("command", ["fit", "evaluate", "recipes"])
 def test_help_has_examples(command):
     result = CliRunner().invoke(app, [command, "--help"])

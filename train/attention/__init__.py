@@ -1,7 +1,7 @@
-"""The attention of vision transformers, by computation: no hooks, so that export can trace it.
+"""Attention weights of vision transformers, computed without hooks, so that export can trace them.
 
-One file a family of networks: `refusal(model)` says why a model is none of it, or nothing; `walk(model, pixels)`
-goes through its blocks.
+One file per family of networks: `refusal(model)` returns why a model is not supported, or None; `walk(model,
+pixels)` runs its blocks and keeps the attention weights.
 """
 
 from __future__ import annotations
@@ -21,7 +21,10 @@ FAMILIES: tuple[ModuleType, ...] = (timm_vit, torchvision_vit)
 
 
 def walker_for(model: nn.Module) -> Callable[[Tensor], Walk] | None:
-    """Return what walks through a model, from normalised float32 images (B, 3, H, W); None if it is no such ViT."""
+    """Return the walk function for a model, or None if it is not a supported ViT.
+
+    The function takes normalised float32 images (B, 3, H, W).
+    """
     for family in FAMILIES:
         if family.refusal(model) is None:
             return partial(family.walk, model)

@@ -12,7 +12,7 @@ from dlcv.train.attention.walk import Walk
 
 
 def refusal(model: nn.Module) -> str | None:
-    """Return why `walk` is not made for a model, or None if it is."""
+    """Return why `walk` does not support a model, or None if it does."""
     if not isinstance(model, VisionTransformer):
         return "it is not timm's VisionTransformer"
     if model.cls_token is None or model.global_pool != "token" or model.attn_pool is not None:
@@ -24,7 +24,7 @@ def refusal(model: nn.Module) -> str | None:
 
 
 def walk(model: Any, pixels: Tensor) -> Walk:
-    """Go through the blocks, so that the weights that timm's fused kernels hide are there.
+    """Run the blocks one by one, to get the attention weights that timm's fused kernels do not return.
 
     pixels: normalised float32 (B, 3, H, W).
     """
@@ -47,7 +47,7 @@ def walk(model: Any, pixels: Tensor) -> Walk:
 
 
 def _attend(attention: Any, tokens: Tensor) -> tuple[Tensor, Tensor]:
-    """Return timm's `Attention` of tokens (B, N, D), and its weights (B, heads, N, N)."""
+    """Return the output of timm's `Attention` for tokens (B, N, D), and its weights (B, heads, N, N)."""
     B, N, _ = tokens.shape
     qkv = attention.qkv(tokens).reshape(B, N, 3, attention.num_heads, attention.head_dim)
     queries, keys, values = qkv.permute(2, 0, 3, 1, 4).unbind(0)  # (B, heads, N, D / heads)

@@ -14,13 +14,13 @@ _PREFIX_TOKENS = 1
 
 
 def refusal(model: nn.Module) -> str | None:
-    """Return why `walk` is not made for a model, or None if it is."""
+    """Return why `walk` does not support a model, or None if it does."""
     is_one = isinstance(model, VisionTransformer)
     return None if is_one else "it is not torchvision's VisionTransformer"
 
 
 def walk(model: Any, pixels: Tensor) -> Walk:
-    """Go through the encoder's layers. pixels: normalised float32 (B, 3, H, W)."""
+    """Run the encoder's layers one by one. pixels: normalised float32 (B, 3, H, W)."""
     patches = model._process_input(pixels)
     class_token = model.class_token.expand(patches.shape[0], -1, -1)
     tokens = torch.cat([class_token, patches], dim=1) + model.encoder.pos_embedding
@@ -42,9 +42,9 @@ def walk(model: Any, pixels: Tensor) -> Walk:
 
 
 def _attend(attention: Any, tokens: Tensor) -> tuple[Tensor, Tensor]:
-    """Return `nn.MultiheadAttention` of tokens (B, N, D) to themselves, and its weights (B, heads, N, N).
+    """Return the self-attention of `nn.MultiheadAttention` for tokens (B, N, D), and its weights (B, heads, N, N).
 
-    Written out: PyTorch's own function takes another path for inference, which export cannot trace.
+    Written out, because PyTorch's own function takes another path for inference, which export cannot trace.
     """
     B, N, D = tokens.shape
     heads = attention.num_heads

@@ -1,4 +1,4 @@
-"""What a walk through the blocks of a vision transformer gives, and the rollout of it."""
+"""Tokens and attention weights of a vision transformer's forward pass, and attention rollout."""
 
 from __future__ import annotations
 
@@ -14,11 +14,12 @@ _EPSILON = 1e-6
 
 @dataclass(frozen=True, kw_only=True)
 class Walk:
-    """Of a batch of images; the class token is token 0.
+    """The result of a forward pass over a batch of images. The class token is token 0.
 
-    tokens: float (B, N, D) behind the last block, before the last norm.
+    tokens: float (B, N, D) after the last block, before the last norm.
     averages: (B, N, N) of each layer, means over the heads, first layer first, rows sum to 1.
-    weights: (B, heads, N, N) of the last layer. prefix_tokens: tokens before the patches. grid: (h, w) in patches.
+    weights: (B, heads, N, N) of the last layer.
+    prefix_tokens: number of tokens before the patches. grid: (h, w) in patches.
     """
 
     tokens: Tensor
@@ -42,9 +43,9 @@ def class_token_rollout(
 ) -> Tensor:
     """Return the attention rollout of the class token: (B, h, w) in 0..1, 1 at the strongest patch.
 
-    Abnar and Zuidema 2020, https://arxiv.org/abs/2005.00928: the product over the layers of
-    0.5 A + 0.5 I, where A is the mean over the heads. Only the class token's row is wanted, so that
-    a row vector goes through the layers from the last to the first: O(L N^2), not O(L N^3).
+    Abnar and Zuidema 2020, https://arxiv.org/abs/2005.00928: the product over the layers of 0.5 A + 0.5 I,
+    where A is the mean over the heads. Only the class token's row is needed, so a row vector is multiplied
+    through the layers from the last to the first: O(L N^2) instead of O(L N^3).
 
     attentions: (B, N, N) of each layer, first layer first, rows sum to 1; the class token is token 0.
     prefix_tokens: tokens before the patches. grid: (h, w) in patches.

@@ -1,4 +1,4 @@
-"""The LightningModule of BYOL: two views, an online network that learns and a target that follows it."""
+"""The LightningModule of BYOL: an online network, and a target network that follows it."""
 
 from __future__ import annotations
 
@@ -18,11 +18,11 @@ from dlcv.train.data.batches import Batch
 from dlcv.train.models import ModelSpec
 from dlcv.train.modules import RunModule, normalised
 
-COLLAPSED = 0.1  # a spread below this is no longer one of vectors that differ
+COLLAPSED = 0.1  # a spread below this means that the embeddings have collapsed
 
 
 class ByolModule(RunModule[ByolRecipe]):
-    """Learns to predict, from one view of an image, what the target makes of the other view."""
+    """Trains the online network to predict the target's projection of another view of the same image."""
 
     def __init__(self, recipe: ByolRecipe, spec: ModelSpec) -> None:
         super().__init__(recipe, spec)
@@ -31,13 +31,13 @@ class ByolModule(RunModule[ByolRecipe]):
         self.predictor = mlp(recipe.byol.projection, recipe.byol)
         online = nn.Sequential(self.network, self.projector)
         self.target = copy.deepcopy(online).requires_grad_(False)
-        self._online = (online,)  # in a tuple, so that the network is a submodule once
+        self._online = (online,)  # in a tuple, so that the network is registered only once
         self._spread = MeanMetric()
         self._embedded: tuple[list[Batch], list[Batch]] = ([], [])
 
     @property
     def learner(self) -> nn.Module:
-        """What the optimizer changes; the target follows."""
+        """The modules that the optimizer trains. The target is not among them."""
         return nn.ModuleList([self.network, self.projector, self.predictor])
 
     def training_step(self, batch: Batch, batch_index: int) -> Tensor:
@@ -91,7 +91,7 @@ class ByolModule(RunModule[ByolRecipe]):
 
 
 def embedding_width(network: nn.Module, recipe: ByolRecipe) -> int:
-    """Return how long the network's embeddings are.
+    """Return the width of the network's embeddings.
 
     Raises:
         RecipeError: it gives no vector for an image of the recipe's size.

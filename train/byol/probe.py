@@ -1,4 +1,4 @@
-"""A linear probe: logistic regression on embeddings that stay as they are."""
+"""A linear probe: logistic regression on frozen embeddings."""
 
 from __future__ import annotations
 
@@ -20,10 +20,10 @@ def probe_accuracy(
     classes: int,
     weight_decay: float,
 ) -> float:
-    """Learn a linear layer from `known` and return the share of `asked` that it gets right.
+    """Fit a linear layer on `known` and return its accuracy on `asked`.
 
-    Each is (embeddings float (N, D), labels int64 (N,)). Embeddings are standardised by those known. From zero
-    weights to the least loss by L-BFGS, so that there is nothing random in it.
+    Each is (embeddings float (N, D), labels int64 (N,)). Embeddings are standardised by the statistics of
+    `known`. L-BFGS minimises the loss from zero weights, so the result is deterministic.
     """
     with torch.inference_mode(False), torch.enable_grad():
         features, labels = (tensor.clone() for tensor in known)
@@ -37,7 +37,7 @@ def probe_accuracy(
 def _solved(
     features: Tensor, labels: Tensor, classes: int, *, weight_decay: float
 ) -> Callable[[Tensor], Tensor]:
-    """Return the linear layer of least loss."""
+    """Return the linear layer that minimises the loss."""
     weight = features.new_zeros(classes, features.shape[1]).requires_grad_()
     bias = features.new_zeros(classes).requires_grad_()
     optimizer: Any = torch.optim.LBFGS(

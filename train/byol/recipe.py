@@ -1,4 +1,4 @@
-"""A recipe of BYOL: what two views of an image are, and how the target follows."""
+"""The recipe of BYOL: augmentation of the two views, and the target's moving average."""
 
 from __future__ import annotations
 
@@ -12,14 +12,14 @@ from dlcv.train.settings import AboveZero, Model, NonNegative, Share, require_re
 
 
 class ViewConfig(Model, frozen=True, kw_only=True):
-    """Random changes that make a view of an image, in this order; each image draws its own.
+    """The random augmentation of a view, in this order. Each image draws its own.
 
-    area: a random box of this share of the image, 3:4 to 4:3, is resized to `size` (Szegedy
-    et al. 2015, https://arxiv.org/abs/1409.4842); null resizes the whole image, as reports B and D do. size: side
-    of a view in pixels. flip: share of views that are mirrored.
-    jitter: brightness, contrast and saturation vary by up to this factor, hue by up to this share of the
-    circle; jitter_share: of the views. grayscale, blur: shares of the views. blur_kernel: side in pixels;
-    blur_sigma: (least, most) standard deviation of the Gaussian, in pixels.
+    area: a random box of this share of the image, 3:4 to 4:3, is resized to `size` (Szegedy et al. 2015,
+    https://arxiv.org/abs/1409.4842); null resizes the whole image, as in reports B and D. size: side of a view
+    in pixels. flip: probability of mirroring. jitter: brightness, contrast and saturation vary by up to this
+    factor, hue by up to this share of the circle; jitter_share: probability of jitter. grayscale, blur:
+    probabilities. blur_kernel: side in pixels; blur_sigma: (least, most) standard deviation of the Gaussian, in
+    pixels.
     """
 
     area: tuple[AboveZero, AboveZero] | None = None
@@ -46,10 +46,11 @@ class ViewConfig(Model, frozen=True, kw_only=True):
 
 
 class ByolConfig(Model, frozen=True, kw_only=True):
-    """The paper's parts. hidden, projection: widths of projector and predictor.
+    """The settings of BYOL.
 
-    decay: of the target's moving average, at the first step. decay_schedule: `cosine` takes it to 1 as in the
-    paper; `constant` leaves it, as the library byol-pytorch does that reports B and D used.
+    hidden, projection: widths of projector and predictor. decay: of the target's moving average, at the first
+    step. decay_schedule: `cosine` raises it to 1 as in the paper; `constant` keeps it, as the library
+    byol-pytorch does that reports B and D used.
     """
 
     hidden: Positive = 4096
@@ -59,10 +60,10 @@ class ByolConfig(Model, frozen=True, kw_only=True):
 
 
 class ProbeConfig(Model, frozen=True, kw_only=True):
-    """The linear probe: how well a linear layer on the frozen backbone tells the classes.
+    """The linear probe: accuracy of a linear classifier on the frozen backbone.
 
-    images: how many labelled training images, the first ones, it learns from; null for all.
-    weight_decay: times half the sum of its squared weights, added to its loss.
+    images: number of labelled training images to fit on, the first ones; null for all. weight_decay: factor of
+    half the sum of squared weights in the loss.
     """
 
     images: Positive | None = None
@@ -70,9 +71,9 @@ class ProbeConfig(Model, frozen=True, kw_only=True):
 
 
 class ByolRecipe(LabelledRecipe, frozen=True, kw_only=True):
-    """A backbone learnt without labels; labels are for the probe alone, which says whether it learns.
+    """Pre-training of a backbone without labels. Labels are used only by the probe, which monitors progress.
 
-    unlabelled: folder or archive under the data root whose images to learn from; without it, those of `data`.
+    unlabelled: folder or archive under the data root with the training images; without it, those of `data`.
     """
 
     task: Literal["byol"]
@@ -86,7 +87,7 @@ class ByolRecipe(LabelledRecipe, frozen=True, kw_only=True):
         super().__post_init__()
 
     def contradictions(self) -> list[str]:
-        """Return every contradiction between settings, in words."""
+        """Return all contradictions between settings, as sentences."""
         problems = super().contradictions()
         if self.batch < 2:
             problems.append("byol normalises over the batch, so batch must be 2 or more")

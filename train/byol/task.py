@@ -1,4 +1,4 @@
-"""What a run of BYOL is made of."""
+"""The parts of a BYOL training run: data, module, evaluation."""
 
 from __future__ import annotations
 
@@ -24,7 +24,10 @@ from dlcv.train.tasks import TaskKind
 
 
 class ByolData(LabelledData[ByolRecipe]):
-    """Pairs of views to learn from; for the probe, labelled images as they are, all of them in every process."""
+    """Pairs of views for training, and labelled images without augmentation for the probe.
+
+    Every process has all labelled images.
+    """
 
     def __init__(self, recipe: ByolRecipe, root: Path) -> None:
         super().__init__(recipe, root)
@@ -33,7 +36,7 @@ class ByolData(LabelledData[ByolRecipe]):
             self.train_set = load_unlabelled(recipe, root, path=recipe.unlabelled)
 
     def summary_lines(self) -> list[str]:
-        """Return how many images there are to learn from, and about the labelled ones what is suspicious."""
+        """Return lines with the number of training images, and with findings about the labelled images."""
         height, width = self.train_set.images.shape[1:3]
         return [
             f"unlabelled: {len(self.train_set):,} images, {height}x{width} pixels; for the probe:",
@@ -41,7 +44,7 @@ class ByolData(LabelledData[ByolRecipe]):
         ]
 
     def augment(self) -> Augment:
-        """Return what makes two views of every image."""
+        """Return the augmentation that makes two views of every image."""
         return TwoViews(self.recipe.augment)
 
     def val_dataloader(self) -> Any:
@@ -50,7 +53,7 @@ class ByolData(LabelledData[ByolRecipe]):
 
 
 def probe_images(dataset: Dataset, recipe: ByolRecipe) -> Dataset:
-    """Return the training images whose labels the probe learns from."""
+    """Return the labelled training images of the probe."""
     return dataset[: recipe.probe.images]
 
 
@@ -64,7 +67,7 @@ def _module(recipe: ByolRecipe, spec: ModelSpec, _: ByolData) -> ByolModule:
 
 
 def evaluate(checkpoint: Checkpoint[ByolRecipe], root: Path) -> dict[str, Any]:
-    """Return the probe's accuracy on the test images, and that of the same network at random weights.
+    """Return the probe's accuracy on the test images, and that of the same network with random weights.
 
     Raises:
         RecipeError: the data is missing or does not fit.

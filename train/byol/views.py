@@ -1,7 +1,7 @@
-"""Two random views of every image of a batch, made for the whole batch at once.
+"""Two random views of every image of a batch, computed for the whole batch at once.
 
-A batch takes a few operations in place of several for each image, which is what lets one core make
-views as fast as another learns from them: see `tests/train/byol/test_views.py`.
+A batch needs a few operations instead of several per image, so that one core makes views as fast as another
+trains on them: see `tests/train/byol/test_views.py`.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ _YIQ = ((0.299, 0.587, 0.114), (0.5959, -0.2746, -0.3213), (0.2115, -0.5227, 0.3
 
 
 class TwoViews:
-    """Gives two views of each image in the place of images and labels: an `Augment`."""
+    """Replaces images and labels by two views of each image: an `Augment`."""
 
     copies = 1
 
@@ -29,7 +29,7 @@ class TwoViews:
         self.config = config
 
     def __call__(self, images: Tensor, labels: Tensor, generator: Generator, copy: Tensor) -> Batch:
-        """images: uint8 (B, H, W, 3); two views of each, uint8 (B, size, size, 3)."""
+        """Return two views of each image, uint8 (B, size, size, 3). images: uint8 (B, H, W, 3)."""
         return self.view(images, generator), self.view(images, generator)
 
     def view(self, images: Tensor, generator: Generator) -> Tensor:
@@ -52,7 +52,7 @@ class TwoViews:
 def boxed(planes: Tensor, config: ViewConfig, *, generator: Generator) -> Tensor:
     """Resize a random box of each image, or the whole image, to (B, 3, size, size), bilinear.
 
-    planes: float (B, 3, H, W). A box is sampled without antialiasing: it seldom shrinks.
+    planes: float (B, 3, H, W). A box is sampled without antialiasing, because it is seldom reduced.
     """
     size = (config.size, config.size)
     if config.area is None:
@@ -75,10 +75,10 @@ def boxed(planes: Tensor, config: ViewConfig, *, generator: Generator) -> Tensor
 def jittered(
     planes: Tensor, jitter: tuple[float, float, float, float], *, generator: Generator
 ) -> Tensor:
-    """Vary brightness, contrast, saturation and hue of each image, in this order, as `ViewConfig` says.
+    """Jitter brightness, contrast, saturation and hue of each image, in this order, as in `ViewConfig`.
 
-    planes: float (B, 3, H, W) in 0..1. Hue turns the chroma plane of YIQ, a linear map, where torchvision goes
-    through HSV.
+    planes: float (B, 3, H, W) in 0..1. Hue is a rotation of the chroma plane of YIQ, a linear map; torchvision
+    converts to HSV instead.
     """
     count = len(planes)
     draws = 2 * torch.rand((4, count, 1, 1, 1), generator=generator) - 1
@@ -94,7 +94,10 @@ def jittered(
 
 
 def turned(planes: Tensor, angles: Tensor) -> Tensor:
-    """Turn the hue of each image by its angle in radians; luma stays. planes: float (B, 3, H, W); angles: (B,)."""
+    """Rotate the hue of each image by its angle in radians, with constant luma.
+
+    planes: float (B, 3, H, W). angles: (B,).
+    """
     to_yiq = torch.tensor(_YIQ)
     cos, sin = angles.cos(), angles.sin()
     zero, one = torch.zeros_like(cos), torch.ones_like(cos)
@@ -106,13 +109,13 @@ def turned(planes: Tensor, angles: Tensor) -> Tensor:
 
 
 def luma(planes: Tensor) -> Tensor:
-    """Return the brightness of each pixel: (B, 3, H, W) to (B, 1, H, W)."""
+    """Return the luma of each pixel: (B, 3, H, W) to (B, 1, H, W)."""
     grey: Tensor = (planes * torch.tensor(_LUMA)[:, None, None]).sum(1, keepdim=True)
     return grey
 
 
 def blurred(planes: Tensor, config: ViewConfig, *, generator: Generator) -> Tensor:
-    """Blur each image by a Gaussian of its own width; edges are reflected. planes: float (B, 3, H, W)."""
+    """Blur each image by a Gaussian of its own width, with reflected edges. planes: float (B, 3, H, W)."""
     count, radius = len(planes), config.blur_kernel // 2
     sigmas = _uniform(count, *config.blur_sigma, generator=generator)
     offsets = torch.arange(-radius, radius + 1.0)
@@ -129,5 +132,5 @@ def _uniform(count: int, low: float, high: float, *, generator: Generator) -> Te
 
 
 def _chosen(count: int, share: float, generator: Generator) -> Tensor:
-    """Return which images a change is made to, bool (B, 1, 1, 1)."""
+    """Return a random choice of images, bool (B, 1, 1, 1)."""
     return torch.rand((count, 1, 1, 1), generator=generator) < share

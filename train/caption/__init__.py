@@ -1,1 +1,1 @@
-"""Image captioning: a network that looks and a transformer that tells."""
+"""Image captioning: an image encoder and a transformer decoder."""

@@ -1,4 +1,4 @@
-"""Images with captions for Lightning."""
+"""Images with captions as a LightningDataModule."""
 
 from __future__ import annotations
 
@@ -19,12 +19,12 @@ from dlcv.runtime.images import load_pixels
 from dlcv.train.caption.recipe import CaptionRecipe
 from dlcv.train.data.batches import Batch, Dataset, PlainBatches, TrainBatches
 
-NO_TOKEN = -1  # behind the end of a caption, and in the place of an unknown word: not learnt
+NO_TOKEN = -1  # target after a caption's end and for unknown words; ignored by the loss
 
 
 @dataclass(frozen=True, kw_only=True)
 class CaptionSet:
-    """One split. images: uint8 (N, H, W, 3) RGB. captions: of each image, one or more."""
+    """One split. images: uint8 (N, H, W, 3) RGB. captions: one or more per image."""
 
     images: Tensor
     names: tuple[str, ...]
@@ -41,7 +41,7 @@ class CaptionSet:
 
     @property
     def all_captions(self) -> list[str]:
-        """Every caption, image by image."""
+        """All captions, image by image."""
         return [text for texts in self.captions for text in texts]
 
 
@@ -71,10 +71,10 @@ def load_captions(recipe: CaptionRecipe, root: Path, *, train: bool) -> CaptionS
 
 
 class CaptionData(LightningDataModule):
-    """What a captioner trains and validates on, in memory. A batch is pairs of an image's number and a caption.
+    """Training and validation data of a captioner, in memory.
 
-    Batches: image int64 (B,), number in the split; tokens int64 (B, length + 1), a caption between its marks,
-    `pad` behind it; each process has its share of them.
+    Batches: image int64 (B,), index in the split; tokens int64 (B, length + 1), a caption between its marks,
+    followed by `pad`. Each process has its share of the batches.
     """
 
     def __init__(self, recipe: CaptionRecipe, root: Path) -> None:
@@ -92,7 +92,7 @@ class CaptionData(LightningDataModule):
         self._validation_pairs = self._pairs(self.validation_set)
 
     def summary_lines(self) -> list[str]:
-        """Return how many images, captions and words there are, and which captions are cut or hold unknown words."""
+        """Return lines on numbers of images, captions and words, and on cut captions and unknown words."""
         lines = []
         for name, split in (("training", self.train_set), ("validation", self.validation_set)):
             captions = split.all_captions
@@ -106,7 +106,7 @@ class CaptionData(LightningDataModule):
         return lines
 
     def train_dataloader(self) -> Any:
-        """Return this epoch's batches: the trainer asks again for every epoch."""
+        """Return the batches of this epoch. The trainer calls this for every epoch."""
         epoch = self.trainer.current_epoch if self.trainer else 0
         return TrainBatches(
             dataset=self._train_pairs,
@@ -123,7 +123,7 @@ class CaptionData(LightningDataModule):
         )
 
     def _pairs(self, split: CaptionSet) -> Dataset:
-        """Return a data set whose `images` are numbers of images, once for each caption."""
+        """Return a data set whose `images` are image indices, one for each caption."""
         numbers = [number for number, texts in enumerate(split.captions) for _ in texts]
         rows = [
             token_row(self.vocabulary, text, length=self.recipe.decoder.length)
@@ -137,20 +137,20 @@ class CaptionData(LightningDataModule):
 
 
 def token_row(vocabulary: Vocabulary, text: str, *, length: int) -> list[int]:
-    """Return a caption between its marks, padded to `length` + 1 tokens; a longer one is cut and has no end."""
+    """Return a caption between its marks, padded to `length` + 1 tokens. A longer one is cut and has no end mark."""
     row = [vocabulary.start, *vocabulary.tokens(text), vocabulary.end][: length + 1]
     return row + [vocabulary.pad] * (length + 1 - len(row))
 
 
 def targets_from_tokens(tokens: Tensor, unsaid: Sequence[int]) -> Tensor:
-    """Return what is to be learnt after each token but the last: the next one, or NO_TOKEN for marks unsaid."""
+    """Return the training target after each token but the last: the next token, or NO_TOKEN for unsaid marks."""
     following = tokens[:, 1:]
     hidden = torch.isin(following, torch.tensor(unsaid, device=tokens.device))
     return torch.where(hidden, NO_TOKEN, following)
 
 
 class _AsItIs:
-    """Changes nothing: see `dlcv.train.data.batches.Augment`."""
+    """The identity: see `dlcv.train.data.batches.Augment`."""
 
     copies = 1
 

@@ -1,4 +1,4 @@
-"""Encoders of a captioner: the feature map of a CNN, or a ViT's patches laid out as one."""
+"""Image encoders of captioners: the feature map of a CNN, or the patches of a ViT as a feature map."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from dlcv.train.settings import ModelConfig
 
 
 class TimmFeatures(nn.Module):
-    """The last feature map (B, channels, h, w) of a network of timm; a ViT's patches are its places."""
+    """The last feature map (B, channels, h, w) of a timm network. For a ViT, positions are patches."""
 
     def __init__(self, backbone: Any) -> None:
         super().__init__()
@@ -34,7 +34,7 @@ class TimmFeatures(nn.Module):
 
 
 def build_encoder(config: ModelConfig) -> ModelSpec:
-    """Build an encoder, randomly initialised; `network` is the encoder.
+    """Build an encoder with random weights. `network` of the result is the encoder.
 
     Raises:
         RecipeError: no such network, or none that has a feature map.
@@ -52,7 +52,7 @@ def build_encoder(config: ModelConfig) -> ModelSpec:
 
 
 def feature_shape(encoder: nn.Module, size: tuple[int, int]) -> tuple[int, tuple[int, int]]:
-    """Return channels and grid (h, w) of the features of images of a size (height, width).
+    """Return channels and grid (h, w) of the features for images of a size (height, width).
 
     Raises:
         RecipeError: the encoder does not take such images, or gives no feature map.

@@ -1,4 +1,4 @@
-"""Captions from PyTorch, and their scores: by the same search as a bundle's."""
+"""Generates and scores captions in PyTorch, with the same search as a bundle."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ if TYPE_CHECKING:
 
 @final
 class TorchDecoder:
-    """A `dlcv.runtime.caption.beam_search.Decoder` that PyTorch computes.
+    """A `dlcv.runtime.caption.beam_search.Decoder` in PyTorch.
 
     memory: of each image, (N, depth, 2, heads, S, d); there are `beams` rows for each.
     """
@@ -44,18 +44,18 @@ class TorchDecoder:
 
     @property
     def length(self) -> int:
-        """Positions that there are."""
+        """The number of positions."""
         return self._decoder.length
 
     def step(self, tokens: Numbers, position: int) -> tuple[Logits, Logits | None]:
-        """Go on by a token; see `Decoder.step`."""
+        """Append a token; see `Decoder.step`."""
         token = torch.tensor(tokens, dtype=torch.int64, device=self._memory.device)
         where = torch.full_like(token, position)
         logits, self._cache, attention = self._decoder.step(token, where, self._cache, self._memory)
         return logits.float().cpu().numpy(), attention.float().cpu().numpy()
 
     def reorder(self, rows: NDArray[np.intp]) -> None:
-        """Let each row go on from another; see `Decoder.reorder`."""
+        """Replace the state of each row; see `Decoder.reorder`."""
         self._cache = self._cache[torch.from_numpy(rows).to(self._cache.device)]
 
 
@@ -66,7 +66,7 @@ def captions_from_features(
     vocabulary: Vocabulary,
     options: SearchOptions | None = None,
 ) -> Found:
-    """Caption images by their features (N, channels, h, w); without options greedily."""
+    """Caption images from their features (N, channels, h, w); by default greedily."""
     options = options or SearchOptions()
     with torch.inference_mode():
         memory = network.decoder.memory(features)
@@ -75,20 +75,20 @@ def captions_from_features(
 
 
 def caption_scores(said: list[str], split: CaptionSet) -> dict[str, Any]:
-    """Return `bleu4` and `cider` of a caption for each image of a split."""
+    """Return `bleu4` and `cider` of one caption per image of a split."""
     candidates = [words_of(text) for text in said]
     references = [[words_of(text) for text in texts] for texts in split.captions]
     return {"bleu4": bleu(candidates, references), "cider": cider(candidates, references)}
 
 
 def remembered(said: list[str], split: CaptionSet) -> float:
-    """Return the share of captions that are, word by word, one of their own image's in the split."""
+    """Return the share of captions that equal, word by word, one of the image's own captions in the split."""
     own = zip(said, split.captions, strict=True)
     return float(np.mean([words_of(text) in map(words_of, texts) for text, texts in own]))
 
 
 def evaluate_captions(checkpoint: Checkpoint[CaptionRecipe], root: Path) -> dict[str, Any]:
-    """Return BLEU-4 and CIDEr of greedy captions of the test images, `remembered` of training images, `images`.
+    """Return BLEU-4 and CIDEr of greedy captions of the test images, `remembered` of training images, and `images`.
 
     Raises:
         RecipeError: the data is missing or does not fit, or the checkpoint has no tokenizer.
@@ -118,7 +118,7 @@ def captions_of(
 
 
 def vocabulary_of(checkpoint: Checkpoint[CaptionRecipe]) -> Vocabulary:
-    """Read a checkpoint's tokenizer.
+    """Load a checkpoint's tokenizer.
 
     Raises:
         RecipeError: it is missing, damaged, or has another number of tokens than the network.

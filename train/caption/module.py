@@ -1,4 +1,4 @@
-"""One step of training and validation of a captioner, and the parts of its run."""
+"""The LightningModule of a captioner, and the parts of its training run."""
 
 from __future__ import annotations
 
@@ -28,14 +28,14 @@ from dlcv.train.tasks import TaskKind
 
 
 class CaptionModule(RunModule[CaptionRecipe]):
-    """Learns each next word of a caption, given the image and the words before it."""
+    """Trains next-word prediction, given the image and the preceding words."""
 
     def __init__(self, recipe: CaptionRecipe, spec: ModelSpec, data: CaptionData) -> None:
         super().__init__(recipe, spec)
         self.files = {TOKENIZER_FILE: data.vocabulary.to_json()}
         self.validation_loss = MeanMetric(nan_strategy="disable")
         self._data = data
-        # Features of the training (True) and validation images, where they never change.
+        # Features of training (True) and validation images, if the encoder does not change.
         self._known: dict[bool, Tensor] = {}
 
     def on_fit_start(self) -> None:
@@ -74,7 +74,7 @@ class CaptionModule(RunModule[CaptionRecipe]):
     def _loss(self, features: Tensor, tokens: Tensor, *, smoothing: float = 0.0) -> Tensor:
         vocabulary = self._data.vocabulary
         longest = int((tokens != vocabulary.pad).sum(dim=1).max())
-        tokens = tokens[:, :longest]  # padding behind all captions costs as much as words
+        tokens = tokens[:, :longest]  # cut padding; it costs as much as words
         targets = targets_from_tokens(tokens, vocabulary.unsaid)
         decoder: Any = self.network.decoder
         logits = decoder(tokens[:, :-1], decoder.memory(features))
@@ -86,7 +86,7 @@ class CaptionModule(RunModule[CaptionRecipe]):
         )
 
     def _features(self, numbers: Tensor, *, train: bool) -> Tensor:
-        """Return the features of images by their numbers, int64 (B,), in their split."""
+        """Return the features of images by their indices in the split, int64 (B,)."""
         if self._known:
             return self._known[train][numbers]
         split = self._data.train_set if train else self._data.validation_set
@@ -99,7 +99,7 @@ class CaptionModule(RunModule[CaptionRecipe]):
         return self.network.encoder
 
     def _encoded(self, images: Tensor) -> Tensor:
-        """Return the features of a split: they never change."""
+        """Return the features of a whole split, for encoders that do not change."""
         encoder = self._encoder.eval()
         with torch.no_grad():
             parts = [
@@ -110,7 +110,7 @@ class CaptionModule(RunModule[CaptionRecipe]):
         return torch.cat(parts)
 
     def _captions(self, split: CaptionSet, *, train: bool) -> list[str]:
-        """Return a greedy caption for each image of the beginning of a split."""
+        """Return greedy captions of the first images of a split."""
         network: Any = self.network
         texts: list[str] = []
         for numbers in torch.split(torch.arange(len(split)), self.recipe.batch):

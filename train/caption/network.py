@@ -1,11 +1,11 @@
-"""A captioner: features of an image become the memory of a transformer decoder that writes word by word.
+"""The captioning network: image features become the memory of a transformer decoder, which writes word by word.
 
-The decoder is that of Vaswani et al. 2017 (https://arxiv.org/abs/1706.03762) with normalisation before each part
-(Xiong et al. 2020, https://arxiv.org/abs/2002.04745) and learned positions. Looking at the image by
-cross-attention over its feature map goes back to Xu et al. 2015 (https://arxiv.org/abs/1502.03044).
+The decoder is that of Vaswani et al. 2017 (https://arxiv.org/abs/1706.03762), with pre-normalisation (Xiong et
+al. 2020, https://arxiv.org/abs/2002.04745) and learned positions. Attention over an image's feature map goes
+back to Xu et al. 2015 (https://arxiv.org/abs/1502.03044).
 
-Letters: B batch, T tokens, S places of the feature map, L positions of the cache, V tokens of the vocabulary,
-heads x d = dim. Keys and values lie together, (B, 2, heads, T, d).
+Symbols: B batch, T tokens, S positions of the feature map, L positions of the cache, V tokens of the
+vocabulary, heads x d = dim. Keys and values are stored together, (B, 2, heads, T, d).
 """
 
 from __future__ import annotations
@@ -17,11 +17,11 @@ from torch import Tensor, nn
 
 from dlcv.train.caption.recipe import DecoderConfig
 
-_HIDDEN = -1e4  # a score that softmax turns into 0, and that float16 holds
+_HIDDEN = -1e4  # softmax turns this into 0, and float16 can hold it
 
 
 class Attention(nn.Module):
-    """Multi-head attention over keys and values that were made before."""
+    """Multi-head attention over precomputed keys and values."""
 
     def __init__(self, dim: int, *, heads: int, dropout: float) -> None:
         super().__init__()
@@ -32,16 +32,16 @@ class Attention(nn.Module):
         self.drop = nn.Dropout(dropout)
 
     def keys_values(self, source: Tensor) -> Tensor:
-        """Return (B, 2, heads, T, d) of a source (B, T, dim)."""
+        """Return the keys and values (B, 2, heads, T, d) of a source (B, T, dim)."""
         both: Tensor = self.key_value(source).unflatten(2, (2, self.heads, -1))
         return both.permute(0, 2, 3, 1, 4)
 
     def forward(
         self, x: Tensor, keys_values: Tensor, mask: Tensor | None = None
     ) -> tuple[Tensor, Tensor]:
-        """Return the answer (B, T, dim) and how much each place counted, (B, heads, T, S), softmaxed.
+        """Return the output (B, T, dim) and the attention weights (B, heads, T, S).
 
-        mask: bool, True where x may look, broadcastable to (B, heads, T, S).
+        mask: bool, True where x may attend, broadcastable to (B, heads, T, S).
         """
         query = self.query(x).unflatten(2, (self.heads, -1)).transpose(1, 2)  # (B, heads, T, d)
         keys, values = keys_values[:, 0], keys_values[:, 1]
@@ -54,7 +54,7 @@ class Attention(nn.Module):
 
 
 class Block(nn.Module):
-    """One layer: attention to the words so far, attention to the image, and a network of two layers."""
+    """One decoder layer: self-attention over the words, cross-attention to the image, and a two-layer MLP."""
 
     def __init__(self, dim: int, *, heads: int, dropout: float) -> None:
         super().__init__()
@@ -74,7 +74,8 @@ class Block(nn.Module):
     ) -> tuple[Tensor, Tensor, Tensor]:
         """Return x (B, T, dim), the keys and values of the words, and attention to the image (B, heads, T, S).
 
-        past: the cache (B, 2, heads, L, d), and where x goes in it, bool (B, 1, 1, L, 1); x is then one token.
+        past: the cache (B, 2, heads, L, d), and the position of x in it, bool (B, 1, 1, L, 1); x is then a
+        single token.
         """
         y = self.norm_words(x)
         words = self.words.keys_values(y)
@@ -88,7 +89,7 @@ class Block(nn.Module):
 
 
 class CaptionDecoder(nn.Module):
-    """Writes captions of images from their features.
+    """The decoder: captions from image features.
 
     vocabulary: V. channels, grid: of the features (B, channels, h, w). L is `config.length`.
     """
@@ -114,12 +115,15 @@ class CaptionDecoder(nn.Module):
         nn.init.normal_(self.word_embed.weight, std=0.02)
 
     def memory(self, features: Tensor) -> Tensor:
-        """Return what the layers attend to, (B, depth, 2, heads, S, d), of features (B, channels, h, w)."""
+        """Return keys and values of the image for all layers, (B, depth, 2, heads, S, d).
+
+        features: (B, channels, h, w).
+        """
         places = self.features(features.flatten(2).transpose(1, 2)) + self.place_pos_embed
         return torch.stack([block.image.keys_values(places) for block in self._layers()], dim=1)
 
     def forward(self, tokens: Tensor, memory: Tensor) -> Tensor:
-        """Return the logits (B, T, V) of the token after each of tokens (B, T), T up to L."""
+        """Return the logits (B, T, V) of the next token after each of tokens (B, T), T up to L."""
         count = tokens.shape[1]
         x = self.drop(self.word_embed(tokens) + self.word_pos_embed[:count])
         mask = torch.ones(count, count, dtype=torch.bool, device=tokens.device).tril()
@@ -130,12 +134,12 @@ class CaptionDecoder(nn.Module):
     def step(
         self, token: Tensor, position: Tensor, cache: Tensor, memory: Tensor
     ) -> tuple[Tensor, Tensor, Tensor]:
-        """Go on by one token: the same as `forward`, without computing what came before again.
+        """Decode one token. Gives the same as `forward` without recomputing earlier tokens.
 
         token, position: int (B,); positions count from 0. cache: (B, depth, 2, heads, L, d), zeros at first.
 
-        Returns logits (B, V) of the next token, the cache with this one in it, and where the last layer looked
-        for the next one, (B, h, w), which sums to 1.
+        Returns logits (B, V) of the next token, the cache with this token added, and the last layer's attention
+        for the next token, (B, h, w), which sums to 1.
         """
         x = (self.word_embed(token) + self.word_pos_embed[position]).unsqueeze(1)
         slots = torch.arange(self.length, device=token.device)
@@ -154,7 +158,7 @@ class CaptionDecoder(nn.Module):
 
 
 class Captioner(nn.Module):
-    """An encoder, normalised images (B, 3, H, W) to features (B, channels, h, w), and a decoder of its features."""
+    """An encoder, from normalised images (B, 3, H, W) to features (B, channels, h, w), and a decoder."""
 
     def __init__(self, encoder: nn.Module, decoder: CaptionDecoder) -> None:
         super().__init__()
@@ -162,9 +166,9 @@ class Captioner(nn.Module):
         self.decoder = decoder
 
     def forward(self, images: Tensor, tokens: Tensor | None = None) -> Tensor:
-        """Return the logits (B, T, V) of the token after each of tokens (B, T).
+        """Return the logits (B, T, V) of the next token after each of tokens (B, T).
 
-        Without tokens, of the one after token 0: so that a table of the layers can be made from an image alone.
+        Without tokens, a single token 0 is used, so that a layer table can be made from an image alone.
         """
         if tokens is None:
             tokens = torch.zeros(len(images), 1, dtype=torch.int64, device=images.device)

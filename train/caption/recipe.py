@@ -1,4 +1,4 @@
-"""What a run of captioning decides besides the settings that every run has."""
+"""The recipe of captioning."""
 
 from __future__ import annotations
 
@@ -10,14 +10,15 @@ from dlcv.runtime.bundle.schema import Positive
 from dlcv.train.recipe import RunRecipe
 from dlcv.train.settings import Model, Share, require_relative
 
-_ENCODER = {"encoder.", "backbone"}  # what `freeze` names to leave the encoder as it is
+_ENCODER = {"encoder.", "backbone"}  # values of `freeze` that freeze the encoder
 
 
 class CaptionData(Model, frozen=True, kw_only=True):
     """Images with captions in a folder under the data root.
 
-    train, test: caption files in it, JSON `{"image.jpg": ["a caption", ...]}`; images lie beside them, also in
-    archives. The test images validate. train_limit keeps only the first images, for trying things out.
+    train, test: caption files in that folder, JSON `{"image.jpg": ["a caption", ...]}`; the images are beside
+    them, also in archives. Validation uses the test images. train_limit: keep only the first images, for quick
+    trials.
     """
 
     root: str
@@ -31,9 +32,9 @@ class CaptionData(Model, frozen=True, kw_only=True):
 
 
 class DecoderConfig(Model, frozen=True, kw_only=True):
-    """The transformer that tells: its width, layers, attention heads and dropout.
+    """The transformer decoder: width, layers, attention heads and dropout.
 
-    length: tokens of a caption at most, its end included; longer ones are cut.
+    length: most tokens of a caption, its end included; longer ones are cut.
     """
 
     dim: Positive = 256
@@ -50,11 +51,12 @@ class DecoderConfig(Model, frozen=True, kw_only=True):
 
 
 class CaptionRecipe(RunRecipe, frozen=True, kw_only=True):
-    """A run of captioning. `model` is the encoder: `torchvision:NAME` of a CNN or `timm:NAME` of a CNN or ViT.
+    """The recipe of a captioner. `model` is the encoder: `torchvision:NAME` of a CNN or `timm:NAME` of a CNN or ViT.
 
-    vocabulary: tokens, four of which are marks and the others the most frequent words of the training captions.
-    remember: so many training images are captioned at every validation; `remembered` is the share of them that got
-    one of their own captions. freeze: with `encoder.` or `backbone` each image is encoded once for the whole run.
+    vocabulary: number of tokens: four marks, and the most frequent words of the training captions. remember:
+    number of training images that are captioned at every validation; `remembered` is the share of them that got
+    one of their own captions. freeze: with `encoder.` or `backbone`, each image is encoded only once for the
+    whole run.
     """
 
     task: Literal["caption"]
@@ -65,7 +67,7 @@ class CaptionRecipe(RunRecipe, frozen=True, kw_only=True):
     remember: Annotated[int, Meta(ge=0)] = 50
 
     def contradictions(self) -> list[str]:
-        """Return every contradiction between settings, in words."""
+        """Return all contradictions between settings, as sentences."""
         problems = super().contradictions()
         if self.preprocessing.resize == "longest_side":
             problems.append(
@@ -75,5 +77,5 @@ class CaptionRecipe(RunRecipe, frozen=True, kw_only=True):
 
     @property
     def encodes_once(self) -> bool:
-        """Whether what the encoder gives for an image stays the same through the run."""
+        """Whether the encoder's features of an image stay the same throughout the run."""
         return not _ENCODER.isdisjoint(self.freeze)

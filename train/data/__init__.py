@@ -1,4 +1,4 @@
-"""A recipe's data, decoded into memory. The kinds of data sets are in `dlcv.train.data.kinds`."""
+"""Loads a recipe's data into memory. `dlcv.train.data.kinds` has the kinds of data sets."""
 
 from __future__ import annotations
 
@@ -25,11 +25,10 @@ Split: TypeAlias = Literal["train", "validation", "test"]
 
 
 def load_dataset(recipe: LabelledRecipe, root: Path, *, split: Split) -> Dataset:
-    """Read one split of a recipe's data set into memory.
+    """Load one split of a recipe's data set into memory.
 
-    Without `data.hold_out`, `validation` and `test` are both the data set's own second split. These two
-    go through the recipe's preprocessing, as in deployment; training images through the same with the
-    recipe's `stored_size`.
+    Without `data.hold_out`, `validation` and `test` are both the data set's own second split. These two get the
+    recipe's preprocessing, as in deployment; training images get the same with the recipe's `stored_size`.
 
     Raises:
         RecipeError: no such kind of data set, or its files are missing, mismatched or not of the recipe's
@@ -47,7 +46,7 @@ def load_dataset(recipe: LabelledRecipe, root: Path, *, split: Split) -> Dataset
 
 
 def load_unlabelled(recipe: LabelledRecipe, root: Path, *, path: str) -> Dataset:
-    """Read every image of a folder or archive under the data root into memory; labels are all 0.
+    """Load every image of a folder or archive under the data root into memory, with label 0.
 
     Raises:
         RecipeError: there are none, or one cannot be read.
@@ -60,7 +59,7 @@ def load_unlabelled(recipe: LabelledRecipe, root: Path, *, path: str) -> Dataset
 
 
 def listed(recipe: LabelledRecipe, root: Path, *, split: Split) -> list[LabelledImage]:
-    """Return one split of a recipe's data set, not yet decoded.
+    """List one split of a recipe's data set, without decoding.
 
     Raises:
         RecipeError: as `load_dataset`.
@@ -82,7 +81,7 @@ def listed(recipe: LabelledRecipe, root: Path, *, split: Split) -> list[Labelled
         return items
     _require_every_class(items, recipe)
     if (held or recipe.data.train_limit) and recipe.data.name in _SORTED_BY_CLASS:
-        items = random.Random(0).sample(items, len(items))  # the same parts for every recipe seed
+        items = random.Random(0).sample(items, len(items))  # the same split for every recipe seed
     items = items[: recipe.data.train_limit]
     if held >= len(items):
         raise RecipeError(f"data.hold_out {held} leaves nothing of {len(items)} training images")

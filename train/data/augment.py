@@ -1,4 +1,4 @@
-"""Random changes to batches of training images, on uint8 tensors."""
+"""Random augmentation of training batches, on uint8 tensors."""
 
 from __future__ import annotations
 
@@ -16,14 +16,14 @@ from dlcv.train.settings import AugmentConfig
 
 
 def augment_for(recipe: Recipe) -> Augment:
-    """Return the function that augments a training batch as the recipe says."""
+    """Return the augmentation function of a recipe."""
     if recipe.task == "classify":
         return Classify(recipe.augment)
     return ScaleCropFlip(recipe.augment, fill=recipe.normalization.mean)
 
 
 class Classify:
-    """What a classifier's recipe can ask for: AutoAugment, crop, mirror, rotation, jitter, in this order."""
+    """Augmentation for classification: AutoAugment, crop, mirror, rotation, jitter, in this order."""
 
     def __init__(self, config: AugmentConfig) -> None:
         self.config = config
@@ -40,7 +40,7 @@ class Classify:
         self._cropped = CropFlip(config)
 
     def __call__(self, images: Tensor, labels: Tensor, generator: Generator, copy: Tensor) -> Batch:
-        """images: uint8 (B, H, W, 3) to uint8 (B, crop, crop, 3); labels unchanged."""
+        """Augment images, uint8 (B, H, W, 3) to uint8 (B, crop, crop, 3). Labels are unchanged."""
         planes = images.permute(0, 3, 1, 2)
         with _drawing_from(generator):  # torchvision's transforms draw from the global generator
             if self._policies:
@@ -60,7 +60,7 @@ class Classify:
 
 @contextmanager
 def _drawing_from(generator: Generator) -> Iterator[None]:
-    """Seed PyTorch's global generator from `generator`, and leave it as it was afterwards."""
+    """Seed PyTorch's global generator from `generator`, and restore it afterwards."""
     seed = int(torch.randint(2**62, (), generator=generator))
     with torch.random.fork_rng(devices=()):
         torch.manual_seed(seed)
@@ -68,13 +68,13 @@ def _drawing_from(generator: Generator) -> Iterator[None]:
 
 
 class CropFlip:
-    """Pad with zeros, crop at random, mirror at random: the whole batch in one indexing operation."""
+    """Pad with zeros, crop and mirror at random: the whole batch in one indexing operation."""
 
     def __init__(self, config: AugmentConfig) -> None:
         self.config = config
 
     def __call__(self, images: Tensor, generator: Generator) -> Tensor:
-        """uint8 (B, H, W, 3) to uint8 (B, crop, crop, 3)."""
+        """Augment images, uint8 (B, H, W, 3) to (B, crop, crop, 3)."""
         pad, crop, count = self.config.pad, self.config.crop, len(images)
         padded = F.pad(images, (0, 0, pad, pad, pad, pad))
         rows = _offsets(padded.shape[1] - crop, count=count, generator=generator)
@@ -89,9 +89,9 @@ class CropFlip:
 
 
 class ScaleCropFlip:
-    """Scale at random, crop at random, mirror and jitter at random, each image by itself.
+    """Scale, crop, mirror and jitter at random, image by image.
 
-    A crop that is larger than the scaled image is filled with the mean colour and the ignored label.
+    A crop larger than the scaled image is filled with the mean colour and the ignored label.
     """
 
     copies = 1
@@ -101,7 +101,7 @@ class ScaleCropFlip:
         self.fill = torch.tensor([round(255 * value) for value in fill], dtype=torch.uint8)
 
     def __call__(self, images: Tensor, labels: Tensor, generator: Generator, copy: Tensor) -> Batch:
-        """uint8 (B, H, W, 3) and uint8 (B, H, W), both to (B, crop, crop, ...)."""
+        """Augment images uint8 (B, H, W, 3) and masks uint8 (B, H, W), both to (B, crop, crop, ...)."""
         pairs = [self._one(i, m, generator) for i, m in zip(images, labels, strict=True)]
         cropped = torch.stack([image for image, _ in pairs])
         return (
@@ -137,9 +137,9 @@ class ScaleCropFlip:
 
 
 def jittered(images: Tensor, strength: float, *, generator: Generator) -> Tensor:
-    """Vary brightness, contrast and saturation of each image by factors in 1 ± `strength`.
+    """Jitter brightness, contrast and saturation of each image by factors in 1 ± `strength`.
 
-    images: uint8 (B, H, W, 3), RGB. Saturation mixes with the luma of ITU-R BT.601.
+    images: uint8 (B, H, W, 3), RGB. Saturation blends with the luma of ITU-R BT.601.
     """
     if strength == 0.0:
         return images

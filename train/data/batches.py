@@ -1,8 +1,8 @@
-"""A data set in memory and the batches made of it.
+"""An in-memory data set and its batches.
 
-Images stay uint8 (H, W, 3) RGB up to the network, as in a bundle's graph. Every random choice of a
-batch comes from one generator seeded by (seed, epoch, number), so a resumed run sees what it would have seen,
-and it does not matter which process makes the batch.
+Images stay uint8 (H, W, 3) RGB up to the network, as in a bundle's graph. All randomness of a batch comes from
+one generator seeded by (seed, epoch, number). A resumed run therefore sees the same batches, whichever process
+makes them.
 """
 
 from __future__ import annotations
@@ -21,14 +21,14 @@ from torch.utils.data import DataLoader
 Batch: TypeAlias = tuple[Tensor, Tensor]
 
 IGNORE_LABEL = 255
-_EPOCHS_A_SEED = 100_003  # above any number of epochs: keeps (seed, epoch) pairs apart
+_EPOCHS_A_SEED = 100_003  # above any number of epochs, so (seed, epoch) pairs stay distinct
 _BATCHES_AN_EPOCH = 10_000_019  # and these batches
 
 
 class Augment(Protocol):
-    """Changes a batch at random. A Protocol, so that a test's plain function with `copies` will do.
+    """A random change to a batch. A Protocol, so that a test can use a plain function with `copies`.
 
-    copies: how often an epoch goes through the data set; each time may be changed in another way.
+    copies: how often an epoch goes through the data set; each pass may be augmented differently.
     """
 
     @property
@@ -37,7 +37,7 @@ class Augment(Protocol):
     def __call__(
         self, images: Tensor, labels: Tensor, generator: torch.Generator, copy: Tensor
     ) -> Batch:
-        """images: uint8 (B, H, W, 3). copy: int64 (B,), which copy of the data set an image is from."""
+        """Augment a batch. images: uint8 (B, H, W, 3). copy: int64 (B,), the pass that an image belongs to."""
         ...
 
 
@@ -47,7 +47,9 @@ class Dataset:
 
     images: uint8 (N, H, W, 3) RGB.
     labels: int64 (N,) for classification; uint8 (N, H, W), 255 to be ignored, for segmentation.
-    names: of the images' files, or none. sizes: their (height, width) before any resize, or none. notes: what a person should know about the data, in sentences.
+    names: of the images' files, or none.
+    sizes: their (height, width) before any resize, or none.
+    notes: findings about the data, as sentences.
     """
 
     images: Tensor
@@ -77,10 +79,10 @@ class Dataset:
 
 @dataclass(frozen=True, kw_only=True)
 class TrainBatches:
-    """One epoch: shuffled, augmented, the last incomplete batch left out.
+    """The batches of one epoch: shuffled, augmented, without the last incomplete batch.
 
-    With several copies (see `Augment`) every image comes up once in each. Of `world` processes, number
-    `rank` gets every `world`-th batch, all the same number of them.
+    With several copies (see `Augment`), every image occurs once in each. Of `world` processes, number `rank`
+    gets every `world`-th batch; all get the same number of batches.
     """
 
     dataset: Dataset
@@ -95,7 +97,7 @@ class TrainBatches:
         return len(self.dataset) * self.augment.copies // self.batch // self.world
 
     def __getitem__(self, number: int) -> Batch:
-        """Return a batch, a function of seed, epoch and number alone, whichever process makes it."""
+        """Return a batch. It depends only on seed, epoch and number, not on the process."""
         number = number * self.world + self.rank
         generator = self._generator(number + 1)
         drawn = self._order[number * self.batch : (number + 1) * self.batch]
@@ -116,20 +118,20 @@ class TrainBatches:
 
 
 def generator_for(seed: int, *, epoch: int, number: int) -> torch.Generator:
-    """Return the generator of a batch of an epoch: a function of these three numbers alone."""
+    """Return the random generator of a batch. It depends only on seed, epoch and batch number."""
     mixed = (seed * _EPOCHS_A_SEED + epoch) * _BATCHES_AN_EPOCH + number
     return torch.Generator().manual_seed(mixed % 2**63)
 
 
 def prefetched(batches: TrainBatches, *, workers: int) -> DataLoader[Batch]:
-    """Make batches in worker processes, two ahead each; the same batches in the same order as without."""
+    """Make batches in worker processes, two ahead per worker, in the same order as without workers."""
     pinned = torch.cuda.is_available()
     return DataLoader(batches, batch_size=None, num_workers=workers, pin_memory=pinned)  # type: ignore[arg-type]
 
 
 @dataclass(frozen=True, kw_only=True)
 class PlainBatches:
-    """The whole split in order, as it is; of `world` processes, number `rank` gets every `world`-th batch."""
+    """The whole split in order, without augmentation. Of `world` processes, `rank` gets every `world`-th batch."""
 
     dataset: Dataset
     batch: int

@@ -1,4 +1,4 @@
-"""What a person should know about a recipe's data before a long run: balance, sizes, suspicious images."""
+"""Checks a recipe's data before a long run: class balance, sizes, suspicious images."""
 
 from __future__ import annotations
 
@@ -13,20 +13,20 @@ from torch import Tensor
 from dlcv.train.data.batches import IGNORE_LABEL, Dataset
 from dlcv.train.recipe import LabelledRecipe
 
-FEW = 10  # images of a class (classify), or images in which it occurs (segment): fewer are hard to learn
-_NAMED = 3  # examples in a sentence
+FEW = 10  # images of a class (classify) or with the class (segment); fewer are hard to learn
+_NAMED = 3  # examples per sentence
 
 
 @dataclass(frozen=True, kw_only=True)
 class Balance:
-    """How much of a class there is: `images` that have it, and its `share` in 0..1 of images or pixels."""
+    """The frequency of a class: `images` that contain it, and its `share` in 0..1 of images or pixels."""
 
     images: int
     share: float
 
 
 def balances(dataset: Dataset, *, classes: int) -> list[Balance]:
-    """Return the balance of every class; the shares are of what is not ignored and add up to 1."""
+    """Return the balance of every class. Shares exclude ignored pixels and add up to 1."""
     counts = _counts(dataset, classes=classes)[:, :classes]  # (N, classes), images or pixels
     total = max(1, int(counts.sum()))
     return [
@@ -36,7 +36,7 @@ def balances(dataset: Dataset, *, classes: int) -> list[Balance]:
 
 
 def summary_lines(recipe: LabelledRecipe, *, train: Dataset, validation: Dataset) -> list[str]:
-    """Return a line a split and one for everything suspicious; for printing before a long run."""
+    """Return one line per split, and one for each finding, for printing before a long run."""
     lines = []
     for name, dataset in (("training", train), ("validation", validation)):
         shares = [b.share for b in balances(dataset, classes=len(recipe.classes))]
@@ -49,7 +49,7 @@ def summary_lines(recipe: LabelledRecipe, *, train: Dataset, validation: Dataset
 
 
 def findings(recipe: LabelledRecipe, *, train: Dataset, validation: Dataset) -> list[str]:
-    """Return what is suspicious, a sentence each: what readers noted, rare classes, odd images, duplicates."""
+    """Return suspicious findings as sentences: readers' notes, rare classes, odd images, duplicates."""
     found = []
     for split, dataset in (("training", train), ("validation", validation)):
         about = [*dataset.notes, *_about_classes(dataset, recipe), *_about_images(dataset)]
@@ -111,7 +111,7 @@ def _about_images(dataset: Dataset) -> list[str]:
 
 
 def _counts(dataset: Dataset, *, classes: int) -> Tensor:
-    """Return how often each label is in each image, int64 (N, 256 or classes)."""
+    """Return the count of each label in each image, int64 (N, 256 or classes)."""
     if dataset.labels.ndim == 1:
         return torch.nn.functional.one_hot(dataset.labels, classes)
     return torch.stack([torch.bincount(m.flatten(), minlength=256) for m in dataset.labels])
@@ -129,7 +129,7 @@ def _is_plain(image: Tensor) -> bool:
 
 
 def _sizes(dataset: Dataset) -> str:
-    """Return in words how large the images are in memory and in their files, height x width."""
+    """Return the image sizes in memory and in the files as text, height x width."""
     height, width = dataset.images.shape[1:3]
     of_files = Counter(dataset.sizes)
     if set(of_files) <= {(height, width)}:

@@ -1,4 +1,4 @@
-"""Labelled images decoded into memory, through the runtime's own preprocessing."""
+"""Decodes labelled images into memory, with the runtime's preprocessing."""
 
 from __future__ import annotations
 
@@ -27,9 +27,9 @@ def decoded(
     preprocessing: Preprocessing,
     coding: MaskCoding | None = None,
 ) -> Dataset:
-    """Decode every image once. A mask follows the crop and resize of its image, by the nearest pixel.
+    """Decode every image once. A mask is cropped and resized like its image, by nearest neighbour.
 
-    coding: how masks hold classes; None where images have a label and no mask.
+    coding: how masks encode classes; None if images have a label instead of a mask.
 
     Raises:
         InputError: a file cannot be read, images differ in size after preprocessing, a mask has another
@@ -67,7 +67,7 @@ def _image(item: LabelledImage, preprocessing: Preprocessing) -> DecodedImage:
 
 
 def _mask(item: LabelledImage, image: DecodedImage, coding: MaskCoding, *, strays: Strays) -> Mask:
-    """Return an image's labels; pixels of unknown colours are counted into `strays`."""
+    """Return an image's labels. Pixels of unknown colours are counted in `strays`."""
     data = item.read_mask() if item.read_mask else b""
     found = decoded_mask(data, coding, name=item.mask)
     if found.labels.shape != image.frame.size:
@@ -80,7 +80,7 @@ def _mask(item: LabelledImage, image: DecodedImage, coding: MaskCoding, *, stray
 
 
 def mask_coding(recipe: LabelledRecipe) -> MaskCoding:
-    """Return how the masks of a recipe's data hold its classes."""
+    """Return how a recipe's masks encode classes."""
     colors = tuple(c.color for c in recipe.classes if c.color is not None)
     return MaskCoding(
         classes=len(recipe.classes),
@@ -91,7 +91,7 @@ def mask_coding(recipe: LabelledRecipe) -> MaskCoding:
 
 
 def _fitted(labels: Mask, frame: Frame, *, size: tuple[int, ...]) -> Mask:
-    """Crop and resize a mask as its image was."""
+    """Crop and resize a mask like its image."""
     if labels.shape == size:
         return labels
     target = (size[1], size[0])

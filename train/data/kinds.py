@@ -1,4 +1,4 @@
-"""The kinds of data sets: each lists a split's labelled images, not yet decoded."""
+"""The kinds of data sets. Each lists the labelled images of a split, without decoding."""
 
 from __future__ import annotations
 
@@ -25,30 +25,30 @@ Lister = Callable[..., list[LabelledImage]]
 
 
 def list_folders(folder: Path, recipe: LabelledRecipe, *, train: bool) -> list[LabelledImage]:
-    """One folder a class."""
+    """List images in one folder per class."""
     return class_folders(folder / recipe.data.split_path(train=train), _labels(recipe))
 
 
 def list_labelled_names(
     folder: Path, recipe: LabelledRecipe, *, train: bool
 ) -> list[LabelledImage]:
-    """`LABEL_NUMBER.png`."""
+    """List images named `LABEL_NUMBER.png`."""
     return labelled_names(folder / recipe.data.split_path(train=train), _labels(recipe))
 
 
 def list_csv(folder: Path, recipe: LabelledRecipe, *, train: bool) -> list[LabelledImage]:
-    """A CSV of files and labels, beside the files or archives of them."""
+    """List images from a CSV of files and labels, beside the files or archives that hold them."""
     return listed_images(folder / recipe.data.split_path(train=train), _labels(recipe))
 
 
 def list_pairs(folder: Path, recipe: LabelledRecipe, *, train: bool) -> list[LabelledImage]:
-    """Images and masks."""
+    """List pairs of images and masks."""
     path = folder / recipe.data.split_path(train=train)
     return image_mask_pairs(path, (recipe.data.images, recipe.data.masks))
 
 
 def list_cifar10(folder: Path, recipe: LabelledRecipe, *, train: bool) -> list[LabelledImage]:
-    """CIFAR-10 (Krizhevsky 2009): contact sheets, or `cifar-10-batches-py` as torchvision keeps it."""
+    """List CIFAR-10 (Krizhevsky 2009): contact sheets, or `cifar-10-batches-py` as torchvision stores it."""
     split = "train" if train else "test"
     if has_sheets(folder, split):
         return sheet_images(folder, split, _labels(recipe))
@@ -69,7 +69,7 @@ def list_cifar10(folder: Path, recipe: LabelledRecipe, *, train: bool) -> list[L
 
 
 def _labels(recipe: LabelledRecipe) -> tuple[str, ...]:
-    """Return what the data calls the classes, in their order."""
+    """Return the names of the classes in the data, in class order."""
     return recipe.data.labels or recipe.class_names
 
 

@@ -1,4 +1,4 @@
-"""A recipe's data for Lightning."""
+"""A recipe's data as a LightningDataModule."""
 
 from __future__ import annotations
 
@@ -19,9 +19,9 @@ AnyLabelled = TypeVar("AnyLabelled", bound=LabelledRecipe)
 
 
 class LabelledData(LightningDataModule, ABC, Generic[AnyLabelled]):
-    """What a recipe trains on and what it validates on, in memory; each process has its share of the batches.
+    """Training and validation data in memory. Each process has its share of the batches.
 
-    workers: processes that make the training batches ahead of time; 0 for none.
+    workers: processes that make training batches ahead of time; 0 for none.
     """
 
     def __init__(self, recipe: AnyLabelled, root: Path, *, workers: int = 1) -> None:
@@ -33,15 +33,15 @@ class LabelledData(LightningDataModule, ABC, Generic[AnyLabelled]):
         self.validation_set = load_dataset(recipe, root, split="validation")
 
     def summary_lines(self) -> list[str]:
-        """Return balance, sizes and what is suspicious: see `dlcv.train.data.check`."""
+        """Return balance, sizes and findings: see `dlcv.train.data.check`."""
         return summary_lines(self.recipe, train=self.train_set, validation=self.validation_set)
 
     @abstractmethod
     def augment(self) -> Augment:
-        """Return what changes a training batch at random."""
+        """Return the augmentation of training batches."""
 
     def train_dataloader(self) -> Any:
-        """Return this epoch's batches: the trainer asks again for every epoch."""
+        """Return the batches of this epoch. The trainer calls this for every epoch."""
         epoch = self.trainer.current_epoch if self.trainer else 0
         batches = TrainBatches(
             dataset=self.train_set,
@@ -62,18 +62,18 @@ class LabelledData(LightningDataModule, ABC, Generic[AnyLabelled]):
 
 
 class RecipeData(LabelledData[Recipe]):
-    """The data of a run that learns from labels. workers: None for a fitting number."""
+    """The data of supervised training. workers: None chooses a number."""
 
     def __init__(self, recipe: Recipe, root: Path, *, workers: int | None = None) -> None:
         super().__init__(recipe, root, workers=_workers(recipe) if workers is None else workers)
 
     def augment(self) -> Augment:
-        """Return what the recipe says."""
+        """Return the augmentation of the recipe."""
         return augment_for(self.recipe)
 
 
 def _workers(recipe: Recipe) -> int:
-    """Several where images are changed one by one; one for what is done to a batch at once."""
+    """Return the number of workers: several for per-image augmentation, one for whole-batch augmentation."""
     augment = recipe.augment
     one_by_one = recipe.task == "segment" or augment.policies or augment.area or augment.rotation
     return min(4, os.cpu_count() or 1) if one_by_one else 1

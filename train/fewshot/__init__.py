@@ -1,1 +1,1 @@
-"""Few-shot classification by prototypes: recipe, episodes, network, training."""
+"""Few-shot classification with prototypical networks: recipe, episodes, network, training."""

@@ -1,4 +1,4 @@
-"""Images in class folders, split by class, and the episodes of training."""
+"""Images in class folders, split by class, and the training episodes drawn from them."""
 
 from __future__ import annotations
 
@@ -29,18 +29,18 @@ Split: TypeAlias = Literal["train", "validation", "test"]
 
 EMBEDDED_AT_ONCE = 256
 _TURNS = 4
-_AUGMENT_STREAM = -1  # random changes come from a seed beside that of the drawing
+_AUGMENT_STREAM = -1  # augmentation has its own seed, separate from that of the drawing
 
 
 @dataclass(frozen=True, kw_only=True)
 class ClassSplit:
-    """The images of one split, and the names of its classes; an image's label is its class's index there."""
+    """The images of one split and the names of its classes. An image's label is the index of its class there."""
 
     images: Dataset
     classes: tuple[str, ...]
 
     def sampler(self, config: EpisodeConfig, *, split: str, seed: int) -> EpisodeSampler:
-        """Return what draws episodes of it. split: for the message.
+        """Return an episode sampler of the split. split: its name, for the error message.
 
         Raises:
             RecipeError: it has fewer classes or images than an episode takes.
@@ -52,7 +52,7 @@ class ClassSplit:
 
 
 def load_split(recipe: FewShotRecipe, root: Path, *, split: Split) -> ClassSplit:
-    """Read one split into memory, through the recipe's preprocessing.
+    """Load one split into memory, with the recipe's preprocessing.
 
     Raises:
         RecipeError: there are no such folders, a class is in two splits, or an image cannot be read.
@@ -88,7 +88,7 @@ def _classes_of(files: Readers, data: EpisodeData, *, split: Split) -> dict[str,
 
 
 def _with_rotations(images: Dataset, names: tuple[str, ...]) -> ClassSplit:
-    """Add each class turned by 90, 180 and 270 degrees as classes of their own."""
+    """Add each class rotated by 90, 180 and 270 degrees as further classes."""
     turned = [torch.rot90(images.images, turns, dims=(1, 2)) for turns in range(_TURNS)]
     labels = [images.labels + turns * len(names) for turns in range(_TURNS)]
     degrees = [f" turned by {90 * turns}" if turns else "" for turns in range(_TURNS)]
@@ -104,7 +104,7 @@ def _with_rotations(images: Dataset, names: tuple[str, ...]) -> ClassSplit:
 
 @dataclass(frozen=True, kw_only=True)
 class EpisodeBatches:
-    """The steps of one epoch: uint8 (batch, ways, shots + queries, H, W, 3) each, the support first.
+    """The steps of one epoch, each uint8 (batch, ways, shots + queries, H, W, 3), support first.
 
     Of `world` processes, number `rank` gets every `world`-th step.
     """
@@ -122,7 +122,7 @@ class EpisodeBatches:
         return self.sampler.config.episodes // self.batch // self.world
 
     def __getitem__(self, number: int) -> Tensor:
-        """Return a step, a function of seed, epoch and number alone."""
+        """Return a step. It depends only on seed, epoch and number."""
         first = (number * self.world + self.rank) * self.batch
         drawn = [
             self.sampler.drawn(episode, epoch=self.epoch)
@@ -149,7 +149,7 @@ class EpisodeBatches:
 
 
 class FewShotData(LightningDataModule):
-    """The classes that a run trains on and those that choose its checkpoint, in memory."""
+    """Training classes and validation classes, in memory. The validation score chooses the checkpoint."""
 
     def __init__(self, recipe: FewShotRecipe, root: Path) -> None:
         super().__init__()
@@ -162,7 +162,7 @@ class FewShotData(LightningDataModule):
         self.validation_episodes = tuple(chosen)
 
     def summary_lines(self) -> list[str]:
-        """Return a line a split: its images and classes, and how many of these an episode takes."""
+        """Return one line per split: its images and classes, and how many of them an episode takes."""
         splits = {
             "training": (self.train_split, self.recipe.training),
             "validation": (self.validation_split, self.recipe.validation),
@@ -170,7 +170,7 @@ class FewShotData(LightningDataModule):
         return [_summary(name, *parts) for name, parts in splits.items()]
 
     def train_dataloader(self) -> Any:
-        """Return this epoch's steps: the trainer asks again for every epoch."""
+        """Return the steps of this epoch. The trainer calls this for every epoch."""
         return EpisodeBatches(
             split=self.train_split,
             sampler=self.sampler,
@@ -183,7 +183,7 @@ class FewShotData(LightningDataModule):
         )
 
     def val_dataloader(self) -> Any:
-        """Return all validation images, each once; every process scores all episodes."""
+        """Return all validation images, each once. Every process scores all episodes."""
         return PlainBatches(dataset=self.validation_split.images, batch=EMBEDDED_AT_ONCE)
 
 

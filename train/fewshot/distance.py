@@ -1,4 +1,4 @@
-"""Distances between embeddings and prototypes, as scores: more is nearer."""
+"""Distances between embeddings and prototypes, as scores: larger is nearer."""
 
 from __future__ import annotations
 
@@ -19,12 +19,12 @@ class Euclidean(nn.Module):
 
     def forward(self, query: Tensor, prototypes: Tensor) -> Tensor:
         """query (batch, D), prototypes (classes, D) to scores (batch, classes)."""
-        # Differences, not the cheaper products: those lose digits where two points are near.
+        # Differences, not the cheaper products, which lose precision where two points are near.
         return -(query[:, None] - prototypes[None]).square().sum(dim=2)
 
 
 class Cosine(nn.Module):
-    """Cosine similarity times a learnt scale: between -1 and 1 alone, softmax would be nearly flat."""
+    """Cosine similarity times a learnt scale. Without the scale, values in -1..1 would make softmax nearly flat."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -36,7 +36,7 @@ class Cosine(nn.Module):
 
 
 class Parametric(nn.Module):
-    """A learnt distance: a prototype and a query side by side through two linear layers."""
+    """A learnt distance: two linear layers on a prototype concatenated with a query."""
 
     def __init__(self, width: int, *, hidden: int) -> None:
         super().__init__()
@@ -52,7 +52,7 @@ class Parametric(nn.Module):
 
 
 def distance_by_name(name: str, *, width: int, hidden: int | None = None) -> nn.Module:
-    """Return a distance by its name in a recipe. width: of the embeddings. hidden: see `FewShotRecipe`."""
+    """Build a distance by its name in a recipe. width: of the embeddings. hidden: see `FewShotRecipe`."""
     builders: dict[str, Callable[[], nn.Module]] = {
         "euclidean": Euclidean,
         "cosine": Cosine,
@@ -62,7 +62,7 @@ def distance_by_name(name: str, *, width: int, hidden: int | None = None) -> nn.
 
 
 def distance_on_arrays(module: Any, *, device: torch.device | str = "cpu") -> Distance:
-    """Return a distance that takes and gives float32 arrays, computed by PyTorch where the module lies."""
+    """Return a distance on float32 arrays, computed by PyTorch on the module's device."""
 
     def distance(query: Any, prototypes: Any) -> Any:
         tensors = (torch.from_numpy(array).to(device) for array in (query, prototypes))

@@ -1,4 +1,4 @@
-"""Score a checkpoint of a prototypical network on the classes that it never saw."""
+"""Evaluates a prototypical network's checkpoint on classes that it was not trained on."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ from dlcv.train.modules import normalised
 
 
 def evaluate(checkpoint: Checkpoint[FewShotRecipe], root: Path) -> dict[str, Any]:
-    """Return the mean accuracy over the test episodes, `interval` (half of the 95 % one) and what was tested.
+    """Return the mean accuracy over the test episodes, `interval` (half of the 95 % one), and what was tested.
 
     With `test_shots` also `shots` and `intervals`, the same by number of shots.
 
@@ -45,7 +45,7 @@ def evaluate(checkpoint: Checkpoint[FewShotRecipe], root: Path) -> dict[str, Any
 
 
 def episodes_of_test(recipe: FewShotRecipe, split: ClassSplit, root: Path) -> Iterable[Episode]:
-    """Return the episodes on which a checkpoint is scored: those of the CSV, or drawn ones.
+    """Return the episodes that a checkpoint is scored on: those of the CSV, or drawn ones.
 
     Raises:
         RecipeError: the CSV does not fit, or the split has less than an episode takes.

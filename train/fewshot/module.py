@@ -1,4 +1,4 @@
-"""What a step of training and a validation of a prototypical network do."""
+"""The LightningModule of prototypical networks."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from dlcv.train.modules import RunModule, normalised
 
 
 class FewShotModule(RunModule[FewShotRecipe]):
-    """Learns to name the queries of an episode by the nearest prototype (Snell et al. 2017, algorithm 1)."""
+    """Classifies the queries of an episode by the nearest prototype (Snell et al. 2017, algorithm 1)."""
 
     def __init__(self, recipe: FewShotRecipe, spec: ModelSpec, data: FewShotData) -> None:
         super().__init__(recipe, spec)
@@ -49,7 +49,7 @@ class FewShotModule(RunModule[FewShotRecipe]):
         return loss
 
     def validation_step(self, batch: Batch, batch_index: int) -> None:
-        """Embed images, whose episodes are scored when all are there."""
+        """Embed images. Episodes are scored once all images are embedded."""
         self._embedded.append(self.network(normalised(batch[0], self.recipe.normalization)).float())
 
     def on_validation_epoch_end(self) -> None:

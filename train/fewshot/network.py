@@ -1,4 +1,4 @@
-"""The prototypical network: what a checkpoint of task `fewshot` holds."""
+"""The prototypical network of task `fewshot`."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from dlcv.train.models.spec import without_head
 
 
 class PrototypicalNetwork(nn.Module):
-    """Images to embeddings; `distance` compares these with prototypes, the means of classes."""
+    """Maps images to embeddings. `distance` compares them with prototypes, the class means."""
 
     def __init__(self, encoder: nn.Module, head: nn.Module, *, distance: nn.Module) -> None:
         super().__init__()
@@ -30,7 +30,7 @@ class PrototypicalNetwork(nn.Module):
 
 
 def network_from_recipe(recipe: FewShotRecipe) -> ModelSpec:
-    """Build the network of a recipe, for images of its preprocessing's size.
+    """Build the network of a recipe for images of the preprocessing's size.
 
     Raises:
         RecipeError: no such model, or it has no head that could be left out.
@@ -48,8 +48,8 @@ def network_from_recipe(recipe: FewShotRecipe) -> ModelSpec:
 
 
 def _width(encoder: nn.Module, size: tuple[int, int]) -> int:
-    """Return how many features the encoder gives of images of this size."""
-    encoder.eval()  # of one image, batch normalisation cannot learn
+    """Return the encoder's number of features for images of this size."""
+    encoder.eval()  # batch normalisation cannot train on a single image
     with torch.no_grad():
         width = int(encoder(torch.zeros(1, 3, *size)).shape[1])
     encoder.train()

@@ -11,12 +11,12 @@ from dlcv.train.settings import AugmentConfig, Model, Share, require_relative
 
 
 class EpisodeData(Model, frozen=True, kw_only=True):
-    """Images in class folders, split by class: no class of one split is in another.
+    """Images in class folders, split by class: no class is in two splits.
 
-    root: a folder, or a ZIP or tar archive. A class is a folder that holds images. train, validation, test: the
-    class folders of a split, or folders that they lie in, from `root` on, such as `base`, `Greek` or `cats/siamese`.
-    validation chooses the checkpoint. rotations: each class turned by 90, 180 and 270 degrees is three more
-    classes. episodes: a CSV with the fixed test episodes (docs/fewshot.md), instead of drawn ones.
+    root: a folder, or a ZIP or tar archive. A class is a folder with images. train, validation, test: the class
+    folders of a split, or their parent folders, relative to `root`, such as `base`, `Greek` or `cats/siamese`.
+    The validation score chooses the checkpoint. rotations: each class rotated by 90, 180 and 270 degrees makes
+    three more classes. episodes: a CSV with fixed test episodes (docs/fewshot.md), instead of drawn ones.
     """
 
     root: str
@@ -32,12 +32,12 @@ class EpisodeData(Model, frozen=True, kw_only=True):
 
     @property
     def name(self) -> str:
-        """The data in words, for a model card."""
+        """A description of the data, for a model card."""
         return self.root
 
 
 class MlpConfig(Model, frozen=True, kw_only=True):
-    """Layers between features and embedding: `hidden` widths, each with ReLU and dropout, then `width`."""
+    """Layers between features and embedding: `hidden` widths, each followed by ReLU and dropout, then `width`."""
 
     hidden: tuple[Positive, ...] = ()
     width: Positive
@@ -45,12 +45,12 @@ class MlpConfig(Model, frozen=True, kw_only=True):
 
 
 class FewShotRecipe(RunRecipe, frozen=True, kw_only=True):
-    """A prototypical network: `model` without its head, `mlp` behind it, and a `distance`.
+    """The recipe of a prototypical network: `model` without its head, followed by `mlp`, and a `distance`.
 
     distance: `euclidean`, squared, as in the paper; `cosine`, times a learnt scale; `parametric`, two linear
-    layers on a prototype beside a query. distance_hidden: width of the first of these two; null is that of the embedding,
-    as report D has it. batch: episodes in a step. test_shots: shots at which the checkpoint
-    is scored besides `test.shots`. augment: of training images; null changes nothing.
+    layers on a prototype concatenated with a query. distance_hidden: width of the first of these two; null
+    means the width of the embedding, as in report D. batch: episodes per step. test_shots: further numbers of
+    shots to score the checkpoint at, besides `test.shots`. augment: of training images; null changes nothing.
     """
 
     task: Literal["fewshot"]
@@ -65,7 +65,7 @@ class FewShotRecipe(RunRecipe, frozen=True, kw_only=True):
     augment: AugmentConfig | None = None
 
     def contradictions(self) -> list[str]:
-        """Return every contradiction between settings, in words."""
+        """Return all contradictions between settings, as sentences."""
         problems = super().contradictions()
         height, width = self.preprocessing.size
         for key in ("training", "validation", "test"):

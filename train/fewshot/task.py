@@ -1,4 +1,4 @@
-"""What a few-shot run is made of."""
+"""The parts of a few-shot training run."""
 
 from __future__ import annotations
 

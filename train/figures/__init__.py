@@ -1,1 +1,1 @@
-"""Pictures of a run for a report; each file has one function from data to figure."""
+"""Figures of a training run. Each file has one function from data to figure."""

@@ -1,4 +1,4 @@
-"""What single channels of a network's layers answer to photos."""
+"""Activation maps of a network's layers on photos."""
 
 from __future__ import annotations
 
@@ -24,12 +24,12 @@ if TYPE_CHECKING:
     from dlcv.runtime.results import Float32
 
 _CHANNELS = 10
-_SIDE = 1.15  # inches of a picture
-_MOST_LETTERS = 18  # of a layer's name under it
+_SIDE = 1.15  # size of a picture in inches
+_MOST_LETTERS = 18  # characters of a layer's name below it
 
 
 def draw_activations(request: Request) -> Drawn:
-    """Yield activations of the kept checkpoint's first layer, and of others, over photos.
+    """Yield figures of activations of the kept checkpoint's first layer and other layers, on photos.
 
     Raises:
         InputError: there is no such layer, or it gives no maps.
@@ -46,16 +46,17 @@ def draw_activations(request: Request) -> Drawn:
 
 
 def layer_outputs(model: nn.Module, pixels: Tensor) -> dict[str, Tensor]:
-    """Run a network on normalised float32 images (N, 3, H, W); return what each module gave, last finished last.
+    """Run a network on normalised float32 images (N, 3, H, W). Return each module's output in order of completion.
 
-    Modules that give no single tensor are left out; of one that ran more than once, the last counts.
+    Modules whose output is not a single tensor are left out. If a module runs more than once, its last output
+    counts.
     """
     outputs: dict[str, Tensor] = {}
 
     def keep(name: str, output: Any) -> None:
         if isinstance(output, Tensor):
             outputs.pop(name, None)
-            outputs[name] = output.clone()  # the next layer may work in place
+            outputs[name] = output.clone()  # copied, because the next layer may work in place
 
     with ExitStack() as hooks, torch.inference_mode():
         for name, module in model.named_modules():
@@ -67,9 +68,9 @@ def layer_outputs(model: nn.Module, pixels: Tensor) -> dict[str, Tensor]:
 
 
 def last_block(model: nn.Module, outputs: Mapping[str, Tensor]) -> str:
-    """Return the outermost module that ends in the last convolution, of the backbone where a network has one.
+    """Return the outermost module that ends in the last convolution; of the backbone, if there is one.
 
-    A convolution that stands alone is followed to the end of its normalisation and activation.
+    A convolution that is not inside a block is followed to the end of its normalisation and activation.
     """
     inside = "backbone." if hasattr(model, "backbone") else ""
     names = [name for name, out in outputs.items() if out.ndim == 4 and name.startswith(inside)]
@@ -104,7 +105,7 @@ def maps_of(outputs: Mapping[str, Tensor], name: str) -> Float32:
 
 
 def liveliest(maps: Float32, count: int) -> list[int]:
-    """Return in order the channels of maps (N, C, h, w) that vary most over the pictures, at most `count`."""
+    """Return, in order, the channels of maps (N, C, h, w) with the largest variance over images, at most `count`."""
     spread = maps.std(axis=(2, 3)).mean(axis=0)
     return sorted(np.argsort(-spread, kind="stable")[:count].tolist())
 
@@ -112,9 +113,9 @@ def liveliest(maps: Float32, count: int) -> list[int]:
 def activations_figure(
     photos: Sequence[Photo], maps: Mapping[str, Float32], *, title: str
 ) -> Figure:
-    """Draw a row a photo and layer, maps (N, C, h, w): ten channels, the same for all photos.
+    """Plot maps (N, C, h, w), one row per photo and layer: ten channels, the same for all photos.
 
-    Each picture is stretched to its own range.
+    Each map is scaled to its own range.
     """
     rows = [(number, layer) for number in range(len(photos)) for layer in maps]
     channels = {layer: liveliest(stack, _CHANNELS) for layer, stack in maps.items()}
@@ -138,7 +139,7 @@ def activations_figure(
 
 
 def _end_of(layer: str) -> str:
-    """Return a layer's name, long ones without their beginning."""
+    """Return a layer's name, with the beginning of long names cut."""
     return layer if len(layer) <= _MOST_LETTERS else f"…{layer[1 - _MOST_LETTERS :]}"
 
 

@@ -1,4 +1,4 @@
-"""Where the class token of a vision transformer looks."""
+"""Class-token attention of a vision transformer."""
 
 from __future__ import annotations
 
@@ -22,11 +22,11 @@ if TYPE_CHECKING:
 
     from dlcv.runtime.results import Float32
 
-_SIDE = 2.4  # inches of a photo
+_SIDE = 2.4  # size of a photo in inches
 
 
 def draw_attention(request: Request) -> Drawn:
-    """Yield the kept checkpoint's attention over photos."""
+    """Yield figures of the kept checkpoint's attention on photos."""
     walk = walker_for(request.labelled.model)
     if walk is None:
         raise Skipped("the network is no vision transformer with a class token")
@@ -38,9 +38,9 @@ def draw_attention(request: Request) -> Drawn:
 
 
 def attention_figure(photos: Sequence[Photo], walked: Walk, *, title: str) -> Figure:
-    """Draw a row a photo: rollout, the last layer's mean over the heads, and each of its heads.
+    """Plot one row per photo: rollout, the last layer's mean over the heads, and each of its heads.
 
-    Each map is stretched to its own range.
+    Each map is scaled to its own range.
     """
     attention, rollout = walked.attention().numpy(), walked.rollout().numpy()
     heads = attention.shape[1]
@@ -65,7 +65,7 @@ def attention_figure(photos: Sequence[Photo], walked: Walk, *, title: str) -> Fi
 
 
 def _pictures(photo: Photo, maps: dict[str, Float32]) -> dict[str, Any]:
-    """Return the photo, and its copies under maps float32 (h, w), by their titles."""
+    """Return the photo, and its overlays with maps float32 (h, w), by title."""
     frame = photo.frame
     pictures = {
         name: draw_heat(photo.view, readable(values), box=frame.box, size=frame.size)

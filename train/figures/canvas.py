@@ -1,4 +1,4 @@
-"""What all figures share: the canvas, the colours and the way they are written."""
+"""Helpers of all figures: canvas, colours, and saving."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ if TYPE_CHECKING:
 
 DOTS_PER_INCH = 150
 _NEEDED = {"matplotlib": "matplotlib", "scikit-learn": "sklearn"}
-# Ten colours that stay apart for the colour-blind (Petroff 2021, https://arxiv.org/abs/2107.02270).
+# Ten colours that colour-blind people can tell apart (Petroff 2021, https://arxiv.org/abs/2107.02270).
 TEN_COLORS = (
     "#3f90da", "#ffa90e", "#bd1f01", "#94a4a2", "#832db6",
     "#a96b59", "#e76300", "#b9ac70", "#717581", "#92dadd",
@@ -21,7 +21,7 @@ TEN_COLORS = (
 
 
 def require_figures() -> None:
-    """Check that figures can be drawn.
+    """Check that matplotlib and scikit-learn are installed.
 
     Raises:
         InputError: matplotlib or scikit-learn is missing.
@@ -32,7 +32,7 @@ def require_figures() -> None:
 
 
 def new_figure(width: float, height: float) -> Figure:
-    """Return an empty figure of this size in inches; it belongs to no window."""
+    """Return an empty figure of this size in inches. It has no window."""
     from matplotlib.figure import Figure
 
     return Figure(figsize=(width, height), layout="constrained")

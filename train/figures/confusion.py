@@ -1,4 +1,4 @@
-"""Which classes are taken for which others, and how well each segmented class is found."""
+"""Confusion matrix, and IoU by class of segmenters."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ _SCORES = {"accuracy": "accuracy", "mean_iou": "mean IoU"}
 
 
 def draw_confusion(request: Request) -> Drawn:
-    """Yield the confusion matrix of the kept checkpoint and, of a segmenter, its IoU by class."""
+    """Yield the confusion matrix of the kept checkpoint and, for a segmenter, its IoU by class."""
     final = request.labelled
     recipe, matrix = final.recipe, confusion_on(final, request.test_set)
     metrics = metrics_from_confusion(matrix, recipe)
@@ -54,7 +54,7 @@ def confusion_on(checkpoint: Checkpoint[Recipe], dataset: Dataset) -> Tensor:
 
 
 def iou_figure(scores: Mapping[str, float | None], *, mean: float, title: str) -> Figure:
-    """Draw the IoU of every class, 0..1, as bars with numbers; None: it does not occur."""
+    """Plot the IoU of every class, 0..1, as labelled bars. None: the class does not occur."""
     figure = new_figure(7, 1.6 + 0.3 * len(scores))
     axes = figure.subplots()
     rows = range(len(scores))

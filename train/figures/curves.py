@@ -1,4 +1,4 @@
-"""Loss and score of training and validation over a run's epochs and steps."""
+"""Training and validation curves: loss and score over epochs and steps."""
 
 from __future__ import annotations
 
@@ -59,7 +59,7 @@ def _title(recipe: RunRecipe) -> str:
 
 
 def read_log(run: Path) -> list[Entry]:
-    """Return a run's log in order; a resumed run has several files, of which the later one counts.
+    """Return a run's log in order. A resumed run has several files; the later one counts.
 
     Raises:
         InputError: there is no log, or a file is none.
@@ -69,7 +69,7 @@ def read_log(run: Path) -> list[Entry]:
     for path in paths:
         later = _entries(path)
         start = min((entry.step for entry in later), default=None)
-        if start is not None:  # what a stopped run had done of its last epoch was done again
+        if start is not None:  # the resumed run repeats the unfinished epoch of the stopped one
             entries = [entry for entry in entries if entry.step < start]
         entries += later
     if not entries:
@@ -78,7 +78,7 @@ def read_log(run: Path) -> list[Entry]:
 
 
 def curves_figure(entries: list[Entry], *, title: str, by: str) -> Figure:
-    """Draw loss and score side by side. by: `epoch`, means of epochs; `step`, every logged step."""
+    """Plot loss and score side by side. by: `epoch`, means of epochs; `step`, every logged step."""
     figure = new_figure(10, 4)
     loss, score = figure.subplots(1, 2)
     segments = any(entry.name == "mean_iou" for entry in entries)
@@ -96,7 +96,7 @@ def curves_figure(entries: list[Entry], *, title: str, by: str) -> Figure:
     what = "2 - 2 cos of projections, both ways" if byol else "cross-entropy (nats)"
     loss.set(title="Loss", ylabel=what, ylim=(0, None))
     what = "Accuracy" if drawn in ([], ["accuracy"]) else "Score"
-    unit, highest = ("score", None) if captions else ("share, 0 to 1", 1)  # CIDEr is no share
+    unit, highest = ("score", None) if captions else ("share, 0 to 1", 1)  # CIDEr may exceed 1
     score.set(title=what, ylabel=unit, ylim=(0, highest))
     for axes in (loss, score):
         _finish(axes, "epoch" if by == "epoch" else "optimizer step")
@@ -128,7 +128,7 @@ def _entries(path: Path) -> list[Entry]:
 
 
 def _points(entries: list[Entry], name: str, by: str) -> np.ndarray[Any, np.dtype[np.float64]]:
-    """Return float64 (points, 2): where, and the value."""
+    """Return float64 (points, 2): position and value."""
     found = [(getattr(entry, by), entry.value) for entry in entries if entry.name == name]
     return np.array(found, np.float64).reshape(-1, 2)
 
@@ -139,7 +139,7 @@ def _draw(axes: Any, points: np.ndarray[Any, Any], label: str, color: str) -> No
 
 
 def _draw_steps(axes: Any, points: np.ndarray[Any, Any]) -> None:
-    """Draw single steps faintly, and their running mean over about a fiftieth of the run."""
+    """Plot single steps faintly, and their running mean over about a fiftieth of the run."""
     if not len(points):
         return
     axes.plot(*points.T, color=_TRAINING, alpha=0.3, linewidth=0.7, label="training, a step")

@@ -1,4 +1,7 @@
-"""Embeddings of the test images at every snapshot: what a classifier's last linear layer sees, or an embedder gives."""
+"""Embeddings of the test images at every snapshot.
+
+The embedding is the input of a classifier's last linear layer, or an embedder's output.
+"""
 
 from __future__ import annotations
 
@@ -34,7 +37,7 @@ Indices = np.ndarray[Any, np.dtype[np.int64]]
 
 @dataclass(frozen=True, kw_only=True)
 class Embeddings:
-    """Points of one checkpoint: float32 (N, D)."""
+    """The embeddings of one checkpoint: float32 (N, D)."""
 
     title: str
     points: Float32
@@ -42,7 +45,7 @@ class Embeddings:
 
 @lru_cache(maxsize=1)  # PCA and t-SNE show the same points
 def embeddings_of_run(request: Request) -> tuple[Sequence[Embeddings], Indices, Sequence[str]]:
-    """Return the embeddings at every snapshot and of the kept checkpoint, labels int64 (N,) and names of the classes.
+    """Return embeddings at every snapshot and of the kept checkpoint, labels int64 (N,), and class names.
 
     Raises:
         Skipped: the run gives no embeddings, or its network has no linear layer.
@@ -62,7 +65,7 @@ def embeddings_of_run(request: Request) -> tuple[Sequence[Embeddings], Indices, 
 
 
 def _test_images(request: Request) -> tuple[Dataset, Sequence[str]]:
-    """Return the labelled images of a run's test, and the names of their classes."""
+    """Return the labelled test images of a run, and the class names."""
     recipe = request.final.recipe
     if isinstance(recipe, FewShotRecipe):
         split = load_split(recipe, request.root, split="test")
@@ -77,7 +80,10 @@ def _test_images(request: Request) -> tuple[Dataset, Sequence[str]]:
 
 
 def embeddings_from(checkpoint: Checkpoint[Any], dataset: Dataset) -> Float32:
-    """Return what a classifier's last linear layer gets of each image, or an embedder gives, float32 (N, D)."""
+    """Return the embedding of each image, float32 (N, D).
+
+    It is the input of a classifier's last linear layer, or an embedder's output.
+    """
     recipe = checkpoint.recipe
     batches = (
         normalised(images, recipe.normalization)
@@ -95,13 +101,13 @@ def embeddings_from(checkpoint: Checkpoint[Any], dataset: Dataset) -> Float32:
 
 
 def last_linear(model: nn.Module) -> nn.Linear | None:
-    """Return the classifier's last linear layer, which gives the logits."""
+    """Return the classifier's last linear layer, which computes the logits."""
     linears = [module for module in model.modules() if isinstance(module, nn.Linear)]
     return linears[-1] if linears else None
 
 
 def evenly_by_class(labels: Indices, count: int) -> Indices:
-    """Return in order the indices of at most `count` labels, of every class the same number as far as there are."""
+    """Return, in order, the indices of at most `count` labels, equally many of every class if possible."""
     order = np.argsort(labels, kind="stable")
     starts = np.searchsorted(labels[order], labels[order])
     number_in_class = np.empty_like(order)
@@ -111,7 +117,7 @@ def evenly_by_class(labels: Indices, count: int) -> Indices:
 
 @contextmanager
 def _inputs_of(layer: nn.Module | None) -> Iterator[list[Tensor]]:
-    """Collect what a layer gets while the context lasts."""
+    """Collect a layer's inputs inside a context."""
     seen: list[Tensor] = []
     if layer is None:
         raise ValueError("the network has no linear layer")

@@ -1,4 +1,4 @@
-"""First-layer filters as pictures."""
+"""First-layer filters."""
 
 from __future__ import annotations
 
@@ -22,10 +22,10 @@ _COLUMNS = 8
 
 
 def draw_filters(request: Request) -> Drawn:
-    """Yield the filters of the kept checkpoint's first layer.
+    """Yield figures of the kept checkpoint's first-layer filters.
 
-    Of more than 64 filters, the first principal components, as Dosovitskiy et al. 2021
-    (https://arxiv.org/abs/2010.11929, figure 7, left) draw a ViT's patch embedding.
+    Of more than 64 filters, the first principal components are drawn, as in Dosovitskiy et al. 2021
+    (https://arxiv.org/abs/2010.11929, figure 7, left) for a ViT's patch embedding.
     """
     found = first_convolution(request.final.model)
     if found is None:
@@ -42,7 +42,7 @@ def draw_filters(request: Request) -> Drawn:
 
 
 def first_convolution(model: nn.Module) -> tuple[str, nn.Conv2d] | None:
-    """Return the first convolution of RGB and its name."""
+    """Return the first convolution on RGB and its name."""
     for name, module in model.named_modules():
         if isinstance(module, nn.Conv2d) and module.in_channels == 3 and module.groups == 1:
             return name, module
@@ -52,7 +52,7 @@ def first_convolution(model: nn.Module) -> tuple[str, nn.Conv2d] | None:
 def principal_filters(filters: Float32, count: int) -> tuple[Float32, float]:
     """Return the first principal components of filters (N, 3, h, w), and their share of the variance, 0..1.
 
-    A component's sign says nothing; its largest value is made positive.
+    A component's sign is arbitrary; it is chosen to make the largest value positive.
     """
     flat = filters.reshape(len(filters), -1).astype(np.float64)
     _, sizes, components = np.linalg.svd(flat - flat.mean(axis=0), full_matrices=False)
@@ -63,7 +63,7 @@ def principal_filters(filters: Float32, count: int) -> tuple[Float32, float]:
 
 
 def filters_figure(filters: Float32, *, title: str) -> Figure:
-    """Draw filters (N, 3, h, w) as RGB, each stretched to its own range."""
+    """Plot filters (N, 3, h, w) as RGB, each scaled to its own range."""
     rows = math.ceil(len(filters) / _COLUMNS)
     figure = new_figure(_COLUMNS * 0.9, rows * 0.95 + 0.6)
     grid = figure.subplots(rows, _COLUMNS, squeeze=False).flatten()
@@ -76,7 +76,7 @@ def filters_figure(filters: Float32, *, title: str) -> Figure:
 
 
 def stretched(pictures: np.ndarray[Any, Any]) -> Float32:
-    """Stretch each of (N, ...) to 0..1; what is even becomes 0."""
+    """Scale each of (N, ...) to 0..1. Constant ones become 0."""
     axes = tuple(range(1, pictures.ndim))
     low, high = pictures.min(axis=axes, keepdims=True), pictures.max(axis=axes, keepdims=True)
     span = np.maximum(high - low, np.finfo(np.float32).tiny)

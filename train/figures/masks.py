@@ -1,4 +1,4 @@
-"""What a segmenter sees at its snapshots and at the end, beside photo and truth."""
+"""Predicted masks of a segmenter at its snapshots and at the end, beside photo and ground truth."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ _IGNORED = (0, 0, 0)
 
 
 def draw_masks(request: Request) -> Drawn:
-    """Yield what a segmenter saw of a few test images in the course of the run."""
+    """Yield a figure of predicted masks of a few test images over the course of the run."""
     recipe = request.labelled.recipe
     if recipe.task != "segment":
         raise Skipped("the run classifies")
@@ -46,7 +46,7 @@ def draw_masks(request: Request) -> Drawn:
 
 
 def predicted_masks(checkpoint: Checkpoint[Recipe], images: Tensor) -> UInt8:
-    """Return masks uint8 (N, H, W) of images uint8 (N, H, W, 3)."""
+    """Return predicted masks uint8 (N, H, W) of images uint8 (N, H, W, 3)."""
     with torch.inference_mode():
         outputs = checkpoint.model(normalised(images, checkpoint.recipe.normalization))
     return predictions_from_outputs(outputs).to(torch.uint8).numpy()
@@ -60,7 +60,7 @@ def masks_figure(
     names: Sequence[str],
     title: str,
 ) -> Figure:
-    """Draw a named row a photo, uint8 (N, H, W, 3), and a column a set of masks, uint8 (N, H, W), by its name."""
+    """Plot one row per photo, uint8 (N, H, W, 3), and one column per named set of masks, uint8 (N, H, W)."""
     from matplotlib.patches import Patch
 
     height, width = photos.shape[1:3]

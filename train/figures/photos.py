@@ -1,4 +1,4 @@
-"""The pictures that masks, activations and attention are drawn over: of the test set, or files."""
+"""The photos on which masks, activations and attention are drawn: test images, or files."""
 
 from __future__ import annotations
 
@@ -24,12 +24,15 @@ if TYPE_CHECKING:
     from dlcv.train.figures.request import Request
 
 _DEFAULT = 3
-_SHORTEST, _LONGEST = 320, 640  # pixels of a picture for the eye
+_SHORTEST, _LONGEST = 320, 640  # size of a displayed picture in pixels
 
 
 @dataclass(frozen=True, kw_only=True)
 class Photo:
-    """A picture. pixels: uint8 (H, W, 3) as the network gets it, of the region `frame`. view: the whole, for the eye."""
+    """A photo.
+
+    pixels: uint8 (H, W, 3), the network's input, of the region `frame`. view: the whole photo, for display.
+    """
 
     name: str
     pixels: UInt8
@@ -41,7 +44,7 @@ class Photo:
         return self.name if len(self.name) <= most else f"{self.name[: most - 1]}…"
 
     def seen(self) -> Image:
-        """Return what of the view the network got."""
+        """Return the part of the view that the network saw."""
         height, width = self.frame.size
         x, y = self.view.width / width, self.view.height / height
         left, top, right, bottom = self.frame.box
@@ -51,17 +54,17 @@ class Photo:
 
     @property
     def aspect(self) -> float:
-        """How high the view is to its width."""
+        """The view's ratio of height to width."""
         return self.view.height / self.view.width
 
     def cell_aspect(self, grid: tuple[int, ...]) -> float:
-        """Return how high a cell of a map (h, w) is to its width, if the map is to lie on what was seen."""
+        """Return the height-to-width ratio of a cell of a map (h, w) that covers what the network saw."""
         seen = self.seen()
         return (seen.height / grid[0]) / (seen.width / grid[1])
 
 
 def photos_for(request: Request) -> list[Photo]:
-    """Return the photos that were asked for as files, or else the chosen test images.
+    """Return the requested photo files, or else the chosen test images.
 
     Raises:
         InputError: no test image has such a name, or a file cannot be read.
@@ -89,7 +92,7 @@ def pixels_of(photos: Sequence[Photo]) -> Tensor:
 
 
 def chosen_images(request: Request) -> list[LabelledImage]:
-    """Return the test images that were asked for; without any, three evenly apart.
+    """Return the requested test images; by default three, evenly spaced.
 
     Raises:
         InputError: no image, or more than one, has such a name.
@@ -100,9 +103,9 @@ def chosen_images(request: Request) -> list[LabelledImage]:
 
 
 def chosen_indices(names: Sequence[str], wanted: Sequence[str], *, default: int) -> list[int]:
-    """Return where the wanted names are; without any, `default` indices evenly apart.
+    """Return the indices of the requested names; by default `default` evenly spaced ones.
 
-    A name may lack its ending, or be how a name's last part begins.
+    A name may omit its suffix, or be the beginning of a name's last part.
 
     Raises:
         InputError: no name, or more than one, fits.
@@ -114,7 +117,7 @@ def chosen_indices(names: Sequence[str], wanted: Sequence[str], *, default: int)
 
 
 def short_name(name: str) -> str:
-    """Return the last part of a name, without its ending."""
+    """Return the last part of a name, without its suffix."""
     return PurePosixPath(name).stem
 
 

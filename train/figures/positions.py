@@ -1,4 +1,4 @@
-"""How alike a vision transformer's position embeddings are."""
+"""Cosine similarity of a vision transformer's position embeddings."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ _MANY = 16  # more patches in a row get smaller numbers
 
 
 def draw_positions(request: Request) -> Drawn:
-    """Yield the likeness of the kept checkpoint's position embeddings."""
+    """Yield a figure of the similarity of the kept checkpoint's position embeddings."""
     embeddings = position_embeddings(request.final.model)
     if embeddings is None:
         raise Skipped("the network has no learned position of each patch")
@@ -31,7 +31,7 @@ def draw_positions(request: Request) -> Drawn:
 
 
 def position_embeddings(model: nn.Module) -> Float32 | None:
-    """Return what a ViT of timm or torchvision adds to each patch, float32 (h, w, D); None if it is none."""
+    """Return the patches' position embeddings in a timm or torchvision ViT, float32 (h, w, D), or None."""
     if isinstance(model, VisionTransformer) and model.pos_embed is not None:
         prefix = 0 if model.no_embed_class else model.num_prefix_tokens
         grid: Any = model.patch_embed.grid_size
@@ -46,7 +46,7 @@ def position_embeddings(model: nn.Module) -> Float32 | None:
 
 
 def similarities(embeddings: Float32) -> Float32:
-    """Return cosine similarities -1..1, (h, w, h, w), of embeddings (h, w, D): of a patch with every patch."""
+    """Return the cosine similarities of embeddings (h, w, D), each with each: (h, w, h, w), in -1..1."""
     lengths = np.linalg.norm(embeddings, axis=2, keepdims=True)
     units = embeddings / np.maximum(lengths, 1e-12)
     cosines: Float32 = np.einsum("hwd,ijd->hwij", units, units)
@@ -54,9 +54,10 @@ def similarities(embeddings: Float32) -> Float32:
 
 
 def positions_figure(likeness: Float32, *, title: str) -> Figure:
-    """Draw similarities (h, w, h, w) as a grid of grids, as Dosovitskiy et al. 2021.
+    """Plot similarities (h, w, h, w) as a grid of grids, as in Dosovitskiy et al. 2021.
 
-    https://arxiv.org/abs/2010.11929, figure 7, centre. We let the scale start at the least value, not at -1.
+    https://arxiv.org/abs/2010.11929, figure 7, centre. Here the colour scale starts at the smallest value, not
+    at -1.
     """
     height, width = likeness.shape[:2]
     figure = new_figure(8, 6.6 * height / width + 0.5)
@@ -73,7 +74,7 @@ def positions_figure(likeness: Float32, *, title: str) -> Figure:
 
 
 def grid_of_grids(maps: Float32) -> Float32:
-    """Lay maps (h, w, i, j) side by side, in their places, with gaps that are not a number."""
+    """Arrange maps (h, w, i, j) in a grid by their positions, with NaN gaps."""
     h, w, i, j = maps.shape
     gaps = ((0, 0), (0, 0), (0, _GAP), (0, _GAP))
     padded = np.pad(maps, gaps, constant_values=np.nan)
@@ -82,5 +83,5 @@ def grid_of_grids(maps: Float32) -> Float32:
 
 
 def _middles(count: int) -> list[float]:
-    """Return where the middle of each of `count` maps of `count` cells is."""
+    """Return the centres of `count` maps of `count` cells each."""
     return [number * (count + _GAP) + (count - 1) / 2 for number in range(count)]

@@ -1,4 +1,4 @@
-"""Embeddings in two dimensions: by PCA, and by t-SNE."""
+"""Two-dimensional projections of embeddings: PCA and t-SNE."""
 
 from __future__ import annotations
 
@@ -14,18 +14,18 @@ if TYPE_CHECKING:
 
     from dlcv.runtime.results import Float32
 
-_PERPLEXITY = 30.0  # scikit-learn's own, of 5 to 50 that van der Maaten and Hinton recommend
+_PERPLEXITY = 30.0  # scikit-learn's default; van der Maaten and Hinton recommend 5 to 50
 _FIRST_DIMENSIONS = 50
 _SEED = 0
 
 
 def draw_pca(request: Request) -> Drawn:
-    """Yield the principal components of the second-last layer."""
+    """Yield a PCA plot of the second-last layer."""
     return _drawn("pca", "PCA", request, project=pca_panel)
 
 
 def draw_tsne(request: Request) -> Drawn:
-    """Yield the t-SNE of the second-last layer."""
+    """Yield a t-SNE plot of the second-last layer."""
 
     def project(found: Embeddings) -> Panel:
         request.tell(f"t-SNE of {len(found.points):,} points, {found.title}")
@@ -48,10 +48,11 @@ def pca_panel(found: Embeddings) -> Panel:
 
 
 def tsne_panel(found: Embeddings) -> Panel:
-    """Return the t-SNE of at most 50 principal components, started from the first two.
+    """Return the t-SNE of at most 50 principal components, initialised with the first two.
 
-    van der Maaten and Hinton 2008, https://www.jmlr.org/papers/v9/vandermaaten08a.html, who take 30 components
-    and a random start; from components the far order stays (Kobak and Berens 2019, https://doi.org/10.1038/s41467-019-13056-x).
+    van der Maaten and Hinton 2008, https://www.jmlr.org/papers/v9/vandermaaten08a.html, use 30 components and a
+    random start; starting from components preserves the global structure (Kobak and Berens 2019,
+    https://doi.org/10.1038/s41467-019-13056-x).
     """
     from sklearn.manifold import TSNE
 

@@ -1,4 +1,4 @@
-"""Draws every figure that fits a run."""
+"""Draws every figure that applies to a run."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ FIGURES: dict[str, Callable[[Request], Drawn]] = {
 
 
 def draw_figures(request: Request) -> Iterator[str]:
-    """Write the figures and yield a line about each: its path, or why it is skipped.
+    """Write the figures and yield one line for each: its path, or why it is skipped.
 
     Raises:
         InputError: matplotlib or scikit-learn is missing, a figure, image or layer that was asked for is not

@@ -1,4 +1,4 @@
-"""What every figure is drawn from: a run, its data, and the wishes of the command line."""
+"""The common input of all figures: a run, its data, and the user's options."""
 
 from __future__ import annotations
 
@@ -20,19 +20,19 @@ if TYPE_CHECKING:
 Drawn = Iterator[tuple[str, "Figure"]]
 
 
-class Skipped(Exception):  # noqa: N818  # no error: what does not fit a run is not drawn
-    """A figure does not fit the run; the text says which and why."""
+class Skipped(Exception):  # noqa: N818  # not an error: figures that do not apply are skipped
+    """A figure does not apply to the run. The message says which figure and why."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Request:
     """What to draw.
 
-    run: a checkpoint folder with its log and snapshots. root: the data root. out: where figures go.
-    only: names of the figures wanted; without any, all. images: names of test images to draw masks,
-    activations and attention of; without any, three. photos: files to draw activations and attention of instead.
-    layers: modules whose activations are drawn beside the first layer's. points: at most so many in
-    `pca` and `tsne`. tell: hears what takes long.
+    run: a checkpoint folder with its log and snapshots. root: the data root. out: the output folder. only:
+    names of the wanted figures; by default all. images: names of test images for masks, activations and
+    attention; by default three. photos: files for activations and attention instead of test images. layers:
+    modules whose activations are drawn besides the first layer's. points: most points in `pca` and `tsne`.
+    tell: called before slow steps.
     """
 
     run: Path
@@ -46,9 +46,9 @@ class Request:
     tell: Callable[[str], object] = field(default=lambda _: None)
 
     def checkpoints(self) -> Iterator[tuple[str, Checkpoint[Any]]]:
-        """Load the run's snapshots, in order, and the checkpoint that it kept, each with a title.
+        """Load the run's snapshots, in order, and its kept checkpoint, each with a title.
 
-        A snapshot of the epoch that was kept has the same weights and is left out.
+        A snapshot of the kept epoch has the same weights and is left out.
         """
         kept = self.final.metrics["epoch"]
         for folder in sorted(self.run.glob("epoch-*")):
@@ -59,12 +59,12 @@ class Request:
 
     @cached_property
     def final(self) -> Checkpoint[Any]:
-        """The checkpoint that the run kept."""
+        """The run's kept checkpoint."""
         return load_checkpoint(self.run)
 
     @property
     def labelled(self) -> Checkpoint[Recipe]:
-        """The same of a run that classifies or segments.
+        """The kept checkpoint of a run that classifies or segments.
 
         Raises:
             Skipped: it does neither.
@@ -75,10 +75,10 @@ class Request:
 
     @cached_property
     def test_set(self) -> Dataset:
-        """The images on which the run is scored."""
+        """The images that the run is scored on."""
         return load_dataset(self.labelled.recipe, self.root, split="test")
 
     @cached_property
     def test_images(self) -> list[LabelledImage]:
-        """The same, not yet decoded."""
+        """The images that the run is scored on, not yet decoded."""
         return listed(self.labelled.recipe, self.root, split="test")

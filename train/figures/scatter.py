@@ -1,4 +1,4 @@
-"""Points coloured by class: one panel a checkpoint, one legend for all."""
+"""Scatter plots coloured by class: one panel per checkpoint, with a common legend."""
 
 from __future__ import annotations
 
@@ -16,17 +16,17 @@ if TYPE_CHECKING:
 
     from dlcv.train.figures.embeddings import Indices
 
-# The first five are the easiest to tell apart: with ten colours they do for fifty classes.
+# The first five are the easiest to tell apart; with ten colours they suffice for fifty classes.
 _MARKERS = ("o", "^", "s", "P", "*", "X", "D", "v", "<", ">")
 _FEW_MARKERS = 5
-_SIDE = 5.0  # inches of a panel
+_SIDE = 5.0  # size of a panel in inches
 _LEGEND_ROWS = 25
 _MANY = 500  # more points are drawn smaller
 
 
 @dataclass(frozen=True, kw_only=True)
 class Panel:
-    """points: float (N, 2). labels of its axes, or none where their values say nothing."""
+    """One panel. points: float (N, 2). labels: of its axes, or none where the values have no meaning."""
 
     title: str
     points: np.ndarray[Any, Any]
@@ -37,7 +37,7 @@ class Panel:
 def scatter_figure(
     panels: Sequence[Panel], labels: Indices, names: Sequence[str], *, title: str
 ) -> Figure:
-    """Draw panels of the same points. labels: int64 (N,), class indices into `names`."""
+    """Plot panels of the same points. labels: int64 (N,), class indices into `names`."""
     columns = 2 if len(panels) == 4 else min(3, len(panels))
     rows = math.ceil(len(panels) / columns)
     legend_columns = math.ceil(len(names) / _LEGEND_ROWS)
@@ -60,9 +60,9 @@ def scatter_figure(
 
 
 def class_style(index: int, count: int) -> tuple[str, str]:
-    """Return colour and marker of one of `count` classes; they differ for up to 100.
+    """Return colour and marker of one of `count` classes; all differ for up to 100 classes.
 
-    Like colours (the greys, the browns) never have the same marker in a group of ten.
+    Similar colours (the greys, the browns) never share a marker within a group of ten.
     """
     group, place = divmod(index, len(TEN_COLORS))
     markers = _FEW_MARKERS if count <= _FEW_MARKERS * len(TEN_COLORS) else len(_MARKERS)

@@ -1,6 +1,6 @@
-"""Networks by name: one file a family, one visible dict from name to builder, imported on use.
+"""Builds networks by name from a dict of builders, imported on use; one file per family.
 
-Classifiers of timm and torchvision are named as `timm:NAME` and `torchvision:NAME`.
+Classifiers of timm and torchvision are named `timm:NAME` and `torchvision:NAME`.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ LIBRARIES = {
 def build_model(
     name: str, options: Mapping[str, Any] | None = None, *, num_classes: int
 ) -> ModelSpec:
-    """Build a network by name, randomly initialised. Options are the builder's keyword arguments.
+    """Build a network by name, with random weights. Options are the builder's keyword arguments.
 
     Raises:
         RecipeError: no such model, or it refuses the options.
@@ -48,7 +48,7 @@ def build_model(
     named = {"name": inner} if inner else {}
     try:
         spec: ModelSpec = builder(num_classes, **named, **(options or {}))
-    except (AssertionError, TypeError, ValueError) as e:  # timm asserts
+    except (AssertionError, TypeError, ValueError) as e:  # timm uses assert for invalid options
         raise RecipeError(f"model {name!r} refuses its options {dict(options or {})}: {e}") from e
     return spec
 

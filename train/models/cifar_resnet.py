@@ -43,7 +43,7 @@ class BasicBlock(nn.Module):
 class CifarResNet(nn.Module):
     """Image classifier for 32x32 inputs: normalised float (B, 3, H, W) to logits (B, classes).
 
-    With `stages=2` or less there is no classifier: `features` is then what is used.
+    With `stages=2` or less there is no classifier, only `features`.
     """
 
     def __init__(self, blocks_per_stage: int, *, num_classes: int = 10, stages: int = 3) -> None:
@@ -69,7 +69,7 @@ class CifarResNet(nn.Module):
         return x
 
     def embed(self, x: Tensor) -> Tensor:
-        """Return the pooled embedding, float (B, 64), that the classifier sees."""
+        """Return the pooled embedding, float (B, 64), the input of the classifier."""
         return self.features(x).mean(dim=(2, 3))
 
     def forward(self, x: Tensor) -> Tensor:

@@ -1,6 +1,7 @@
-"""Any classifier of timm or torchvision by its name there, with a head of the recipe's classes.
+"""Classifiers of timm or torchvision by name, with a head for the recipe's classes.
 
-`timm:efficientnet_b4`, `torchvision:resnet18`. Parameter names are the library's own, so its weights load.
+For example `timm:efficientnet_b4`, `torchvision:resnet18`. Parameter names are the library's own, so its
+weights load.
 """
 
 from __future__ import annotations
@@ -20,10 +21,10 @@ from dlcv.train.models.spec import ModelSpec
 def timm_classifier(
     num_classes: int, *, name: str, head: Mapping[str, Any] | None = None, **options: Any
 ) -> ModelSpec:
-    """Build a classifier of timm (Wightman 2019, https://github.com/huggingface/pytorch-image-models).
+    """Build a timm classifier (Wightman 2019, https://github.com/huggingface/pytorch-image-models).
 
-    head: what `mlp_head` takes, in place of one linear layer. options: of timm's builder, such as img_size.
-    Attention is un-fused: it has weights to show, and can be exported.
+    head: arguments of `mlp_head`, which replaces the single linear layer. options: of timm's builder, such as
+    img_size. Attention is not fused, so that its weights are available and it can be exported.
 
     Raises:
         ValueError: timm has no such model, or it does not end in one linear layer.
@@ -41,7 +42,7 @@ def timm_classifier(
 def torchvision_classifier(
     num_classes: int, *, name: str, head: Mapping[str, Any] | None = None, **options: Any
 ) -> ModelSpec:
-    """Build a classifier of torchvision. head, options: as for `timm_classifier`.
+    """Build a torchvision classifier. head, options: as for `timm_classifier`.
 
     Raises:
         ValueError: torchvision has no such classifier, or it does not end in one linear layer.
@@ -58,7 +59,7 @@ def torchvision_classifier(
 def mlp_head(
     in_features: int, num_classes: int, *, hidden: Sequence[int] = (), dropout: float = 0.0
 ) -> nn.Sequential:
-    """Return linear layers of `hidden` widths, each with ReLU and dropout behind it, and one to the classes.
+    """Return linear layers of `hidden` widths, each followed by ReLU and dropout, and one to the classes.
 
     (B, in_features) to (B, num_classes).
     """

@@ -1,7 +1,7 @@
 """Conv-4, the small network of few-shot papers: four 3x3 convolutions of 64 channels.
 
-Snell et al. 2017, https://arxiv.org/abs/1703.05175, appendix. Theirs pools after every convolution; on small
-images that leaves a single pixel, so that here `pools` counts how many of the convolutions are followed by one.
+Snell et al. 2017, https://arxiv.org/abs/1703.05175, appendix. The paper pools after every convolution; on small
+images that leaves a single pixel, so here `pools` says after how many convolutions to pool.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from dlcv.train.models.spec import ModelSpec
 
 _BLOCKS, _POOL = 4, 2
-_LEAST_SIDE = 4  # pixels that the last map keeps, where `pools` is left open
+_LEAST_SIDE = 4  # smallest side of the last map in pixels, if `pools` is not given
 
 
 class Conv4(nn.Module):

@@ -1,13 +1,13 @@
-"""Fully convolutional networks: class scores from several depths of a classifier, added up.
+"""Fully convolutional networks: the sum of class scores from several depths of a classifier.
 
-Long, Shelhamer, Darrell 2015 (https://arxiv.org/abs/1411.4038). The coarsest maps, at stride 32, are scored
-by a small head; FCN32s up-samples these scores at once. FCN16s, 8s and 4s up-sample by two, add the scores of
-the next finer maps, and so on; the last up-sampling goes to the size of the input. FCN4s is one step beyond
-the paper. Both give `{"out": logits}`, (B, classes, H, W), at any height and width from 32 up.
+Long, Shelhamer, Darrell 2015 (https://arxiv.org/abs/1411.4038). A small head scores the coarsest maps, at
+stride 32. FCN32s up-samples these scores at once. FCN16s, 8s and 4s up-sample by two, add the scores of the
+next finer maps, and so on; the last up-sampling is to the size of the input. FCN4s goes one step beyond the
+paper. All return `{"out": logits}`, (B, classes, H, W), at any height and width from 32 up.
 
-Two differences from the paper: convolutions are padded, instead of padding the image by 100 pixels and
-cropping scores; and up-sampling is bilinear interpolation, not a transposed convolution that starts as one
-(the paper found that learning the last of these brings nothing, and keeps it fixed).
+Two differences from the paper: convolutions are padded, instead of padding the image by 100 pixels and cropping
+scores; and up-sampling is bilinear interpolation, not a transposed convolution initialised to it (the paper
+found that learning the last of these brings nothing, and keeps it fixed).
 """
 
 from __future__ import annotations
@@ -33,12 +33,12 @@ _MOBILENET_LAYERS = {4: (3, 24), 8: (6, 32), 16: (13, 96), 32: (17, 320)}
 
 
 class Fcn(nn.Module):
-    """A backbone that gives maps by stride, a head on the coarsest, a 1x1 scoring layer on each finer one."""
+    """A backbone with maps at several strides, a head on the coarsest, and a 1x1 scoring layer on each finer one."""
 
     def __init__(
         self, backbone: nn.Module, head: nn.Module, *, channels: dict[int, int], num_classes: int
     ) -> None:
-        """channels: of the finer maps by stride, from coarse to fine."""
+        """Build the layers. channels: of the finer maps by stride, from coarse to fine."""
         super().__init__()
         self.backbone = backbone
         self.head = head
@@ -46,7 +46,7 @@ class Fcn(nn.Module):
             {str(stride): nn.Conv2d(width, num_classes, 1) for stride, width in channels.items()}
         )
         layer: Any
-        for layer in self.scores.values():  # the coarse scores alone at first, as in the paper
+        for layer in self.scores.values():  # only coarse scores at first, as in the paper
             nn.init.zeros_(layer.weight)
             nn.init.zeros_(layer.bias)
 
@@ -69,7 +69,7 @@ def fcn_vgg16(
 ) -> ModelSpec:
     """FCN on VGG16 (Simonyan, Zisserman 2015, https://arxiv.org/abs/1409.1556), of stride 32, 16, 8 or 4.
 
-    hidden: channels of the two layers that VGG16's linear layers become; they start at random.
+    hidden: channels of the two convolutions that replace VGG16's linear layers, with random weights.
     batch_norm: torchvision's variant with batch normalisation, which trains without ImageNet weights.
     """
     make, layers = (vgg16_bn, _VGG16_BN_POOLS) if batch_norm else (vgg16, _VGG16_POOLS)
@@ -90,7 +90,7 @@ def fcn_vgg16(
 def fcn_mobilenet_v2(
     num_classes: int, *, stride: int = 32, hidden: int = 128, dropout: float = 0.1
 ) -> ModelSpec:
-    """The same on MobileNetV2 (Sandler et al. 2018), for small machines."""
+    """FCN on MobileNetV2 (Sandler et al. 2018), for small machines."""
     head = nn.Sequential(
         nn.Conv2d(320, hidden, 3, padding=1, bias=False),
         nn.BatchNorm2d(hidden),

@@ -1,4 +1,4 @@
-"""Weights that timm and torchvision publish, downloaded by these libraries and kept in their caches."""
+"""Downloads weights that timm and torchvision publish. The libraries cache them."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from dlcv.runtime.errors import RecipeError
 
 
 def torchvision_state(name: str, *, weights: str = "DEFAULT") -> Mapping[str, Tensor]:
-    """Return the state dict that torchvision publishes for a model: ImageNet's, for a classifier.
+    """Return the state dict that torchvision publishes for a model; for a classifier, trained on ImageNet.
 
     Raises:
         RecipeError: none is published, or the download failed.
@@ -28,7 +28,7 @@ def torchvision_state(name: str, *, weights: str = "DEFAULT") -> Mapping[str, Te
 
 
 def timm_state(name: str, **options: Any) -> Mapping[str, Tensor]:
-    """Return the state dict that timm publishes for a model, position embeddings fitted to `options`.
+    """Return the state dict that timm publishes for a model, with position embeddings adapted to `options`.
 
     Raises:
         RecipeError: none is published, or the download failed.

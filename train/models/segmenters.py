@@ -1,9 +1,9 @@
 """Segmentation networks: torchvision's heads on a dilated MobileNetV2, and its DeepLabV3 on ResNet-50.
 
-LR-ASPP: Howard et al. 2019 (https://arxiv.org/abs/1905.02244, section 6.4). DeepLabV3: Chen et al.
-2017 (https://arxiv.org/abs/1706.05587). MobileNetV2: Sandler et al. 2018
-(https://arxiv.org/abs/1801.04381). The classes are torchvision's; ours is only the choice of layers.
-All give `{"out": logits}` at the size of the input; with an auxiliary classifier also `aux`, the same.
+LR-ASPP: Howard et al. 2019 (https://arxiv.org/abs/1905.02244, section 6.4). DeepLabV3: Chen et al. 2017
+(https://arxiv.org/abs/1706.05587). MobileNetV2: Sandler et al. 2018 (https://arxiv.org/abs/1801.04381). The
+classes are torchvision's; only the choice of layers is ours. All return `{"out": logits}` at the size of the
+input; with an auxiliary classifier also `aux` of the same size.
 """
 
 from __future__ import annotations

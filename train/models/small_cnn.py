@@ -1,7 +1,7 @@
-"""The small CNNs for 32x32 images: three 5x5 convolutions, two linear layers; 390,410 parameters for 10 classes.
+"""Small CNNs for 32x32 images: three 5x5 convolutions, two linear layers; 390,410 parameters for 10 classes.
 
-Options add what the variants add: batch normalisation after every layer with weights, or dropout after
-every pooling. Krizhevsky's cuda-convnet "quick" networks of 2012 have this shape; widths are doubled here.
+Options add batch normalisation after every layer with weights, or dropout after every pooling. Krizhevsky's
+cuda-convnet "quick" networks of 2012 have this shape; widths are doubled here.
 """
 
 from __future__ import annotations

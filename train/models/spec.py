@@ -1,4 +1,4 @@
-"""What building a model gives: the network, and which part of it takes pretrained weights."""
+"""The result of building a model: the network, and the part of it that takes pretrained weights."""
 
 from __future__ import annotations
 
@@ -22,11 +22,11 @@ class ModelSpec:
     """A freshly built network.
 
     network: takes normalised float images (B, 3, H, W).
-    backbone: the part of `network` that `weights` in a recipe are loaded into, strictly.
-    unused_weights: prefixes of tensors in the weights file that the backbone does without.
-    weights_prefix: what the weights file puts before the backbone's own tensor names.
-    head: prefixes of the backbone's tensors that depend on the classes, where it has any; `pretrained`
-        weights are of other classes and go without them.
+    backbone: the part of `network` that a recipe's `weights` are loaded into, strictly.
+    unused_weights: prefixes of tensors in the weights file that the backbone does not need.
+    weights_prefix: prefix of the backbone's tensor names in the weights file.
+    head: prefixes of the backbone's tensors that depend on the classes, if any; `pretrained` weights are for
+        other classes and are loaded without them.
     pretrained: downloads weights, named as in a weights file.
     """
 
@@ -49,9 +49,10 @@ def backbone_names(spec: ModelSpec) -> list[str]:
 
 
 def without_head(spec: ModelSpec, *, name: str) -> ModelSpec:
-    """Return the same network without its head: it gives what the head saw, an embedding (B, D).
+    """Return the same network without its head: it returns the head's input, an embedding (B, D).
 
-    Weights of the whole network still fit: those of its head are left out. name: of the model, for the error.
+    Weights of the whole network can still be loaded; those of its head are skipped. name: of the model, for the
+    error message.
 
     Raises:
         RecipeError: the model is not a backbone with a head on it.
