@@ -1,1 +1,1 @@
-"""What this computer is, and what dlcv keeps on it: CPU and GPU, cache, files that are written whole."""
+"""Machine facts (CPU, GPU, packages), the cache folder, and atomic file writes."""

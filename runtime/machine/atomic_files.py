@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import os
+import secrets
 from collections.abc import Callable
 from pathlib import Path
 from typing import BinaryIO
@@ -13,6 +14,10 @@ from dlcv.runtime.machine.closing import Closing
 
 _CHUNK_BYTES = 2**16
 _NO_SPACE = (errno.ENOSPC, errno.EDQUOT)
+_NO_HARD_LINKS = (errno.EPERM, errno.ENOSYS, errno.EOPNOTSUPP, errno.EMLINK)
+_NAME_CHARACTERS = (
+    40  # of a file's name, kept in its temporary name: at 4 bytes each they fit into 255
+)
 
 
 def write_atomically(path: Path, write: Callable[[BinaryIO], object]) -> None:
@@ -21,17 +26,38 @@ def write_atomically(path: Path, write: Callable[[BinaryIO], object]) -> None:
     Raises:
         OutputError: it cannot be written; nothing is left behind.
     """
-    temporary = path.with_name(f".{path.name}.partial")
+    token = secrets.token_hex(4)
+    temporary = path.with_name(f".{path.name[:_NAME_CHARACTERS]}.{token}.partial")
     try:
         try:
             path.parent.mkdir(parents=True, exist_ok=True)
-            with temporary.open("wb") as file:
+            with temporary.open("xb") as file:
                 write(file)
             temporary.replace(path)
         finally:
             temporary.unlink(missing_ok=True)
     except OSError as e:
         raise output_error(path, e) from e
+
+
+def move_to_new(temporary: Path, path: Path) -> None:
+    """Give a file that is written whole its name; what has that name already is never replaced.
+
+    Raises:
+        FileExistsError: something has that name, also if it came in this moment.
+        OSError: it cannot be moved.
+    """
+    try:
+        os.link(temporary, path)  # unlike a rename it fails where something is
+    except OSError as e:
+        if e.errno not in _NO_HARD_LINKS:
+            raise
+    else:
+        temporary.unlink()
+        return
+    if os.path.lexists(path):
+        raise FileExistsError(errno.EEXIST, os.strerror(errno.EEXIST), str(path))
+    temporary.rename(path)
 
 
 def output_error(path: Path, error: OSError) -> OutputError:
@@ -46,14 +72,16 @@ def output_error(path: Path, error: OSError) -> OutputError:
 class AppendFile(Closing):
     """A file that grows by whole records: a record that cannot be written whole is taken back."""
 
-    def __init__(self, path: Path) -> None:
-        """Open a file to append to.
+    def __init__(self, path: Path, *, new: bool = False) -> None:
+        """Open a file to append to. new: it must not exist yet.
 
         Raises:
             OutputError: it cannot be opened.
         """
         self.path = path
         try:
+            if new:
+                path.touch(exist_ok=False)
             self._file = path.open("ab", buffering=0)
         except OSError as e:
             raise output_error(path, e) from e

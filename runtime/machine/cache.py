@@ -1,8 +1,8 @@
-"""What dlcv derives and may lose: engines, timings, tunings, in a cache folder outside every bundle.
+"""A cache folder for derived data: compiled engines, timings and tunings.
 
-An entry is one file: a line of JSON (the fields that it was made for, the SHA-256 of what follows), then
-the bytes. It is written under a temporary name and renamed, so that a reader sees a whole entry or none,
-and it is used only if fields and hash are the expected ones.
+An entry is one file: a line of JSON (the fields of its key and the SHA-256 of the payload), then the payload.
+Files are written under a temporary name and renamed, so that readers never see a partial entry. An entry is
+used only if its fields and its hash match.
 """
 
 from __future__ import annotations
@@ -24,10 +24,10 @@ _MAX_HEADER_BYTES = 2**16
 
 @dataclass(frozen=True, kw_only=True)
 class CacheKey:
-    """What an entry depends on.
+    """Identifies a cache entry.
 
-    kind: such as "engines"; a folder of the cache. subject: SHA-256 of what the entry was derived from, such
-    as a graph. fields: everything else, by name: versions, device, precision, shapes, flags.
+    kind: a folder of the cache, such as "engines". subject: SHA-256 of what the entry was derived from, such as
+    a graph. fields: everything else that it depends on, by name: versions, device, precision, shapes, flags.
     """
 
     kind: str
@@ -36,7 +36,7 @@ class CacheKey:
 
     @property
     def path(self) -> Path:
-        """The entry's file."""
+        """The path of the entry's file."""
         text = json.dumps([self.subject, dict(self.fields)], sort_keys=True)
         digest = hashlib.sha256(text.encode()).hexdigest()
         return cache_folder() / self.kind / self.subject[:16] / f"{digest[:32]}.bin"
@@ -44,9 +44,9 @@ class CacheKey:
 
 @dataclass(frozen=True, kw_only=True)
 class Lookup:
-    """What the cache holds for a key: the bytes, or why there are none (words after "because").
+    """The result of a lookup: the bytes, or why there are none (words after "because").
 
-    damaged: there was a file that could not be used.
+    damaged: a file was found but could not be used, and was deleted.
     """
 
     data: bytes | None
@@ -55,7 +55,7 @@ class Lookup:
 
 
 def cache_folder() -> Path:
-    """Return the cache folder: DLCV_CACHE, or dlcv in the user's cache folder. It need not exist."""
+    """Return the cache folder: DLCV_CACHE, or dlcv in the user's cache folder. It may not exist yet."""
     if chosen := os.environ.get("DLCV_CACHE"):
         return Path(chosen).absolute()
     if sys.platform == "win32":
@@ -66,7 +66,7 @@ def cache_folder() -> Path:
 
 
 def lookup(key: CacheKey) -> Lookup:
-    """Return the entry of a key; a damaged one is deleted, and said to have been."""
+    """Return the entry of a key. A damaged entry is deleted and reported as such."""
     try:
         raw = key.path.read_bytes()
     except OSError:
@@ -81,7 +81,7 @@ def lookup(key: CacheKey) -> Lookup:
 
 
 def store(key: CacheKey, data: bytes) -> None:
-    """Write an entry; one that is there is replaced whole.
+    """Write an entry atomically, replacing an existing one.
 
     Raises:
         OutputError: the cache folder cannot be written.
@@ -111,25 +111,25 @@ def store(key: CacheKey, data: bytes) -> None:
 
 @contextmanager
 def locked(key: CacheKey) -> Iterator[None]:
-    """Hold the key's lock against other processes, where the system has such locks.
+    """Hold an inter-process lock on a key, where the system supports it.
 
-    Of two processes that need the same entry, the second waits, and finds what the first made. A lock
-    dies with its process.
+    If two processes need the same entry, the second waits and then finds what the first stored. The system
+    releases the lock when the process ends.
     """
     path = key.path.with_suffix(".lock")
     try:
         path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
         file = path.open("wb")
-    except OSError:  # a cache that cannot be written is no reason not to run
+    except OSError:  # an unwritable cache must not stop the run
         yield
         return
     with file:
         try:
             import fcntl
-        except ImportError:  # Windows: both build, and the whole file of the later one stays
+        except ImportError:  # Windows: both build; the later file wins
             pass
         else:
-            fcntl.flock(file, fcntl.LOCK_EX)  # released by closing
+            fcntl.flock(file, fcntl.LOCK_EX)  # released when the file is closed
         yield
 
 
@@ -149,7 +149,7 @@ def _fault(key: CacheKey, header: bytes, data: bytes) -> str | None:
 
 
 def _why_missing(key: CacheKey) -> str:
-    """Say which fields the nearest entry of the same subject has otherwise."""
+    """Return which fields differ in the nearest entry of the same subject."""
     nearest: list[str] | None = None
     for path in sorted(key.path.parent.glob("*.bin")):
         try:

@@ -1,4 +1,4 @@
-"""The NVIDIA driver and its GPUs, asked through libcuda itself: no package is needed, nothing is printed."""
+"""Queries the NVIDIA driver and its GPUs through libcuda. Needs no package and prints nothing."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ _NO_GPU = "the NVIDIA driver sees no GPU; see CUDA_VISIBLE_DEVICES and nvidia-sm
 
 @dataclass(frozen=True, kw_only=True)
 class Gpu:
-    """One GPU. compute_capability: (major, minor). memory_bytes: all of it, free or not."""
+    """One GPU. compute_capability: (major, minor). memory_bytes: total, whether free or in use."""
 
     index: int
     name: str
@@ -32,9 +32,10 @@ class Gpu:
 
 @dataclass(frozen=True, kw_only=True)
 class Driver:
-    """What libcuda says. cuda: newest CUDA version that it supports, (major, minor).
+    """The NVIDIA driver as libcuda reports it.
 
-    fault: why no GPU can be used, a sentence with the fix; None when one can.
+    cuda: the newest CUDA version that the driver supports, (major, minor). fault: one sentence that says why no
+    GPU can be used and how to fix it; None if one can.
     """
 
     cuda: tuple[int, int] | None
@@ -42,7 +43,7 @@ class Driver:
     fault: str | None
 
     def why_unfit(self, least: tuple[int, int]) -> str | None:
-        """Return why no GPU can be used by something built for CUDA `least`; None when one can."""
+        """Return why no GPU here can run code built for CUDA `least`, or None if one can."""
         if self.cuda is None or self.fault or self.cuda >= least:
             return self.fault
         return (
@@ -53,7 +54,7 @@ class Driver:
 
 @cache
 def driver(library: str = _LIBRARY) -> Driver:
-    """Ask the driver once."""
+    """Query the driver. The result is cached for the process."""
     try:
         cuda = ctypes.CDLL(library)
     except OSError:

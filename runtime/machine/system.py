@@ -1,4 +1,4 @@
-"""Facts about this machine and its environment, read in one place, when asked."""
+"""Facts about this machine and its Python environment, read when asked for."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ _INT8_DOT_PRODUCTS = {"avx512_vnni", "avx_vnni", "amx_int8"}  # as /proc/cpuinfo
 
 
 def cpu_count() -> int:
-    """Return how many CPU cores this process may use (affinity masks, as containers set them)."""
+    """Return how many CPU cores this process may use. Respects affinity masks, as containers set them."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
@@ -27,7 +27,7 @@ def installed_version(distribution: str) -> str | None:
 
 
 def is_importable(module: str) -> bool:
-    """Return whether a module is installed, without importing it (of `a.b`, only `a` is imported)."""
+    """Return whether a module is installed, without importing it. Of `a.b`, only `a` is imported."""
     try:
         return importlib.util.find_spec(module) is not None
     except ModuleNotFoundError:  # the parent of a dotted name
@@ -35,7 +35,7 @@ def is_importable(module: str) -> bool:
 
 
 def require_matplotlib() -> None:
-    """Check that plots can be drawn.
+    """Check that matplotlib is installed.
 
     Raises:
         InputError: matplotlib is missing.
@@ -50,7 +50,7 @@ def machine_name() -> str:
 
 
 def lacks_vnni() -> bool:
-    """Return whether this is an x86 processor without VNNI: its sums of int8 products overflow at 16 bits.
+    """Return whether this is an x86 processor without VNNI, where sums of int8 products overflow at 16 bits.
 
     Where the system does not say what the processor has, False.
     """
@@ -63,7 +63,7 @@ def _processor() -> str:
 
 
 def _cpu_fact(name: str) -> str:
-    """Return what Linux says of the first core, or ""."""
+    """Return a field of the first core in /proc/cpuinfo, or ""."""
     try:
         with Path("/proc/cpuinfo").open(encoding="utf-8") as file:
             values = (line.split(":", 1)[1].strip() for line in file if line.startswith(name))

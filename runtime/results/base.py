@@ -4,16 +4,17 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, BinaryIO, Literal, TypeAlias
 
 import numpy as np
 
-from dlcv.runtime.images.decode import Frame
+from dlcv.runtime.images.decode import DecodeOptions, Frame, load_display
 from dlcv.runtime.images.source import Source, name_of
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
+    from PIL import Image
 
 Float32: TypeAlias = "NDArray[np.float32]"
 Record: TypeAlias = dict[str, Any]
@@ -67,12 +68,15 @@ class Result(ABC):
     """What every answer holds.
 
     source: the image as it was given. frame: where the graph's pixels lie in the original image.
-    engine: what ran (engine, version, device, precision).
+    engine: what ran (engine, version, device, precision). decode: how the source was read, to read it again for a
+    picture. note: what a person should know of the image, in a sentence, such as that its values are suspiciously low.
     """
 
     source: Source
     frame: Frame
     engine: str
+    decode: DecodeOptions = field(default_factory=DecodeOptions)
+    note: str | None = None
 
     @property
     def name(self) -> str:
@@ -94,6 +98,14 @@ class Result(ABC):
     def csv_row(self, record: Record) -> Record:
         """Flatten a record for CSV, with the same columns for every image of a bundle."""
         return record
+
+    def photo(self) -> Image.Image:
+        """Read the source again, RGB, to draw on it.
+
+        Raises:
+            ImageError: it cannot be read again.
+        """
+        return load_display(self.source, options=self.decode)
 
     def _base_record(self) -> Record:
         height, width = self.frame.size

@@ -10,7 +10,6 @@ import numpy as np
 from PIL import Image
 
 from dlcv.runtime.bundle.schema import ClassInfo
-from dlcv.runtime.images.decode import load_display
 from dlcv.runtime.results.base import (
     Float32,
     Label,
@@ -68,7 +67,7 @@ class Classification(Result):
         Raises:
             ImageError: the source cannot be read again.
         """
-        photo = load_display(self.source)
+        photo = self.photo()
         ranked = [(label.name, label.probability) for label in self.top()]
         if self.explanation is None:
             return draw_classes(photo, ranked)

@@ -5,14 +5,15 @@ from __future__ import annotations
 import json
 import zipfile
 from collections.abc import Iterator
-from pathlib import Path
 from typing import TYPE_CHECKING, Any, BinaryIO, final
 
 import numpy as np
 
 from dlcv.runtime.errors import OutputError
-from dlcv.runtime.machine.atomic_files import AppendFile, write_atomically
+from dlcv.runtime.machine.atomic_files import AppendFile
 from dlcv.runtime.results.base import MatrixFormat
+from dlcv.runtime.results.lines import cell_from_text
+from dlcv.runtime.results.owned_files import OwnedFiles
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -25,11 +26,12 @@ class EmbeddingStore:
     """Rows of float32, appended to a partial file; memory does not depend on their number.
 
     `finish` writes `embeddings.npz` (arrays `embeddings` float32 (N, D), `images` (N,) and `run`, a
-    JSON text) or `embeddings.parquet` (columns `image` and `embedding`), row i for line i of the results.
+    JSON text) or `embeddings.parquet` (columns `image` and `embedding`), row i for line i of the results. In Parquet
+    a name that is not UTF-8 is written as in CSV (`lines.py`); NPZ holds it as it is.
     """
 
     def __init__(
-        self, folder: Path, kind: MatrixFormat, *, width: int, rows: int, run: dict[str, Any]
+        self, files: OwnedFiles, kind: MatrixFormat, *, width: int, rows: int, run: dict[str, Any]
     ) -> None:
         """Open the partial file for rows of `width` floats, cut to as many as the results have lines.
 
@@ -38,8 +40,9 @@ class EmbeddingStore:
         """
         if kind == "parquet":
             _import_pyarrow()
-        self._path = folder / f"embeddings.{kind}"
-        self._partial = folder / ".embeddings.f32"
+        self._files = files
+        self._path = files.folder / f"embeddings.{kind}"
+        self._partial = files.matrix
         self._width, self._rows, self._run = width, rows, run
         try:
             if rows and not self._partial.exists() and self._path.exists():
@@ -47,7 +50,7 @@ class EmbeddingStore:
             self._cut_to(rows)
         except (OSError, ValueError) as e:
             raise OutputError(
-                f"{folder} cannot be resumed, its embeddings do not fit its results ({e}); "
+                f"{files.folder} cannot be resumed, its embeddings do not fit its results ({e}); "
                 "choose another --out, or --overwrite"
             ) from e
         self._file = AppendFile(self._partial)
@@ -61,7 +64,7 @@ class EmbeddingStore:
         """Write the matrix with the images' names, a row each, and remove the partial file."""
         self.close()
         write = self._write_npz if self._path.suffix == ".npz" else self._write_parquet
-        write_atomically(self._path, lambda file: write(file, images[: self._rows]))
+        self._files.write(self._path.name, lambda file: write(file, images[: self._rows]))
         self._partial.unlink(missing_ok=True)
 
     def close(self) -> None:
@@ -106,7 +109,7 @@ class EmbeddingStore:
                 for chunk in self._chunks():
                     member.write(chunk.tobytes())
             for name, array in (
-                ("images", np.array(images)),
+                ("images", np.array(images, str)),
                 ("run", np.array(json.dumps(self._run))),
             ):
                 with archive.open(f"{name}.npy", "w") as member:
@@ -124,7 +127,8 @@ class EmbeddingStore:
         start = 0
         with parquet.ParquetWriter(file, schema) as writer:
             for chunk in self._chunks():
-                names = pa.array(images[start : start + len(chunk)], pa.string())
+                cells = map(cell_from_text, images[start : start + len(chunk)])
+                names = pa.array(cells, pa.string())
                 flat = pa.array(chunk.ravel())
                 vectors = pa.FixedSizeListArray.from_arrays(flat, self._width)
                 writer.write_table(pa.table([names, vectors], schema=schema))

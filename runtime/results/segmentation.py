@@ -10,7 +10,6 @@ import numpy as np
 from PIL import Image
 
 from dlcv.runtime.bundle.schema import ClassInfo
-from dlcv.runtime.images.decode import load_display
 from dlcv.runtime.images.source import UInt8
 from dlcv.runtime.results.base import (
     Float32,
@@ -79,7 +78,7 @@ class Segmentation(Result):
             ImageError: the source cannot be read again.
         """
         return draw_segmentation(
-            load_display(self.source), self.graph_mask, classes=self.classes, shares=self.shares
+            self.photo(), self.graph_mask, classes=self.classes, shares=self.shares
         )
 
     def record(self) -> Record:

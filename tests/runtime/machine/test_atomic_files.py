@@ -9,7 +9,12 @@ import pytest
 from PIL import Image
 
 from dlcv.runtime.errors import OutputError
-from dlcv.runtime.machine.atomic_files import AppendFile, drop_partial_line, write_atomically
+from dlcv.runtime.machine.atomic_files import (
+    AppendFile,
+    drop_partial_line,
+    move_to_new,
+    write_atomically,
+)
 
 IN_A_FULL_DISK = """
 mount -t tmpfs -o size=100k tmpfs {folder} || exit 77
@@ -33,6 +38,32 @@ def test_a_failed_write_leaves_the_old_file_and_nothing_else(tmp_path: Path) -> 
         write_atomically(path, fail)
     assert path.read_text() == "old"
     assert list(tmp_path.iterdir()) == [path]
+
+
+def test_a_name_may_be_as_long_as_the_file_system_allows(tmp_path: Path) -> None:
+    for name in ("a" * 255, "日" * 85):
+        write_atomically(tmp_path / name, lambda file: file.write(b"x"))
+        assert (tmp_path / name).read_bytes() == b"x"
+
+
+def test_a_move_to_a_new_name_replaces_nothing(tmp_path: Path) -> None:
+    temporary, path = tmp_path / "temporary", tmp_path / "path"
+    for old in (lambda: path.write_text("theirs"), lambda: path.symlink_to("nowhere"), path.mkdir):
+        temporary.write_text("ours")
+        old()
+        with pytest.raises(FileExistsError):
+            move_to_new(temporary, path)
+        assert temporary.exists()
+        path.rmdir() if path.is_dir() else path.unlink()
+    move_to_new(temporary, path)
+    assert (path.read_text(), temporary.exists()) == ("ours", False)
+
+
+def test_a_file_to_append_to_may_have_to_be_new(tmp_path: Path) -> None:
+    with AppendFile(tmp_path / "lines", new=True) as file:
+        file.append(b"one\n")
+    with pytest.raises(OutputError, match=r"cannot write .*lines: File exists"):
+        AppendFile(tmp_path / "lines", new=True)
 
 
 def test_records_are_appended_whole(tmp_path: Path) -> None:
