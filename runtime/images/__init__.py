@@ -1,17 +1,16 @@
 """Everything from a name on a command line to pixels."""
 
 from dlcv.runtime.images.decode import (
-    FORMATS,
-    MAX_PIXELS,
-    SUFFIXES,
     Box,
     DecodedImage,
+    DecodeOptions,
     Frame,
     input_size,
     load_display,
     load_pixels,
-    to_rgb,
 )
+from dlcv.runtime.images.eight_bits import to_rgb
+from dlcv.runtime.images.file_formats import FORMATS, MAX_PIXELS, SUFFIXES
 from dlcv.runtime.images.source import Refused, Source, UInt8, name_of, source_of
 
 __all__ = [
@@ -19,6 +18,7 @@ __all__ = [
     "MAX_PIXELS",
     "SUFFIXES",
     "Box",
+    "DecodeOptions",
     "DecodedImage",
     "Frame",
     "Refused",

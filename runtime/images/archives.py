@@ -11,6 +11,7 @@ from typing import TypeAlias
 from zipfile import BadZipFile, ZipFile
 
 from dlcv.runtime.errors import InputError
+from dlcv.runtime.images.folders import walked
 
 Readers: TypeAlias = dict[str, Callable[[], bytes]]  # by path inside the data, with "/"
 
@@ -21,13 +22,15 @@ ARCHIVE_SUFFIXES = (".zip", *TAR_SUFFIXES)
 def files_in(path: Path) -> Readers:
     """Return what reads each file in a folder, a ZIP or a tar archive, sorted by name.
 
+    Links to folders are followed; a folder is read once, however many lead to it.
     A compressed tar has no directory and cannot be read at random, so it is decompressed into memory.
 
     Raises:
         InputError: there is no such thing, or the archive is damaged.
     """
     if path.is_dir():
-        found = sorted(file for file in path.rglob("*") if file.is_file())
+        files = (folder / name for folder, names in walked(path) for name in names)
+        found = sorted(file for file in files if file.is_file())
         return {file.relative_to(path).as_posix(): file.read_bytes for file in found}
     if not path.exists():
         raise InputError(f"no data at {path}; give a folder, or a ZIP or tar archive")

@@ -7,39 +7,49 @@ Training's validation transform, int8 calibration, the command line and the serv
 
 from __future__ import annotations
 
-import io
-import re
-import warnings
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass
-from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeAlias
 
 import numpy as np
-from PIL import Image, ImageOps, UnidentifiedImageError
+from PIL import Image, ImageOps
 
-from dlcv.runtime.errors import ImageError, InputError
+from dlcv.runtime.errors import InputError
+from dlcv.runtime.images.eight_bits import rgb_and_note, stored_as
+from dlcv.runtime.images.file_formats import image_errors, opened
 from dlcv.runtime.images.source import Source, UInt8
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from dlcv.runtime.bundle.schema import Preprocessing
 
 Box: TypeAlias = tuple[float, float, float, float]
 
-FORMATS = ("JPEG", "PNG", "WEBP", "BMP", "GIF", "TIFF", "PPM")
-SUFFIXES = frozenset(
-    (".jpg", ".jpeg", ".jpe", ".png", ".webp", ".bmp", ".gif", ".tif", ".tiff", ".ppm", ".pgm")
-)
-MAX_PIXELS = 89_478_485  # Pillow's own limit: above it a file may be a decompression bomb
 # A JPEG is decoded at no less than three times the target: on average 0.6/255 from the full decode
 # at 32 pixels (1.4 with twice), equal to it where nothing is scaled.
 _DRAFT_MARGIN = 3
+_DRAFTED_FORMATS = frozenset(
+    ("JPEG", "MPO")
+)  # of a HEIC, a draft would be another picture: its thumbnail
 _ORIENTATION_TAG = 0x0112
 _SWAPS_SIDES = frozenset((5, 6, 7, 8))  # EXIF orientations that exchange width and height
 
-# Pillow warns between one and two times its limit; `_open` refuses from the limit on.
-warnings.filterwarnings("error", category=Image.DecompressionBombWarning)
+
+@dataclass(frozen=True, kw_only=True)
+class DecodeOptions:
+    """What a file does not say of itself.
+
+    depth: bits that 16-bit grey values use, 1 to 16, as of a camera with 12; None: as the file says, else all 16.
+    """
+
+    depth: int | None = None
+
+    def __post_init__(self) -> None:
+        if self.depth is not None and not 1 <= self.depth <= 16:
+            raise InputError(f"the depth of an image is 1 to 16 bits, not {self.depth}")
+
+
+_AS_STORED = DecodeOptions()
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -56,13 +66,19 @@ class Frame:
 
 @dataclass(frozen=True, kw_only=True)
 class DecodedImage:
-    """An image ready for a graph. pixels: uint8 (H, W, 3) RGB, C-contiguous."""
+    """An image ready for a graph. pixels: uint8 (H, W, 3) RGB, C-contiguous.
+
+    note: a sentence for people where the values are hardly those that the camera meant.
+    """
 
     pixels: UInt8
     frame: Frame
+    note: str | None = None
 
 
-def load_pixels(source: Source, preprocessing: Preprocessing) -> DecodedImage:
+def load_pixels(
+    source: Source, preprocessing: Preprocessing, options: DecodeOptions = _AS_STORED
+) -> DecodedImage:
     """Read, decode, orient and resize one image.
 
     `source` is a path, the bytes of a file, a PIL image, or a uint8 array (H, W, 3) RGB or (H, W).
@@ -73,33 +89,22 @@ def load_pixels(source: Source, preprocessing: Preprocessing) -> DecodedImage:
         ImageError: the image cannot be read; the message is the reason.
         InputError: `source` is an array of another dtype or shape.
     """
-    if isinstance(source, np.ndarray):
-        return _resized(_image_from_array(source), preprocessing, oriented_size=None)
-    if isinstance(source, Image.Image):
-        with _decoding():
-            return _resized(ImageOps.exif_transpose(source), preprocessing, oriented_size=None)
-    with _decoding(), _open(source) as image:
-        size = _oriented_size(image)
-        _draft(image, oriented_size=size, target=_full_target(size, preprocessing))
-        return _resized(_oriented(image), preprocessing, oriented_size=size)
+    with image_errors():
+        upright = _upright(source, options, target=lambda size: _full_target(size, preprocessing))
+        return _resized(upright, preprocessing)
 
 
-def load_display(source: Source, *, longest: int = 1024) -> Image.Image:
+def load_display(
+    source: Source, *, longest: int = 1024, options: DecodeOptions = _AS_STORED
+) -> Image.Image:
     """Return the oriented RGB image for drawing on, its longer side at most `longest` pixels.
 
     Raises:
         ImageError: the image cannot be read.
     """
-    if isinstance(source, np.ndarray):
-        image = _image_from_array(source)
-    elif isinstance(source, Image.Image):
-        with _decoding():
-            image = to_rgb(ImageOps.exif_transpose(source))
-    else:
-        with _decoding(), _open(source) as file:
-            size = _oriented_size(file)
-            _draft(file, oriented_size=size, target=_fit(size, longest=longest))
-            image = to_rgb(_oriented(file))
+    with image_errors():
+        upright = _upright(source, options, target=lambda size: _fit(size, longest=longest))
+    image = upright.image
     height, width = _fit((image.height, image.width), longest=longest)
     if (image.height, image.width) != (height, width):
         image = image.resize((width, height), Image.Resampling.LANCZOS)
@@ -116,61 +121,33 @@ def input_size(size: tuple[int, int], preprocessing: Preprocessing) -> tuple[int
     return height, width
 
 
-def to_rgb(image: Image.Image) -> Image.Image:
-    """Convert any 8-bit or 16-bit image to RGB. Alpha is dropped, as every training pipeline does.
+@dataclass(frozen=True, kw_only=True)
+class _Upright:
+    """An image as RGB, perhaps scaled down. size: (height, width) of the original, oriented image."""
 
-    Raises:
-        ImageError: a floating-point image, whose range is not known.
-    """
-    if image.mode == "RGB":
-        return image
-    if image.mode == "F":
-        raise ImageError("32-bit floating-point pixels; save it with 8 or 16 bits a channel")
-    if image.mode.startswith("I"):  # 16-bit greyscale; as "I" the same range in 32 bits
-        values = np.asarray(image).astype(np.uint32)
-        scaled = values >> 8 if values.max(initial=0) > 255 else values
-        return Image.fromarray(np.minimum(scaled, 255).astype(np.uint8)).convert("RGB")
-    if image.mode == "P" and "transparency" in image.info:
-        image = image.convert("RGBA")
-    return image.convert("RGB")
+    image: Image.Image
+    size: tuple[int, int]
+    note: str | None = None
 
 
-@contextmanager
-def _decoding() -> Iterator[None]:
-    """Turn whatever fails while an image is opened and decoded into an `ImageError`."""
-    try:
-        yield
-    except ImageError:
-        raise
-    except MemoryError as e:
-        raise ImageError("not enough memory to decode it") from e
-    except Exception as e:  # the decoders raise OSError, ValueError, SyntaxError, struct.error, ...
-        raise ImageError(_reason(e)) from e
-
-
-def _open(source: str | Path | bytes) -> Image.Image:
-    file: Any = source
-    if isinstance(source, bytes):
-        file = io.BytesIO(source)
-    elif "://" in str(source):
-        file = io.BytesIO(_read_url(str(source)))
-    if (len(file.getbuffer()) if isinstance(file, io.BytesIO) else Path(file).stat().st_size) == 0:
-        raise ImageError("empty file")
-    image = Image.open(file, formats=FORMATS)
-    if image.width * image.height > MAX_PIXELS:
-        image.close()
-        raise ImageError(_too_large(f"{image.width}x{image.height}"))
-    return image
-
-
-def _read_url(url: str) -> bytes:
-    try:
-        import fsspec
-    except ModuleNotFoundError as e:
-        raise ImageError("URLs need fsspec: pip install 'dlcv[remote]'") from e
-    filesystem, path = fsspec.url_to_fs(url)
-    data: bytes = filesystem.cat_file(path)
-    return data
+def _upright(
+    source: Source, options: DecodeOptions, *, target: Callable[[tuple[int, int]], tuple[int, int]]
+) -> _Upright:
+    """Decode and orient an image. target: the size from which on a decoder may scale down, for the original size."""
+    if isinstance(source, np.ndarray):
+        image = _image_from_array(source)
+        return _Upright(image=image, size=(image.height, image.width))
+    if isinstance(source, Image.Image):
+        stored = stored_as(source)
+        image, note = rgb_and_note(ImageOps.exif_transpose(source), stored, depth=options.depth)
+        return _Upright(image=image, size=(image.height, image.width), note=note)
+    with opened(source) as file:
+        stored = stored_as(file)  # first: to find its EXIF, Pillow decodes a PNG
+        size = _oriented_size(file)
+        if file.format in _DRAFTED_FORMATS:
+            _draft(file, oriented_size=size, target=target(size))
+        image, note = rgb_and_note(_oriented(file), stored, depth=options.depth)
+    return _Upright(image=image, size=size, note=note)
 
 
 def _oriented_size(image: Image.Image) -> tuple[int, int]:
@@ -201,11 +178,8 @@ def _draft(image: Image.Image, *, oriented_size: tuple[int, int], target: tuple[
     image.draft(None, (width, height))
 
 
-def _resized(
-    image: Image.Image, preprocessing: Preprocessing, *, oriented_size: tuple[int, int] | None
-) -> DecodedImage:
-    image = to_rgb(image)
-    size = oriented_size or (image.height, image.width)
+def _resized(upright: _Upright, preprocessing: Preprocessing) -> DecodedImage:
+    image, size = upright.image, upright.size
     height, width = input_size(size, preprocessing)
     box = (0.0, 0.0, float(size[1]), float(size[0]))
     if preprocessing.resize == "center_crop":
@@ -215,7 +189,8 @@ def _resized(
     if (image.height, image.width) != (height, width) or source_box != (0, 0, width, height):
         filter_ = Image.Resampling[preprocessing.resample.upper()]
         image = image.resize((width, height), filter_, box=source_box)
-    return DecodedImage(pixels=np.asarray(image), frame=Frame(size=size, box=box))
+    frame = Frame(size=size, box=box)
+    return DecodedImage(pixels=np.asarray(image), frame=frame, note=upright.note)
 
 
 def _central_box(size: tuple[int, int], *, target: tuple[int, int], fraction: float) -> Box:
@@ -239,25 +214,4 @@ def _image_from_array(array: np.ndarray[Any, Any]) -> Image.Image:
         )
     if array.size == 0:
         raise InputError(f"an image array needs at least one pixel, not {array.shape}")
-    return to_rgb(Image.fromarray(array))
-
-
-def _reason(error: Exception) -> str:
-    if isinstance(error, UnidentifiedImageError):
-        return f"not an image in a known format ({', '.join(FORMATS)})"
-    if isinstance(error, FileNotFoundError):
-        return "no such file"
-    if isinstance(error, IsADirectoryError):
-        return "a folder, not a file"
-    if isinstance(error, PermissionError):
-        return "no permission to read it"
-    if isinstance(error, (Image.DecompressionBombError, Image.DecompressionBombWarning)):
-        return _too_large(next(w for w in re.findall(r"\d+", str(error))))
-    text = " ".join(str(error).split()) or type(error).__name__
-    return f"damaged or cut short ({text})"
-
-
-def _too_large(what: str) -> str:
-    return (
-        f"too large: {what} pixels, at most {MAX_PIXELS:,} in all are decoded; scale it down first"
-    )
+    return Image.fromarray(array).convert("RGB")

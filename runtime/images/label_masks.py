@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
-import io
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, TypeAlias
 
 import numpy as np
-from PIL import Image
 
-from dlcv.runtime.errors import InputError
+from dlcv.runtime.errors import ImageError, InputError
+from dlcv.runtime.images.file_formats import opened
 
 if TYPE_CHECKING:
     from dlcv.runtime.bundle.schema import ClassInfo
@@ -73,13 +72,13 @@ def decoded_mask(data: bytes, coding: MaskCoding, *, name: str) -> DecodedMask:
         InputError: it is not readable, not of the coding, or holds an index of no class.
     """
     try:
-        with Image.open(io.BytesIO(data), formats=_FORMATS) as file:
+        with opened(data, formats=_FORMATS) as file:
             if coding.colors is not None and (not coding.by_file or file.mode in _COLORED):
                 return _from_colors(np.asarray(file.convert("RGB")), coding)
             if file.mode not in {"L", "P"}:
                 raise InputError(_wrong_mode(file.mode, coding, name=name))
             indices = np.array(file)
-    except (OSError, ValueError, SyntaxError) as e:
+    except ImageError as e:
         raise InputError(f"mask {name} is not a readable image: {e}") from e
     return _from_indices(indices, coding, name=name)
 

@@ -24,6 +24,15 @@ def png(pixels, mode: str | None = None) -> bytes:
     return buffer.getvalue()
 
 
+def too_large() -> bytes:
+    """A BMP file that claims more pixels than are decoded, and fewer than Pillow refuses."""
+    buffer = io.BytesIO()
+    Image.new("L", (4, 4)).save(buffer, format="BMP")
+    data = bytearray(buffer.getvalue())
+    data[18:26] = (10_000).to_bytes(4, "little") * 2
+    return bytes(data)
+
+
 def test_indices_of_no_class_are_ignored_and_counted():
     found = decoded_mask(png([[0, 1, 2], [2, 11, 255]]), CODING, name="m")
     assert found.labels.tolist() == [[0, 1, 255], [255, 255, 255]]
@@ -49,6 +58,7 @@ def test_a_palette_is_for_the_eye_and_its_indices_are_the_classes():
     ("data", "coding", "words"),
     [
         (b"no png", CODING, "mask m is not a readable image"),
+        (too_large(), CODING, "mask m is not a readable image: too large: 10000x10000 pixels"),
         (png([[RED]]), COLORLESS, "m has mode RGB; it must have one 8-bit .* no color each"),
         (png([[0]], "1"), CODING, "m has mode 1; it must have one 8-bit channel of class indices$"),
     ],
