@@ -23,7 +23,7 @@ import dlcv
 from dlcv.runtime.images import load_pixels
 from dlcv.runtime.images.sources import expand_inputs
 from dlcv.runtime.results import WriteOptions
-from dlcv.runtime.results.writers import FolderWriter
+from dlcv.runtime.results.folder import FolderWriter
 from dlcv.runtime.running.job import run_job
 from dlcv.runtime.running.pipeline import windows
 

@@ -1,6 +1,6 @@
-"""What each output costs: the engine's time with it, against the time without, in alternation.
+"""Measures what each output costs: the engine's time with it relative to the time without, interleaved.
 
-An output that nobody asks for is cut out of the graph, so its cost is paid only by who wants it.
+An output that is not requested is removed from the graph, so only users who request it pay for it.
 """
 
 import statistics

@@ -1,6 +1,7 @@
-"""What engine `ort` adds to `session.run` on the same arrays: allowed are 3 %.
+"""Measures the overhead of engine `ort` over `session.run` on the same arrays. The limit is 3 %.
 
-Both are timed in turns, so that a noisy machine slows both. The small classifier at batch 1 is the hard case.
+Both are timed in turns, so that a noisy machine slows both. The small classifier at batch 1 is the hardest
+case.
 
     pytest bench/bench_overhead.py -s
 """
@@ -41,6 +42,6 @@ def bench_overhead(benchmark: Any, case: str) -> None:
             "bare": subject_from_call(lambda: session.run(names, feeds)),
         }
         times = benchmark.pedantic(lambda: interleaved(subjects, seconds=SECONDS), rounds=1)
-    ratio = times["bare"].speed_over(times["engine"])  # how many times as fast the bare session was
+    ratio = times["bare"].speed_over(times["engine"])  # how much faster is the bare session
     benchmark.extra_info["ratio"] = ratio
     print(f"\n{case}: engine ort takes {ratio:.3f} of session.run, 1 thread")

@@ -1,4 +1,4 @@
-"""From the shell: how long `--help` and a first prediction take, as whole processes."""
+"""Measures start-up from the shell: `--help` and a first prediction, as whole processes."""
 
 import subprocess
 import sys

@@ -1,8 +1,8 @@
-"""What `dlcv-train fit` adds to a bare loop over the same network and tensors: allowed are 10 % of a step.
+"""Measures the overhead of `dlcv-train fit` over a bare loop with the same network and tensors. The limit is 10 %.
 
-An epoch of the one and an epoch of the other in turns, so that a noisy machine slows both; the printed ratio is
-the median of the rounds'. fit's epochs read, augment and log as in a real run (without validation and checkpoints);
-the bare loop takes ready batches from memory.
+Epochs of both alternate, so that a noisy machine slows both; the printed ratio is the median over rounds. fit
+reads, augments and logs as in a real run (without validation and checkpoints); the bare loop takes ready
+batches from memory.
 
     pytest bench/bench_training.py -s
 """
@@ -32,7 +32,7 @@ ROUNDS = 4
 
 
 class Turns(Callback):
-    """After each of fit's epochs, an epoch of the bare loop; `fit` and `bare` are seconds a step."""
+    """Runs an epoch of the bare loop after each epoch of fit. `fit` and `bare` are seconds per step."""
 
     def __init__(self, recipe: Recipe, network: torch.nn.Module, data: RecipeData) -> None:
         self.recipe, self.network = recipe, network
@@ -46,7 +46,7 @@ class Turns(Callback):
     def on_train_batch_start(
         self, trainer: Trainer, pl_module: Any, batch: Any, batch_idx: int
     ) -> None:
-        # The first batch of an epoch waits for its workers to start, once in hundreds of steps.
+        # The first batch of an epoch waits for the workers to start, once in hundreds of steps.
         if batch_idx == 1:
             self.started = time.perf_counter()
 
@@ -67,7 +67,7 @@ class Turns(Callback):
 
     @property
     def ratio(self) -> float:
-        """Of the rounds after the first, which warms up."""
+        """The median ratio of the rounds after the first, which is warm-up."""
         pairs = zip(self.fit[1:], self.bare[1:], strict=True)
         return statistics.median(fit / bare for fit, bare in pairs)
 
@@ -75,7 +75,7 @@ class Turns(Callback):
 @pytest.mark.parametrize("name", STEPS)
 def bench_training(benchmark: Any, name: str, tmp_path: Path) -> None:
     """Print the seconds of a step and the ratio, fit / bare loop."""
-    torch.set_num_threads(1)  # several wait for each other on a machine that is shared
+    torch.set_num_threads(1)  # several threads wait for each other on a shared machine
     recipe = changed(load_recipe(name, Recipe), epochs=ROUNDS)
     data = RecipeData(recipe, ROOT)
     spec = build_model(recipe.model.name, recipe.model.options, num_classes=len(recipe.classes))

@@ -1,4 +1,4 @@
-"""The photos that benchmarks run on: the 300 sample photos of the data folder, or those that ship."""
+"""The photos for benchmarks: the 300 sample photos of the data folder, or those that ship."""
 
 import os
 import zipfile

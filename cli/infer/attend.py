@@ -26,6 +26,8 @@ def attend(
     engine_option: options.EngineSetting = None,
     batch: options.Batch = None,
     threads: options.Threads = None,
+    depth: options.Depth = None,
+    all_files: options.AllFiles = False,
     resume: options.Resume = False,
     overwrite: options.Overwrite = False,
 ) -> None:
@@ -56,6 +58,8 @@ def attend(
             outputs=("probabilities", "explanation", "attention"),
             batch=batch,
             threads=threads,
+            depth=depth,
+            all_files=all_files,
             resume=resume,
             overwrite=overwrite,
             files_by_default=True,

@@ -36,6 +36,8 @@ def caption(
     engine_option: options.EngineSetting = None,
     batch: options.Batch = None,
     threads: options.Threads = None,
+    depth: options.Depth = None,
+    all_files: options.AllFiles = False,
     resume: options.Resume = False,
     overwrite: options.Overwrite = False,
 ) -> None:
@@ -67,6 +69,8 @@ def caption(
             outputs=("tokens", "log_probability", *look),
             batch=batch,
             threads=threads,
+            depth=depth,
+            all_files=all_files,
             resume=resume,
             overwrite=overwrite,
             files_by_default=attention,

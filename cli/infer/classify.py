@@ -22,6 +22,8 @@ def classify(
     engine_option: options.EngineSetting = None,
     batch: options.Batch = None,
     threads: options.Threads = None,
+    depth: options.Depth = None,
+    all_files: options.AllFiles = False,
     resume: options.Resume = False,
     overwrite: options.Overwrite = False,
 ) -> None:
@@ -51,6 +53,8 @@ def classify(
             outputs=("probabilities", "explanation") if overlay else ("probabilities",),
             batch=batch,
             threads=threads,
+            depth=depth,
+            all_files=all_files,
             resume=resume,
             overwrite=overwrite,
         )

@@ -27,6 +27,8 @@ def embed(
     engine_option: options.EngineSetting = None,
     batch: options.Batch = None,
     threads: options.Threads = None,
+    depth: options.Depth = None,
+    all_files: options.AllFiles = False,
     resume: options.Resume = False,
     overwrite: options.Overwrite = False,
 ) -> None:
@@ -60,6 +62,8 @@ def embed(
             outputs=("embedding",),
             batch=batch,
             threads=threads,
+            depth=depth,
+            all_files=all_files,
             resume=resume,
             overwrite=overwrite,
         )

@@ -48,6 +48,8 @@ def fewshot(
     engine_option: options.EngineSetting = None,
     batch: options.Batch = None,
     threads: options.Threads = None,
+    depth: options.Depth = None,
+    all_files: options.AllFiles = False,
     resume: options.Resume = False,
     overwrite: options.Overwrite = False,
 ) -> None:
@@ -87,6 +89,8 @@ def fewshot(
         outputs=("embedding",),
         batch=batch,
         threads=threads,
+        depth=depth,
+        all_files=all_files,
         resume=resume,
         overwrite=overwrite and (out is not None or save_prototypes is None),
     )

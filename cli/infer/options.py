@@ -57,11 +57,34 @@ Threads = Annotated[
     int | None,
     typer.Option("--threads", min=1, help="CPU threads of the engine; all by default."),
 ]
+Depth = Annotated[
+    int | None,
+    typer.Option(
+        "--depth",
+        min=1,
+        max=16,
+        metavar="BITS",
+        help="Bits that 16-bit grey images use, such as 12; as the file says by default, or all.",
+        show_default=False,
+    ),
+]
+AllFiles = Annotated[
+    bool,
+    typer.Option(
+        "--all-files",
+        help="Try every file of a folder, whatever its suffix; hidden ones are left out.",
+    ),
+]
 Resume = Annotated[
     bool,
     typer.Option("--resume", help="Go on with the results in --out; images done are passed over."),
 ]
-Overwrite = Annotated[bool, typer.Option("--overwrite", help="Replace the results in --out.")]
+Overwrite = Annotated[
+    bool,
+    typer.Option(
+        "--overwrite", help="Replace the results in --out; files that dlcv did not write stay."
+    ),
+]
 Engines = Annotated[
     str | None, typer.Option("--engines", help="Such as ort,openvino; all that are available.")
 ]

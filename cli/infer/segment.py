@@ -29,6 +29,8 @@ def segment(
     engine_option: options.EngineSetting = None,
     batch: options.Batch = None,
     threads: options.Threads = None,
+    depth: options.Depth = None,
+    all_files: options.AllFiles = False,
     resume: options.Resume = False,
     overwrite: options.Overwrite = False,
 ) -> None:
@@ -63,6 +65,8 @@ def segment(
             outputs=("mask", "confidence") if confidence else ("mask",),
             batch=batch,
             threads=threads,
+            depth=depth,
+            all_files=all_files,
             size=size,
             resume=resume,
             overwrite=overwrite,

@@ -3,17 +3,19 @@
 from __future__ import annotations
 
 import sys
-import warnings
+from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
+from io import TextIOWrapper
 from itertools import chain, count
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TextIO
 
 import typer
 
 from dlcv.cli.edge import EXIT_FAILED, EXIT_INTERRUPTED, EXIT_SOME_REFUSED
+from dlcv.cli.infer.quiet import quiet_decoders
 from dlcv.cli.text import key_values
 
 if TYPE_CHECKING:
@@ -44,6 +46,8 @@ class TaskRequest:
     engine_settings: Sequence[str] = ()
     threads: int | None = None
     size: int | None = None
+    depth: int | None = None
+    all_files: bool = False
     resume: bool = False
     overwrite: bool = False
     files_by_default: bool = False
@@ -71,22 +75,26 @@ def answer_all(request: TaskRequest, answering: Answering) -> None:
     from dlcv.runtime.images.sources import expand_inputs
     from dlcv.runtime.running.job import run_job
 
-    # Pillow warns of what it repairs by itself, such as a damaged EXIF block.
-    warnings.filterwarnings("ignore", category=UserWarning, module=r"PIL\.")
+    left_out: Counter[str] = Counter()
     folder = _folder(request)
     writer = _writer(request, answering, folder)
     try:
-        with _progress(request.images) as advance:
+        with _progress(request) as advance:
             summary = run_job(
                 answering,
-                expand_inputs(request.images, listing=sys.stdin),
+                expand_inputs(
+                    request.images,
+                    listing=_listing(),
+                    all_files=request.all_files,
+                    left_out=left_out,
+                ),
                 writer,
                 on_progress=advance,
             )
     except KeyboardInterrupt:
         say("interrupted" + (f"; --out {folder} --resume goes on from here" if folder else ""))
         raise typer.Exit(EXIT_INTERRUPTED) from None
-    _report(summary, folder=folder, refused_before=writer.refused_before)
+    _report(summary, folder=folder, refused_before=writer.refused_before, left_out=left_out)
     if not summary.answered and not summary.skipped:
         raise typer.Exit(EXIT_FAILED)
     if summary.refused or writer.refused_before:
@@ -106,6 +114,7 @@ def load_bundle(request: TaskRequest) -> Predictor:
     """
     from dlcv.runtime.bundle import BUILTIN
     from dlcv.runtime.errors import InputError
+    from dlcv.runtime.images import DecodeOptions
     from dlcv.runtime.running.predictor import load
 
     bundle = request.model
@@ -125,6 +134,7 @@ def load_bundle(request: TaskRequest) -> Predictor:
             options=options,
             longest_side=request.size,
             search=request.search,
+            decode=DecodeOptions(depth=request.depth),
         )
 
 
@@ -141,6 +151,7 @@ def loading(
     """
     from dlcv.runtime.engines import EngineOptions
 
+    quiet_decoders()
     values = key_values(settings, "--engine-option")
     with _load_progress() as tell:
         yield EngineOptions(threads=threads, batch_size=batch, settings=values, on_progress=tell)
@@ -186,14 +197,33 @@ def _folder(request: TaskRequest) -> Path | None:
         return None
     if request.resume:
         return Path(f"dlcv-{request.command}")
-    suffixes = chain([""], (f"-{number}" for number in count(2)))
-    folders = (Path(f"dlcv-{request.command}{suffix}") for suffix in suffixes)
-    return next(folder for folder in folders if not folder.exists())
+    return _new_folder(f"dlcv-{request.command}")
+
+
+def _new_folder(name: str) -> Path:
+    """Make the first folder of NAME, NAME-2 and so on that is not there; two runs never get the same one.
+
+    Raises:
+        OutputError: it cannot be made.
+    """
+    from dlcv.runtime.machine.atomic_files import output_error
+
+    for suffix in chain([""], (f"-{number}" for number in count(2))):
+        folder = Path(name + suffix)
+        try:
+            folder.mkdir()
+        except FileExistsError:
+            continue
+        except OSError as e:
+            raise output_error(folder, e) from e
+        return folder
+    raise AssertionError("counting never ends")
 
 
 def _writer(request: TaskRequest, answering: Answering, folder: Path | None) -> Writer:
     from dlcv.runtime.errors import InputError
-    from dlcv.runtime.results.writers import FolderWriter, StreamWriter
+    from dlcv.runtime.results.folder import FolderWriter
+    from dlcv.runtime.results.writers import StreamWriter
 
     searched = {"search": asdict(request.search)} if request.search else {}
     if folder is not None:
@@ -209,13 +239,25 @@ def _writer(request: TaskRequest, answering: Answering, folder: Path | None) -> 
     return StreamWriter(_write_stdout, request.write)
 
 
+def _listing() -> TextIO:
+    """Return standard input as lines that may hold any file's name, also one that is not UTF-8."""
+    if isinstance(sys.stdin, TextIOWrapper):
+        sys.stdin.reconfigure(errors="surrogateescape", newline="\n")
+    return sys.stdin
+
+
+def _on_one_line(text: str) -> str:
+    """Return a text with its control characters as escapes: a file's name may hold line ends."""
+    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
+
+
 def _write_stdout(text: str) -> None:
     sys.stdout.write(text)
     sys.stdout.flush()
 
 
 @contextmanager
-def _progress(images: list[str]) -> Iterator[Callable[[], object]]:
+def _progress(request: TaskRequest) -> Iterator[Callable[[], object]]:
     """Show a progress bar on a terminal; elsewhere nothing."""
     if not sys.stderr.isatty():
         yield lambda: None
@@ -231,7 +273,8 @@ def _progress(images: list[str]) -> Iterator[Callable[[], object]]:
 
     from dlcv.runtime.images.sources import expand_inputs
 
-    total = None if "-" in images else sum(1 for _ in expand_inputs(images))
+    images, all_files = request.images, request.all_files
+    total = None if "-" in images else sum(1 for _ in expand_inputs(images, all_files=all_files))
     columns: Any = (BarColumn(), MofNCompleteColumn(), TextColumn("{task.fields[rate]}"))
     with Progress(*columns, TimeRemainingColumn(), console=Console(stderr=True)) as bar:
         task = bar.add_task("images", total=total, rate="")
@@ -243,11 +286,20 @@ def _progress(images: list[str]) -> Iterator[Callable[[], object]]:
         yield advance
 
 
-def _report(summary: Summary, *, folder: Path | None, refused_before: int) -> None:
+def _report(
+    summary: Summary, *, folder: Path | None, refused_before: int, left_out: Counter[str]
+) -> None:
+    from dlcv.runtime.images.sources import left_out_line
+
     for refused in summary.refusals[:_REFUSALS_SHOWN]:
-        say(f"refused {refused.name}: {refused.reason}")
+        say(_on_one_line(f"refused {refused.name}: {refused.reason}"))
     if (hidden := summary.refused - _REFUSALS_SHOWN) > 0:
         say(f"refused {hidden} more" + (f", listed in {folder / 'errors.jsonl'}" if folder else ""))
+    if summary.noted:
+        more = f" ({summary.noted - 1:,} more images have a note)" if summary.noted > 1 else ""
+        say(_on_one_line(summary.note) + more)
+    if left_out:
+        say(left_out_line(left_out))
     parts = [f"{summary.answered} answered"]
     if summary.skipped:
         parts.append(f"{summary.skipped} done before")

@@ -9,7 +9,6 @@ import numpy as np
 from PIL import Image
 
 from dlcv.runtime.caption.attention_strip import draw_caption
-from dlcv.runtime.images.decode import load_display
 from dlcv.runtime.results.base import (
     Float32,
     Record,
@@ -54,7 +53,7 @@ class Caption(Result):
                 "this caption was made without attention; ask for the output `attention`"
             )
         return draw_caption(
-            load_display(self.source),
+            self.photo(),
             self.text,
             words=self.words,
             attention=self.attention,

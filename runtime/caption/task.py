@@ -32,9 +32,7 @@ def _result(bundle: Bundle) -> ResultFunction:
         tokens = [int(token) for token in outputs["tokens"] if token != vocabulary.pad]
         attention = outputs.get("attention")
         return Caption(
-            source=answered.source,
-            frame=answered.frame,
-            engine=answered.engine,
+            **answered.base,
             text=vocabulary.text(tokens),
             words=vocabulary.words(tokens),
             log_probability=float(outputs["log_probability"]),

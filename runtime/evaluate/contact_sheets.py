@@ -12,9 +12,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from PIL import Image
 
-from dlcv.runtime.errors import InputError
+from dlcv.runtime.errors import ImageError, InputError
+from dlcv.runtime.images.file_formats import opened
 
 if TYPE_CHECKING:
     from dlcv.runtime.images import UInt8
@@ -65,9 +65,9 @@ def _labels(path: Path, *, classes: int) -> np.ndarray[Any, Any]:
 def _tiles(path: Path) -> UInt8:
     """Return a sheet's tiles, uint8 (1000, 32, 32, 3)."""
     try:
-        with Image.open(path, formats=("WEBP", "PNG")) as image:
+        with opened(path, formats=("WEBP", "PNG")) as image:
             sheet = np.asarray(image.convert("RGB"))
-    except OSError as e:
+    except ImageError as e:
         raise InputError(f"{path} is not a readable contact sheet: {e}") from e
     expected = (_ROWS * _SIDE, _COLUMNS * _SIDE, 3)
     if sheet.shape != expected:

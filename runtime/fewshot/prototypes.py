@@ -234,6 +234,8 @@ class PrototypeClassifier(Closing):
                 source=result.source,
                 frame=result.frame,
                 engine=result.engine,
+                decode=result.decode,
+                note=result.note,
                 classes=self._classes,
                 probabilities=row,
                 embedding=vector,

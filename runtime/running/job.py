@@ -22,12 +22,17 @@ _LISTED_REFUSALS = 1000  # how many reasons a summary keeps; all of them are in 
 
 @dataclass(kw_only=True)
 class Summary:
-    """What a job did: images answered, refused (with the first reasons), and passed over as done."""
+    """What a job did: images answered, refused (with the first reasons), and passed over as done.
+
+    noted: how many answered images had a note. note: of the first of them, with its name.
+    """
 
     answered: int = 0
     refused: int = 0
     skipped: int = 0
     refusals: list[Refused] = field(default_factory=list)
+    noted: int = 0
+    note: str = ""
 
 
 class Answering(Protocol):
@@ -124,6 +129,9 @@ def _not_done(
 def _count(result: Result | Refused, summary: Summary) -> None:
     if not isinstance(result, Refused):
         summary.answered += 1
+        if result.note is not None:
+            summary.noted += 1
+            summary.note = summary.note or f"{result.name}: {result.note}"
         return
     summary.refused += 1
     if len(summary.refusals) < _LISTED_REFUSALS:

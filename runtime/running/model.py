@@ -20,9 +20,10 @@ from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import Any, TypeAlias, TypeVar, final
 
+from dlcv.runtime.bundle.schema import Preprocessing
 from dlcv.runtime.engines.base import Arrays, Engine
 from dlcv.runtime.errors import EngineError, ModelClosedError
-from dlcv.runtime.images import DecodedImage, Frame, Source
+from dlcv.runtime.images import DecodeOptions, Frame, Source, load_pixels
 from dlcv.runtime.machine.closing import Closing
 from dlcv.runtime.results import Result
 from dlcv.runtime.running.batcher import Batch, Batcher
@@ -30,20 +31,21 @@ from dlcv.runtime.running.places import Places
 from dlcv.runtime.running.tasks import Answered, ResultFunction
 
 T = TypeVar("T")
-Decode: TypeAlias = Callable[[Source], DecodedImage]
 _Started: TypeAlias = "tuple[Batch[Entry], Callable[[], Arrays]]"
 _RUNNING: weakref.WeakSet[RunningModel] = weakref.WeakSet()
-_SHAPES_AT_ONCE = 4  # batches of so many shapes may be filled at a time
+_SHAPES_AT_ONCE = 4  # of a graph of dynamic size: so many batches may be filled at a time
+_ONE_SHAPE = 2  # of one of fixed size: one that is filled, and one that is full and waits
 _EXIT_SECONDS = 10.0  # how long the end of the program waits for a batch that computes
 
 
 @dataclass(eq=False)
 class Entry:
-    """An image under way. future: of its result. frame: known once it is decoded."""
+    """An image under way. future: of its result. frame, note: known once it is decoded."""
 
     source: Source
     future: Future[Result] = field(default_factory=Future)
     frame: Frame | None = None
+    note: str | None = None
 
 
 @final
@@ -54,7 +56,8 @@ class RunningModel(Closing):
         self,
         engine: Engine,
         *,
-        decode: Decode,
+        preprocessing: Preprocessing,
+        decode: DecodeOptions,
         result: ResultFunction,
         batch_size: int,
         image_bytes: int,
@@ -62,16 +65,16 @@ class RunningModel(Closing):
     ) -> None:
         """Start the inference thread.
 
-        decode: from an image as given to pixels; runs in many threads. result: from an image's outputs to its
-        result. batch_size: images in one engine call at most. image_bytes: of the largest image's pixels. workers:
+        preprocessing, decode: how images become pixels. result: from an image's outputs to its result. batch_size: images in one engine call at most. image_bytes: of the largest image's pixels. workers:
         decoding threads.
         """
         self.engine = engine
-        self._decode = decode
+        self._preprocessing, self._options = preprocessing, decode
         self._result = result
         self._ran = str(engine.info)
         self._process = os.getpid()
-        pieces = engine.batches_in_flight + _SHAPES_AT_ONCE
+        has_dynamic_size = isinstance(engine.inputs[0].shape[1], str)
+        pieces = engine.batches_in_flight + (_SHAPES_AT_ONCE if has_dynamic_size else _ONE_SHAPE)
         lent = [engine.host_memory(batch_size * image_bytes) for _ in range(pieces)]
         self.batcher: Batcher[Entry] = Batcher(batch_size, lent=lent)
         self.places = Places(batch_size * (engine.batches_in_flight + 2) + 2 * workers)
@@ -184,8 +187,8 @@ class RunningModel(Closing):
             self._settle(entry, error=CancelledError())
             return
         try:
-            image = self._decode(entry.source)
-            entry.frame = image.frame
+            image = load_pixels(entry.source, self._preprocessing, self._options)
+            entry.frame, entry.note = image.frame, image.note
             self.batcher.put(image.pixels, entry)
         except BaseException as e:  # noqa: BLE001  # it is the caller's
             self._settle(entry, error=e)
@@ -245,8 +248,14 @@ class RunningModel(Closing):
 
     def _answered(self, entry: Entry, arrays: Arrays, row: int) -> Answered:
         assert entry.frame is not None
-        outputs = {name: array[row] for name, array in arrays.items()}
-        return Answered(outputs=outputs, source=entry.source, frame=entry.frame, engine=self._ran)
+        return Answered(
+            outputs={name: array[row] for name, array in arrays.items()},
+            source=entry.source,
+            frame=entry.frame,
+            engine=self._ran,
+            decode=self._options,
+            note=entry.note,
+        )
 
     def _fail(self, batch: Batch[Entry], error: Exception) -> None:
         self.batcher.give_back(batch)

@@ -6,7 +6,6 @@ import weakref
 from collections import deque
 from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from concurrent.futures import Future
-from functools import partial
 from pathlib import Path
 from typing import Any, TypeVar, final
 
@@ -19,7 +18,7 @@ from dlcv.runtime.bundle.schema import Precision, Preprocessing
 from dlcv.runtime.engines import choose
 from dlcv.runtime.engines.base import DEFAULT_BATCH_SIZE, Arrays, Engine, EngineOptions
 from dlcv.runtime.errors import ImageError, InputError
-from dlcv.runtime.images import DecodedImage, Refused, Source, load_pixels, name_of
+from dlcv.runtime.images import DecodedImage, DecodeOptions, Refused, Source, name_of
 from dlcv.runtime.machine.closing import Closing
 from dlcv.runtime.machine.system import cpu_count
 from dlcv.runtime.results import Result
@@ -31,7 +30,7 @@ T = TypeVar("T")
 ONE_IMAGE = (str, Path, bytes, np.ndarray, Image.Image)  # what is one image, and not several
 
 
-def load(
+def load(  # noqa: PLR0913  # the front door
     bundle: str | Path | Bundle,
     *,
     engine: str = "auto",
@@ -40,6 +39,7 @@ def load(
     options: EngineOptions | None = None,
     longest_side: int | None = None,
     search: TaskOptions | None = None,
+    decode: DecodeOptions | None = None,
 ) -> Predictor:
     """Open a bundle (a folder, or a built-in bundle's name) and load it on an engine.
 
@@ -47,6 +47,7 @@ def load(
     options: threads, batch size and the engine's own settings; None lets a tuning choose, where there is one.
     longest_side: run a graph of dynamic size at another scale than the manifest's, in pixels.
     search: how a captioner finds its words; None: greedily.
+    decode: what image files do not say of themselves, such as the depth of their values.
 
     Raises:
         BundleError: the bundle is malformed or lacks what was asked for.
@@ -69,6 +70,7 @@ def load(
         batch_size=choice.options.batch_size or DEFAULT_BATCH_SIZE,
         preprocessing=preprocessing,
         variant=choice.precision,
+        decode=decode,
     )
 
 
@@ -88,11 +90,12 @@ class Predictor(Closing):
         preprocessing: Preprocessing | None = None,
         workers: int | None = None,
         variant: Precision | None = None,
+        decode: DecodeOptions | None = None,
     ) -> None:
         """Take over a loaded engine, which `close` frees.
 
         batch_size: images in one engine call at most. workers: decoding threads; None: one a core.
-        variant: whose graph the engine was given; None: the default one's.
+        decode: what image files do not say of themselves, such as the depth of their values. variant: whose graph the engine was given; None: the default one's.
         """
         if batch_size < 1:
             raise InputError(f"batch size must be 1 or more, not {batch_size}")
@@ -104,7 +107,8 @@ class Predictor(Closing):
         self._result = parts_of_task(bundle.manifest.task).result(bundle)
         self._model = RunningModel(
             engine,
-            decode=partial(load_pixels, preprocessing=self.preprocessing),
+            preprocessing=self.preprocessing,
+            decode=decode or DecodeOptions(),
             result=self._result,
             batch_size=batch_size,
             image_bytes=_image_bytes(self.preprocessing),

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, TypeAlias
 
 import numpy as np
@@ -11,7 +11,7 @@ import numpy as np
 from dlcv.runtime.bundle import Bundle
 from dlcv.runtime.engines import Choice, Engine, load_engine
 from dlcv.runtime.errors import InputError
-from dlcv.runtime.images import Frame, Source
+from dlcv.runtime.images import DecodeOptions, Frame, Source
 from dlcv.runtime.results import Classification, Embedding, Result, Segmentation
 
 Outputs: TypeAlias = Mapping[str, np.ndarray[Any, Any]]
@@ -38,12 +38,25 @@ class LoadRequest:
 
 @dataclass(frozen=True, kw_only=True)
 class Answered:
-    """One image's outputs, by name, without the batch axis; and what a result says of the image beside them."""
+    """One image's outputs, by name, without the batch axis; and what a result says beside them: see `Result`."""
 
     outputs: Outputs
     source: Source
     frame: Frame
     engine: str
+    decode: DecodeOptions = field(default_factory=DecodeOptions)
+    note: str | None = None
+
+    @property
+    def base(self) -> dict[str, Any]:
+        """What every result holds, as arguments."""
+        return {
+            "source": self.source,
+            "frame": self.frame,
+            "engine": self.engine,
+            "decode": self.decode,
+            "note": self.note,
+        }
 
 
 ResultFunction: TypeAlias = Callable[[Answered], Result]
@@ -95,12 +108,7 @@ def _result_of_one_graph(bundle: Bundle) -> ResultFunction:
     classes = bundle.manifest.classes
 
     def result(answered: Answered) -> Result:
-        outputs = answered.outputs
-        base: dict[str, Any] = {
-            "source": answered.source,
-            "frame": answered.frame,
-            "engine": answered.engine,
-        }
+        outputs, base = answered.outputs, answered.base
         if "mask" in outputs:
             return Segmentation(
                 classes=classes,
@@ -109,7 +117,14 @@ def _result_of_one_graph(bundle: Bundle) -> ResultFunction:
                 **base,
             )
         if "probabilities" in outputs:
-            return Classification(classes=classes, **(base | dict(outputs)))
+            return Classification(
+                classes=classes,
+                probabilities=outputs["probabilities"],
+                embedding=outputs.get("embedding"),
+                explanation=outputs.get("explanation"),
+                attention=outputs.get("attention"),
+                **base,
+            )
         return Embedding(vector=outputs["embedding"], **base)
 
     return result
