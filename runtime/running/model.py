@@ -65,8 +65,11 @@ class RunningModel(Closing):
     ) -> None:
         """Start the inference thread.
 
-        preprocessing, decode: how images become pixels. result: from an image's outputs to its result. batch_size: images in one engine call at most. image_bytes: of the largest image's pixels. workers:
-        decoding threads.
+        preprocessing, decode: how images become pixels. result: from an image's outputs to its result. batch_size:
+        images in one engine call at most. image_bytes: of the largest image's pixels. workers: decoding threads.
+
+        Raises:
+            EngineError: there is not enough memory for the batches; the engine is closed.
         """
         self.engine = engine
         self._preprocessing, self._options = preprocessing, decode
@@ -75,7 +78,11 @@ class RunningModel(Closing):
         self._process = os.getpid()
         has_dynamic_size = isinstance(engine.inputs[0].shape[1], str)
         pieces = engine.batches_in_flight + (_SHAPES_AT_ONCE if has_dynamic_size else _ONE_SHAPE)
-        lent = [engine.host_memory(batch_size * image_bytes) for _ in range(pieces)]
+        try:
+            lent = [engine.host_memory(batch_size * image_bytes) for _ in range(pieces)]
+        except BaseException:
+            engine.close()
+            raise
         self.batcher: Batcher[Entry] = Batcher(batch_size, lent=lent)
         self.places = Places(batch_size * (engine.batches_in_flight + 2) + 2 * workers)
         self._guard = threading.Lock()
@@ -183,7 +190,11 @@ class RunningModel(Closing):
 
     def _bring(self, entry: Entry) -> None:
         """Decode an image and put it into a batch."""
-        if not entry.future.set_running_or_notify_cancel():
+        with self._guard:
+            if entry.future not in self._waiting:
+                return  # the model was closed
+            is_wanted = entry.future.set_running_or_notify_cancel()
+        if not is_wanted:
             self._settle(entry, error=CancelledError())
             return
         try:

@@ -95,7 +95,12 @@ class Predictor(Closing):
         """Take over a loaded engine, which `close` frees.
 
         batch_size: images in one engine call at most. workers: decoding threads; None: one a core.
-        decode: what image files do not say of themselves, such as the depth of their values. variant: whose graph the engine was given; None: the default one's.
+        variant: whose graph the engine was given; None: the default one's. decode: what image files do not say of
+        themselves, such as the depth of their values.
+
+        Raises:
+            InputError: the batch size is less than 1.
+            EngineError: there is not enough memory for the batches; the engine is closed.
         """
         if batch_size < 1:
             raise InputError(f"batch size must be 1 or more, not {batch_size}")

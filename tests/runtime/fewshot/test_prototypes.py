@@ -6,6 +6,7 @@ The embedding of the toy bundle is the mean colour in 0..1, so that answers are 
 import json
 import shutil
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from zipfile import ZipFile
 
@@ -61,6 +62,14 @@ def test_probabilities_are_a_softmax_over_cosines(predictor: Predictor) -> None:
     assert answer.label.name == "red"
     np.testing.assert_allclose(answer.probabilities, expected, atol=1e-3)
     assert answer.embedding is not None
+
+
+def test_many_threads_share_a_classifier(predictor: Predictor) -> None:
+    made = Prototypes.fit(predictor, {"red": [image(*RED)], "lime": [image(*LIME)]})
+    colors = [RED, LIME] * 20
+    with PrototypeClassifier(predictor, made) as classifier, ThreadPoolExecutor(8) as pool:
+        answers = list(pool.map(lambda color: classifier(image(*color))[0].label.name, colors))
+    assert answers == ["red", "lime"] * 20
 
 
 def test_a_zip_is_the_same_support_as_its_folder(

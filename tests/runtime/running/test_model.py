@@ -422,6 +422,19 @@ def test_an_error_of_closing_the_engine_is_raised_by_close(segment_bundle: Path)
         model.close()
 
 
+def test_an_engine_without_memory_for_batches_is_closed(segment_bundle: Path) -> None:
+    bundle = open_bundle(segment_bundle)
+    engine = FakeEngine(bundle.graph())
+
+    def refuse(size: int) -> Any:
+        raise EngineError("the host has no page-locked memory")
+
+    engine.host_memory = refuse  # type: ignore[method-assign]
+    with pytest.raises(EngineError, match="page-locked"):
+        Predictor(bundle, engine)
+    assert engine.closed
+
+
 def test_a_forgotten_model_ends_its_thread_and_frees_its_engine(segment_bundle: Path) -> None:
     bundle = open_bundle(segment_bundle)
     engine = FakeEngine(bundle.graph(), masks)
