@@ -10,11 +10,8 @@ def strip_notes(message: Any) -> None:
     for field in ("metadata_props", "doc_string"):
         if field in message.DESCRIPTOR.fields_by_name:
             message.ClearField(field)
-    for _, value in message.ListFields():
-        for inner in value if _is_repeated(value) else (value,):
-            if hasattr(inner, "ListFields"):
-                strip_notes(inner)
-
-
-def _is_repeated(value: Any) -> bool:
-    return hasattr(value, "__len__") and not isinstance(value, (str, bytes))
+    for field, value in message.ListFields():
+        if field.message_type is None:  # numbers and texts; a tensor may have millions
+            continue
+        for inner in value if hasattr(value, "__len__") else (value,):
+            strip_notes(inner)
