@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import re
 from collections.abc import Mapping
 from typing import Any, cast, final
@@ -53,7 +52,8 @@ class OrtEngine(EngineBase):
 
         own = settings_from_text(OrtSettings, options.settings, engine="ort")
         settings = onnxruntime.SessionOptions()
-        settings.intra_op_num_threads = options.threads or _every_core()
+        # By itself ONNX Runtime would pin its threads to cores, and the thread that infers has to find another one.
+        settings.intra_op_num_threads = options.threads or cpu_count()
         settings.log_severity_level = _LOG_ERRORS_ONLY
         settings.add_session_config_entry("session.intra_op.allow_spinning", str(int(own.spinning)))
         # Without VNNI the fast int8 kernels overflow; with VNNI this option has no effect.
@@ -84,16 +84,6 @@ class OrtEngine(EngineBase):
     def close(self) -> None:
         """Free the session."""
         self._session = None
-
-
-def _every_core() -> int:
-    """Return 0 if the process may use all cores, otherwise how many it may use.
-
-    With 0, ONNX Runtime uses every core and pins a thread to each. It ignores the limits of containers, so it
-    has to be told the number.
-    """
-    allowed = cpu_count()
-    return 0 if allowed == os.cpu_count() else allowed
 
 
 def spec_from_argument(argument: Any) -> TensorSpec:
