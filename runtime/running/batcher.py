@@ -6,6 +6,7 @@ engine could run: what is there when it asks is the batch. Pixels are written on
 
 from __future__ import annotations
 
+import math
 import threading
 from collections import deque
 from collections.abc import Callable, Sequence
@@ -22,7 +23,7 @@ Call: TypeAlias = Callable[[], None]
 """Something that only the inference thread may do, such as a run of the engine on arrays."""
 
 
-@dataclass(kw_only=True, eq=False)
+@dataclass(kw_only=True, eq=False, slots=True)
 class Batch(Generic[T]):
     """Images of one shape. memory: uint8 (capacity, H, W, 3). items: what was put with the images, a row each.
 
@@ -135,7 +136,7 @@ class Batcher(Generic[T]):
 
     def _new_batch(self, shape: tuple[int, ...]) -> Batch[T]:
         lent = self._free.pop()
-        size = self.batch_size * int(np.prod(shape))
+        size = self.batch_size * math.prod(shape)
         flat: np.ndarray[Any, np.dtype[np.uint8]] = (
             lent[:size] if size <= len(lent) else np.empty(size, np.uint8)
         )
