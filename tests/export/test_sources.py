@@ -23,6 +23,7 @@ from dlcv.train.models import build_model
 from dlcv.train.recipe import Recipe, builtin_recipes, load_recipe
 
 RANDOM = SourceOptions(random=True)
+SMALL = ["cifar10-basic-cnn", "camvid-lraspp"]  # for what does not depend on the recipe
 
 
 @pytest.fixture(
@@ -50,17 +51,20 @@ def test_a_checkpoint_brings_everything_from_its_recipe(checkpoint):
     assert "1,234 images" in measured["accuracy"][1]
 
 
+@pytest.mark.parametrize("checkpoint", SMALL, indirect=True)
 def test_a_changed_recipe_is_named_as_a_file(checkpoint):
     text = (checkpoint / "recipe.yaml").read_text()
     (checkpoint / "recipe.yaml").write_text(text.replace("seed: ", "seed: 1"))
     assert "dlcv-train fit recipe.yaml " in load_source(str(checkpoint)).remake[0]
 
 
+@pytest.mark.parametrize("checkpoint", SMALL, indirect=True)
 def test_a_checkpoint_takes_no_other_weights(checkpoint):
     with pytest.raises(InputError, match="holds its weights"):
         load_source(str(checkpoint), RANDOM)
 
 
+@pytest.mark.parametrize("checkpoint", SMALL, indirect=True)
 def test_classes_and_size_of_a_checkpoint_may_be_changed(checkpoint, tmp_path):
     count = len(load_source(str(checkpoint)).classes)
     (tmp_path / "names.txt").write_text("".join(f"name {i}\n" for i in range(count)))
