@@ -23,7 +23,7 @@ demo: .venv/installed ## run the bundles that ship with dlcv over its sample pho
 	@echo "The pictures are in $(abspath $(PICTURES))"
 
 test: .venv-dev/installed ## run all tests
-	$(DEV)/pytest
+	$(DEV)/pytest -n auto --maxprocesses 4 --dist loadfile
 
 check: .venv-dev/installed ## lint, formatting, types
 	$(DEV)/ruff check

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import pickle
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any, Self
 
 import torch
 from safetensors import SafetensorError
@@ -19,6 +20,7 @@ if TYPE_CHECKING:
 
 HEAD = "head"  # stands for the model's head in `allow_missing`
 _NAMED_AT_MOST = 5
+_COMPILED = "_orig_mod."  # of torch.compile
 _UNREADABLE = (  # what the readers raise on foreign bytes
     SafetensorError,
     pickle.UnpicklingError,
@@ -32,19 +34,40 @@ _UNREADABLE = (  # what the readers raise on foreign bytes
 )
 
 
-def read_weights(path: str | Path) -> dict[str, Tensor]:
+def read_weights(path: str | Path, *, key: str | None = None) -> dict[str, Tensor]:
     """Read a `.safetensors` file, or a state dict saved by PyTorch, onto the CPU.
 
-    Pickled files are read with `weights_only=True`: tensors only, no code.
+    A checkpoint may hold it deeper, beside an optimizer, arguments and counters; see `state_dicts_in`. key: of the one
+    wanted, such as "model_ema"; None: there must be one only.
 
     Raises:
-        RecipeError: the file is missing, damaged, or holds something else.
+        RecipeError: the file is missing, damaged, holds something else, or several state dicts and no `key`.
+    """
+    found = state_dicts_in(path)
+    if key is not None:
+        if key not in found:
+            raise RecipeError(f"{path} has no weights {key!r}, only {', '.join(map(repr, found))}")
+        return found[key]
+    if len(found) > 1:
+        raise RecipeError(
+            f"{path} holds several sets of weights: {', '.join(found)}; save the one you want alone, as "
+            "torch.save(checkpoint[KEY], path)"
+        )
+    return next(iter(found.values()))
+
+
+def state_dicts_in(path: str | Path) -> dict[str, dict[str, Tensor]]:
+    """Return every state dict in a file by its key, such as `state_dict` or `model_ema`; the file's own is "".
+
+    Pickled files are read by PyTorch's `weights_only` reader, which runs no code. What it does not know, such as the
+    arguments of a training script, is passed over.
+
+    Raises:
+        RecipeError: the file is missing, damaged, or holds no state dict.
     """
     path = Path(path)
     try:
-        if path.suffix == ".safetensors":
-            return load_file(path)
-        state = torch.load(path, map_location="cpu", weights_only=True)
+        whole = load_file(path) if path.suffix == ".safetensors" else _load_inert(path)
     except FileNotFoundError as e:
         raise RecipeError(f"no weights file {path}") from e
     except _UNREADABLE as e:
@@ -52,11 +75,110 @@ def read_weights(path: str | Path) -> dict[str, Tensor]:
             f"{path} is not a weights file: give .safetensors, or a .pth that holds tensors and no other "
             "objects, as torch.save(model.state_dict(), path) writes it"
         ) from e
-    if isinstance(state, dict) and isinstance(state.get("state_dict"), dict):
-        state = state["state_dict"]
-    if not isinstance(state, dict) or not all(isinstance(v, Tensor) for v in state.values()):
+    if isinstance(whole, _Inert):
+        raise RecipeError(
+            f"{path} is a whole pickled module, which would run code when it is read; where its code is at hand, save "
+            "its weights: torch.save(torch.load(path, weights_only=False).state_dict(), 'weights.pth')"
+        )
+    found = dict(_state_dicts(whole))
+    if not found:
         raise RecipeError(f"{path} does not hold a state dict (a mapping of names to tensors)")
-    return state
+    return found
+
+
+@dataclass(frozen=True, kw_only=True)
+class FittedWeights:
+    """Weights for one module. note: what was taken of the file and what was left, in a sentence, or "" for all."""
+
+    state: dict[str, Tensor]
+    note: str
+
+
+def fitted_weights(
+    module: nn.Module, path: str | Path, *, key: str | None = None, unused: tuple[str, ...] = ()
+) -> FittedWeights:
+    """Find a module's weights in a file as training scripts write them.
+
+    Prefixes that wrappers put before names are taken away: `module.` of DistributedDataParallel, `model.` of
+    Lightning, `_orig_mod.` of torch.compile. key: see `read_weights`. unused: prefixes of tensors that the module
+    may lack.
+
+    Raises:
+        RecipeError: nothing in the file fits, or two sets of weights do and no `key` chooses.
+    """
+    wanted = {name for name in module.state_dict() if not name.endswith("num_batches_tracked")}
+    found = {key: read_weights(path, key=key)} if key is not None else state_dicts_in(path)
+    fitted = {name: _without_prefix(state, wanted, unused) for name, state in found.items()}
+    fitting = [name for name, fit in fitted.items() if wanted <= fit.state.keys()]
+    if len(fitting) > 1:
+        raise RecipeError(
+            f"{path} holds {len(fitting)} sets of weights that fit: {', '.join(fitting)}; "
+            f"choose one with --weights-key, such as --weights-key {fitting[-1]}"
+        )
+    name = (
+        fitting[0] if fitting else max(fitted, key=lambda n: len(wanted & fitted[n].state.keys()))
+    )
+    taken = f"took {name!r} of {Path(path).name}" if name else ""
+    note = "; ".join(part for part in (taken, fitted[name].note) if part)
+    return FittedWeights(state=fitted[name].state, note=note)
+
+
+class _Inert(dict[Any, Any]):
+    """Stands for an object of any class in a pickle; none of its code runs."""
+
+    def __init__(self, *_: object) -> None:
+        super().__init__()
+
+    def __new__(cls, *_: object) -> Self:
+        return super().__new__(cls)
+
+    def __setstate__(self, state: object) -> None:
+        self.state = state
+
+
+def _load_inert(path: Path) -> Any:
+    """Read a pickle with PyTorch's `weights_only` reader; classes that it does not know are inert."""
+    try:
+        return torch.load(path, map_location="cpu", weights_only=True)
+    except pickle.UnpicklingError:
+        names = torch.serialization.get_unsafe_globals_in_checkpoint(path)
+        stands_in: list[Any] = [(_Inert, name) for name in names]
+        with torch.serialization.safe_globals(stands_in):
+            return torch.load(path, map_location="cpu", weights_only=True)
+
+
+def _state_dicts(value: Any, key: str = "") -> Iterator[tuple[str, dict[str, Tensor]]]:
+    """Yield the state dicts in nested mappings, with their keys."""
+    if not isinstance(value, Mapping) or isinstance(value, _Inert):
+        return
+    if value and all(isinstance(k, str) for k in value):
+        tensors = {name: v for name, v in value.items() if isinstance(v, Tensor)}
+        if len(tensors) == len(value):
+            yield key, tensors
+            return
+        for name, inner in value.items():
+            yield from _state_dicts(inner, f"{key}.{name}" if key else name)
+
+
+def _without_prefix(
+    state: Mapping[str, Tensor], wanted: set[str], unused: tuple[str, ...]
+) -> FittedWeights:
+    """Return the tensors under the prefix that makes most names wanted ones, without the prefix."""
+    plain = {name.replace(_COMPILED, ""): tensor for name, tensor in state.items()}
+    prefixes = {""} | {
+        name.removesuffix(end) for end in wanted for name in plain if name.endswith(f".{end}")
+    }
+    prefix = max(sorted(prefixes), key=lambda p: sum(f"{p}{name}" in plain for name in wanted))
+    inside = {n.removeprefix(prefix): t for n, t in plain.items() if n.startswith(prefix)}
+    left = [name for name in plain if not name.startswith(prefix)]
+    if unused:
+        inside = {name: tensor for name, tensor in inside.items() if not name.startswith(unused)}
+    stripped = [
+        p for p, was in ((_COMPILED, plain.keys() != state.keys()), (prefix, prefix)) if was
+    ]
+    parts = [f"stripped {' and '.join(map(repr, stripped))}"] if stripped else []
+    parts += [f"left {len(left)} other tensors: {_some(left)}"] if left else []
+    return FittedWeights(state=inside, note="; ".join(parts))
 
 
 def load_weights(module: nn.Module, state: Mapping[str, Tensor], *, source: str) -> None:

@@ -17,6 +17,7 @@ def bundle(
         Path, typer.Option("--out", "-o", help="Folder of the new bundle.", show_default=False)
     ],
     weights: options.Weights = None,
+    weights_key: options.WeightsKey = None,
     random: options.Random = False,
     classes: options.Classes = None,
     size: options.Size = None,
@@ -51,7 +52,12 @@ def bundle(
 
     require_writable(out, overwrite=overwrite)
     loaded = options.loaded_source(
-        source, weights=weights, random=random, classes=classes, size=size
+        source,
+        weights=weights,
+        weights_key=weights_key,
+        random=random,
+        classes=classes,
+        size=size,
     )
     settings = BundleOptions(
         name=name,

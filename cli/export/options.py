@@ -39,6 +39,12 @@ Weights = Annotated[
         "--weights", help="State dict for timm: or torchvision:, .safetensors or .pth; no download."
     ),
 ]
+WeightsKey = Annotated[
+    str | None,
+    typer.Option(
+        "--weights-key", metavar="KEY", help="Which state dict of --weights, if it holds several."
+    ),
+]
 Random = Annotated[
     bool, typer.Option("--random", help="Random weights, always the same; for tests of programs.")
 ]
@@ -76,7 +82,13 @@ def require_extra() -> None:
 
 
 def loaded_source(
-    source: str, *, weights: Path | None, random: bool, classes: Path | None, size: str | None
+    source: str,
+    *,
+    weights: Path | None,
+    random: bool,
+    classes: Path | None,
+    size: str | None,
+    weights_key: str | None = None,
 ) -> ExportSource:
     """Load a source with the given options.
 
@@ -86,7 +98,12 @@ def loaded_source(
     from dlcv.export.sources import SourceOptions, load_source
 
     options = SourceOptions(
-        weights=weights, random=random, classes=classes, size=size_from_text(size)
+        weights=weights,
+        weights_key=weights_key,
+        random=random,
+        classes=classes,
+        size=size_from_text(size),
+        on_note=lambda note: print(f"dlcv-export: {note}", file=sys.stderr),
     )
     tell("loading the model")
     return load_source(source, options)

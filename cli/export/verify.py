@@ -17,6 +17,7 @@ def verify(
     ],
     source: options.Source,
     weights: options.Weights = None,
+    weights_key: options.WeightsKey = None,
     random: options.Random = False,
     classes: options.Classes = None,
     size: options.Size = None,
@@ -40,7 +41,12 @@ def verify(
     from dlcv.runtime.bundle.report import parity_table
 
     loaded = options.loaded_source(
-        source, weights=weights, random=random, classes=classes, size=size
+        source,
+        weights=weights,
+        weights_key=weights_key,
+        random=random,
+        classes=classes,
+        size=size,
     )
     options.tell("comparing")
     parity = verify_bundle(bundle, loaded, images=tuple(images or ()), engine=engine)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import csv
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -23,15 +23,20 @@ class SourceOptions:
 
     weights: file with a state dict (`.safetensors`, or `.pth` of tensors only). random: export random weights,
     on purpose. classes: file with one class name per line. size: (height, width) of the graph's input in
-    pixels, instead of the model's own.
+    pixels, instead of the model's own. weights_key: of the state dict in a weights file that holds several. on_note:
+    told what was taken of a weights file, in a sentence.
     """
 
     weights: Path | None = None
+    weights_key: str | None = None
     random: bool = False
     classes: Path | None = None
     size: tuple[int, int] | None = None
+    on_note: Callable[[str], object] = lambda _: None
 
     def __post_init__(self) -> None:
+        if self.weights_key is not None and self.weights is None:
+            raise InputError("--weights-key names a part of --weights; give that too")
         if self.weights is not None and self.random:
             raise InputError("--weights and --random contradict each other; give one of them")
 
@@ -39,6 +44,7 @@ class SourceOptions:
     def command_line(self) -> str:
         """The options as typed on the command line, file names without folders. Starts with a space."""
         text = f" --weights {self.weights.name}" if self.weights else ""
+        text += f" --weights-key {self.weights_key}" if self.weights_key else ""
         text += " --random" if self.random else ""
         text += f" --classes {self.classes.name}" if self.classes else ""
         return text + (f" --size {self.size[0]}x{self.size[1]}" if self.size else "")

@@ -4,15 +4,15 @@ from __future__ import annotations
 
 import hashlib
 import logging
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from contextlib import contextmanager
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 
 from dlcv.export.sources.base import SourceOptions
 from dlcv.runtime.errors import InputError
-from dlcv.train.weights import load_weights, read_weights
+from dlcv.train.weights import fitted_weights, load_weights
 
 _SEED = 0
 LIMITS_OF_RANDOM = (
@@ -48,9 +48,10 @@ def take_weights(
         RecipeError: the file is not one of weights, or does not fit.
     """
     if options.weights is not None:
-        state: Mapping[str, Tensor] = read_weights(options.weights)
-        kept = {k: v for k, v in state.items() if not (unused and k.startswith(unused))}
-        load_weights(model, kept, source=str(options.weights))
+        fitted = fitted_weights(model, options.weights, key=options.weights_key, unused=unused)
+        load_weights(model, fitted.state, source=str(options.weights))
+        if fitted.note:
+            options.on_note(fitted.note)
     return model.eval()
 
 

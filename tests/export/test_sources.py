@@ -260,3 +260,22 @@ def test_published_weights_keep_their_head(monkeypatch, tmp_path):
     source = load_source("timm:test_resnet", SourceOptions(classes=tmp_path / "names.txt"))
     with pytest.raises(InputError, match="the model has 1000 classes, 2 are named"):
         export_bundle(source, tmp_path / "b")
+
+
+def test_weights_of_a_training_script_are_taken_and_said(tmp_path):
+    state = torchvision.models.squeezenet1_1(num_classes=3).state_dict()
+    wrapped = {"state_dict": {f"module.{name}": tensor for name, tensor in state.items()}}
+    torch.save(wrapped | {"epoch": 7}, tmp_path / "run.pth")
+    (tmp_path / "names.txt").write_text("a\nb\nc\n")
+    said = []
+    options = SourceOptions(
+        weights=tmp_path / "run.pth", classes=tmp_path / "names.txt", on_note=said.append
+    )
+    source = load_source("torchvision:squeezenet1_1", options)
+    assert said == ["took 'state_dict' of run.pth; stripped 'module.'"]
+    assert torch.equal(source.model.state_dict()["features.0.weight"], state["features.0.weight"])
+
+
+def test_a_key_of_weights_needs_weights():
+    with pytest.raises(InputError, match="--weights-key names a part of --weights; give that too"):
+        SourceOptions(weights_key="model_ema")

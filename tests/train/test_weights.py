@@ -1,4 +1,7 @@
+import argparse
 import collections
+import os
+from contextlib import suppress
 
 import pytest
 import torch
@@ -7,7 +10,7 @@ from torch import nn
 
 from dlcv.runtime.errors import RecipeError
 from dlcv.train.models import build_model
-from dlcv.train.weights import load_backbone, load_weights, read_weights
+from dlcv.train.weights import fitted_weights, load_backbone, load_weights, read_weights
 
 
 def test_a_state_dict_is_read_from_every_format(tmp_path):
@@ -29,10 +32,114 @@ def test_what_is_not_weights_is_refused(tmp_path):
         ("none.pth", "no weights file"),
         ("text.pth", "is not a weights file"),
         ("list.pth", "does not hold a state dict"),
-        ("module.pth", "is not a weights file"),
+        ("module.pth", r"whole pickled module.*save its weights: torch\.save\("),
     ):
         with pytest.raises(RecipeError, match=message):
             read_weights(tmp_path / name)
+
+
+class Hyperparameters:
+    """What a training script keeps beside the weights."""
+
+    def __init__(self):
+        self.learning_rate = 0.1
+
+
+def checkpoint_of(network, kind):
+    """A file's content as common training scripts write it."""
+    state = network.state_dict()
+    under = {
+        "DDP": "module.",
+        "compile": "_orig_mod.",
+        "compiled DDP": "module._orig_mod.",
+        "Lightning": "model.",
+    }
+    prefixed = {f"{under.get(kind, '')}{name}": tensor for name, tensor in state.items()}
+    if kind == "torchvision":
+        optimizer = torch.optim.SGD(network.parameters(), lr=0.1, momentum=0.9)
+        arguments = argparse.Namespace(lr=0.1, model="net")
+        return {"model": state, "optimizer": optimizer.state_dict(), "args": arguments, "epoch": 3}
+    if kind == "Lightning":
+        prefixed["criterion.weight"] = torch.ones(2)
+        return {
+            "state_dict": prefixed,
+            "hyper_parameters": Hyperparameters(),
+            "callbacks": {},
+            "pytorch-lightning_version": "2.6",
+        }
+    if kind == "averaged":
+        return torch.optim.swa_utils.AveragedModel(network).state_dict()
+    return {"state_dict": prefixed, "epoch": 3}
+
+
+@pytest.mark.parametrize(
+    ("kind", "note"),
+    [
+        ("plain", "took 'state_dict' of a.ckpt"),
+        ("DDP", "took 'state_dict' of a.ckpt; stripped 'module.'"),
+        ("compile", "took 'state_dict' of a.ckpt; stripped '_orig_mod.'"),
+        ("compiled DDP", "took 'state_dict' of a.ckpt; stripped '_orig_mod.' and 'module.'"),
+        (
+            "Lightning",
+            "took 'state_dict' of a.ckpt; stripped 'model.'; left 1 other tensors: criterion.weight",
+        ),
+        ("torchvision", "took 'model' of a.ckpt"),
+        ("averaged", "stripped 'module.'; left 1 other tensors: n_averaged"),
+    ],
+)
+def test_weights_are_found_in_checkpoints_as_people_have_them(tmp_path, kind, note):
+    torch.manual_seed(0)
+    trained = nn.Sequential(nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4))
+    torch.save(checkpoint_of(trained, kind), tmp_path / "a.ckpt")
+    network = nn.Sequential(nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4))
+    found = fitted_weights(network, tmp_path / "a.ckpt")
+    load_weights(network, found.state, source="a.ckpt")
+    assert torch.equal(network[0].weight, trained[0].weight)
+    assert found.note == note
+
+
+def test_of_two_sets_of_weights_that_fit_the_user_chooses(tmp_path):
+    first, second = nn.Linear(2, 1), nn.Linear(2, 1)
+    states = {"model": first.state_dict(), "model_ema": second.state_dict(), "epoch": 1}
+    torch.save(states, tmp_path / "a.pth")
+    with pytest.raises(RecipeError, match=r"2 sets of weights that fit: model, model_ema; choose"):
+        fitted_weights(first, tmp_path / "a.pth")
+    with pytest.raises(RecipeError, match=r"several sets of weights: model, model_ema; save the"):
+        read_weights(tmp_path / "a.pth")
+    found = fitted_weights(first, tmp_path / "a.pth", key="model_ema")
+    assert torch.equal(found.state["weight"], second.weight)
+    with pytest.raises(RecipeError, match=r"has no weights 'ema', only 'model', 'model_ema'"):
+        fitted_weights(first, tmp_path / "a.pth", key="ema")
+
+
+def test_of_two_sets_of_weights_the_one_that_fits_is_taken(tmp_path):
+    states = {"generator": nn.Linear(2, 1).state_dict(), "critic": nn.Linear(5, 5, bias=False)}
+    torch.save(
+        {k: getattr(v, "state_dict", lambda v=v: v)() for k, v in states.items()},
+        tmp_path / "a.pth",
+    )
+    found = fitted_weights(nn.Linear(2, 1), tmp_path / "a.pth")
+    assert found.note == "took 'generator' of a.pth"
+
+
+def test_no_code_of_a_pickle_runs(tmp_path):
+    class Evil:
+        def __reduce__(self):
+            return os.mkdir, (str(tmp_path / "made"),)
+
+    torch.save({"state_dict": {"weight": torch.ones(1)}, "args": Evil()}, tmp_path / "a.pth")
+    with suppress(RecipeError):
+        read_weights(tmp_path / "a.pth")
+    assert not (tmp_path / "made").exists()
+
+
+def test_weights_that_fit_in_part_say_what_is_missing(tmp_path):
+    network = nn.Sequential(nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4))
+    state = {f"module.{k}": v for k, v in network.state_dict().items() if k != "0.bias"}
+    torch.save({"state_dict": state}, tmp_path / "a.pth")
+    found = fitted_weights(network, tmp_path / "a.pth")
+    with pytest.raises(RecipeError, match=r"does not fit Sequential; 1 missing: 0\.bias$"):
+        load_weights(network, found.state, source="a.pth")
 
 
 def test_every_misfit_is_named():
