@@ -21,6 +21,10 @@ def bundle(
     random: options.Random = False,
     classes: options.Classes = None,
     size: options.Size = None,
+    task: options.TaskName = None,
+    mean: options.Mean = None,
+    std: options.Std = None,
+    set_: options.Settings = None,
     name: Annotated[
         str | None, typer.Option("--name", help="Name in the manifest, instead of the source's.")
     ] = None,
@@ -45,6 +49,8 @@ def bundle(
       dlcv-export bundle torchvision:mobilenet_v2@IMAGENET1K_V1 --weights mobilenet.pth -o bundles/mobilenet
       dlcv-export bundle timm:vit_base_patch16_384 -o bundles/vit --images photos/
       dlcv-export bundle timm:vit_tiny_patch16_224 --random -o bundles/any-vit
+      dlcv-export bundle py:unet.py:UNet --set classes=3 --weights w.pth --task segment --classes names.txt \\
+          --mean 0.485,0.456,0.406 --std 0.229,0.224,0.225 --size 256x256 -o bundles/unet
     """
     options.require_extra()
     from dlcv.export.bundle import export_bundle
@@ -58,6 +64,7 @@ def bundle(
         random=random,
         classes=classes,
         size=size,
+        more=options.network_options(task, mean, std, set_),
     )
     settings = BundleOptions(
         name=name,

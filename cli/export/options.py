@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import sys
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
-from dlcv.cli.text import size_from_text
+from dlcv.cli.text import fractions_from_text, key_values, size_from_text
 
 if TYPE_CHECKING:
     from dlcv.export.sources import ExportSource
@@ -29,15 +30,13 @@ Source = Annotated[
     str,
     typer.Argument(
         metavar="SOURCE",
-        help="Checkpoint folder of dlcv-train, timm:NAME, or torchvision:NAME[@WEIGHTS].",
+        help="Checkpoint folder of dlcv-train, timm:NAME, torchvision:NAME[@WEIGHTS], or py:FILE.py:FUNCTION.",
         show_default=False,
     ),
 ]
 Weights = Annotated[
     Path | None,
-    typer.Option(
-        "--weights", help="State dict for timm: or torchvision:, .safetensors or .pth; no download."
-    ),
+    typer.Option("--weights", help="Checkpoint or state dict, .safetensors or .pth; no download."),
 ]
 WeightsKey = Annotated[
     str | None,
@@ -55,6 +54,25 @@ Size = Annotated[
         "--size",
         metavar="HxW",
         help="Input size in pixels, such as 224x224; without it, the model's.",
+    ),
+]
+TaskName = Annotated[
+    Literal["classify", "segment", "embed"] | None,
+    typer.Option("--task", help="Of a py: network; classify by default."),
+]
+Mean = Annotated[
+    str | None,
+    typer.Option(
+        metavar="R,G,B", help="Of a py: network's input, in units of 0..1; 0,0,0 by default."
+    ),
+]
+Std = Annotated[
+    str | None, typer.Option(metavar="R,G,B", help="As --mean; 1,1,1 by default: pixels are 0..1.")
+]
+Settings = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--set", metavar="NAME=VALUE", help="An argument of a py: function; give it again for more."
     ),
 ]
 Images = Annotated[
@@ -89,6 +107,7 @@ def loaded_source(
     classes: Path | None,
     size: str | None,
     weights_key: str | None = None,
+    more: Mapping[str, Any] | None = None,
 ) -> ExportSource:
     """Load a source with the given options.
 
@@ -103,10 +122,27 @@ def loaded_source(
         random=random,
         classes=classes,
         size=size_from_text(size),
+        **(more or {}),
         on_note=lambda note: print(f"dlcv-export: {note}", file=sys.stderr),
     )
     tell("loading the model")
     return load_source(source, options)
+
+
+def network_options(
+    task: str | None, mean: str | None, std: str | None, settings: Sequence[str] | None
+) -> dict[str, Any]:
+    """Return what the options of py: networks give, as fields of `SourceOptions`.
+
+    Raises:
+        InputError: one is not what its option takes.
+    """
+    return {
+        "task": task,
+        "mean": fractions_from_text(mean, option="--mean") if mean else None,
+        "std": fractions_from_text(std, option="--std") if std else None,
+        "settings": key_values(settings, "--set"),
+    }
 
 
 def report(bundle: Bundle) -> list[str]:

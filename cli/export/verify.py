@@ -21,6 +21,10 @@ def verify(
     random: options.Random = False,
     classes: options.Classes = None,
     size: options.Size = None,
+    task: options.TaskName = None,
+    mean: options.Mean = None,
+    std: options.Std = None,
+    set_: options.Settings = None,
     images: options.Images = None,
     engine: Annotated[
         str, typer.Option("--engine", "-e", help="auto, ort, cuda, trt, trt-rtx or openvino.")
@@ -47,6 +51,7 @@ def verify(
         random=random,
         classes=classes,
         size=size,
+        more=options.network_options(task, mean, std, set_),
     )
     options.tell("comparing")
     parity = verify_bundle(bundle, loaded, images=tuple(images or ()), engine=engine)

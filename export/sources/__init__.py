@@ -1,13 +1,31 @@
-"""Sources of an export: `timm:NAME`, `torchvision:NAME`, or a checkpoint folder of dlcv."""
+"""Sources of an export: one visible dict from prefix to function, imported on use.
+
+Other packages add a source by an entry point of the group `dlcv.sources`, whose name is the prefix.
+"""
 
 from __future__ import annotations
 
+import importlib
+from collections.abc import Callable
+from importlib.metadata import entry_points
 from pathlib import Path
+from typing import TypeAlias
 
 from dlcv.export.sources.base import ExportSource, SourceOptions
 from dlcv.runtime.errors import InputError
 
-__all__ = ["ExportSource", "SourceOptions", "load_source"]
+__all__ = ["SOURCES", "ExportSource", "SourceOptions", "load_source"]
+
+SourceFunction: TypeAlias = Callable[[str, SourceOptions], ExportSource]
+"""From what follows the prefix, and the user's options, to a source. It raises InputError or RecipeError."""
+
+SOURCES = {
+    "timm": "dlcv.export.sources.timm:source_from_timm",
+    "torchvision": "dlcv.export.sources.torchvision:source_from_torchvision",
+    "py": "dlcv.export.sources.python_file:source_from_python_file",
+}
+_SAYING_ALL = ("timm", "torchvision")  # they know their task, mean and std
+GROUP = "dlcv.sources"
 
 
 def load_source(spec: str, options: SourceOptions | None = None) -> ExportSource:
@@ -18,19 +36,48 @@ def load_source(spec: str, options: SourceOptions | None = None) -> ExportSource
         RecipeError: a checkpoint or a weights file is damaged or does not fit.
     """
     options = options or SourceOptions()
-    library, colon, name = spec.partition(":")
-    if colon and library == "timm":
-        from dlcv.export.sources.timm import source_from_timm
-
-        return source_from_timm(name, options)
-    if colon and library == "torchvision":
-        from dlcv.export.sources.torchvision import source_from_torchvision
-
-        return source_from_torchvision(name, options)
+    prefix, colon, rest = spec.partition(":")
+    if prefix in _SAYING_ALL or not colon:
+        _require_nothing_more(options, spec)
+    if colon and (function := _function_of(prefix)):
+        return function(rest, options)
     if not Path(spec).is_dir():
+        known = ", ".join(f"{name}:..." for name in [*SOURCES, *_others()])
         raise InputError(
-            f"nothing to export at {spec!r}; give a checkpoint folder, timm:NAME or torchvision:NAME"
+            f"nothing to export at {spec!r}; give a checkpoint folder, or one of {known}"
         )
     from dlcv.export.sources.checkpoint import source_from_checkpoint
 
     return source_from_checkpoint(Path(spec), options)
+
+
+def _require_nothing_more(options: SourceOptions, spec: str) -> None:
+    given = {
+        "--task": options.task,
+        "--mean": options.mean,
+        "--std": options.std,
+        "--set": options.settings,
+    }
+    if unused := [name for name, value in given.items() if value]:
+        raise InputError(
+            f"{', '.join(unused)} is for networks that do not say it themselves, as py:FILE.py:FUNCTION; "
+            f"{spec} does, so leave it out"
+        )
+
+
+def _function_of(prefix: str) -> SourceFunction | None:
+    if prefix in SOURCES:
+        module, _, name = SOURCES[prefix].partition(":")
+        function: SourceFunction = getattr(importlib.import_module(module), name)
+        return function
+    for entry in entry_points(group=GROUP, name=prefix):
+        try:
+            added: SourceFunction = entry.load()
+        except Exception as e:  # anything can come from another package
+            raise InputError(f"the package that adds {prefix}: cannot be loaded: {e}") from e
+        return added
+    return None
+
+
+def _others() -> list[str]:
+    return sorted(entry.name for entry in entry_points(group=GROUP))

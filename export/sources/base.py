@@ -23,8 +23,9 @@ class SourceOptions:
 
     weights: file with a state dict (`.safetensors`, or `.pth` of tensors only). random: export random weights,
     on purpose. classes: file with one class name per line. size: (height, width) of the graph's input in
-    pixels, instead of the model's own. weights_key: of the state dict in a weights file that holds several. on_note:
-    told what was taken of a weights file, in a sentence.
+    pixels, instead of the model's own. weights_key: of the state dict in a weights file that holds several. task, mean, std: of a
+    network that does not say them. settings: arguments of the function that builds it, as text. on_note: told what was
+    taken of a weights file, in a sentence.
     """
 
     weights: Path | None = None
@@ -32,6 +33,10 @@ class SourceOptions:
     random: bool = False
     classes: Path | None = None
     size: tuple[int, int] | None = None
+    task: str | None = None
+    mean: tuple[float, ...] | None = None
+    std: tuple[float, ...] | None = None
+    settings: Mapping[str, str] = field(default_factory=dict)
     on_note: Callable[[str], object] = lambda _: None
 
     def __post_init__(self) -> None:
@@ -47,6 +52,10 @@ class SourceOptions:
         text += f" --weights-key {self.weights_key}" if self.weights_key else ""
         text += " --random" if self.random else ""
         text += f" --classes {self.classes.name}" if self.classes else ""
+        text += f" --task {self.task}" if self.task else ""
+        for name, values in (("mean", self.mean), ("std", self.std)):
+            text += f" --{name} {','.join(map(str, values))}" if values else ""
+        text += "".join(f" --set {name}={value}" for name, value in self.settings.items())
         return text + (f" --size {self.size[0]}x{self.size[1]}" if self.size else "")
 
 

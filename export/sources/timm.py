@@ -33,17 +33,18 @@ def source_from_timm(name: str, options: SourceOptions) -> ExportSource:
     """
     _require_known(name)
     given = read_classes(options.classes) if options.classes else None
-    model = _model(name, options, num_classes=len(given) if given else None)
+    model: Any = _model(name, options, num_classes=len(given) if given else None)
+    embeds = not model.num_classes
     config: dict[str, Any] = resolve_model_data_config(model)  # type: ignore[no-untyped-call]
     return ExportSource(
         model=model,
         name=name.replace(".", "-"),
-        task="classify",
-        classes=_classes(name, model, given=given),
+        task="embed" if embeds else "classify",
+        classes=() if embeds else _classes(name, model, given=given),
         preprocessing=with_size(_preprocessing(name, config), options.size),
         mean=tuple(config["mean"]),
         std=tuple(config["std"]),
-        description=f"Image classifier {name} of timm.",
+        description=f"Image {'embedder' if embeds else 'classifier'} {name} of timm.",
         licence=_licence(model, options),
         origin=origin_of(f"timm:{name}", options),
         data="See timm's description of these weights." if not options.random else "None.",
@@ -106,10 +107,14 @@ def _preprocessing(name: str, config: dict[str, Any]) -> Preprocessing:
         )
     stretch = config["crop_mode"] == "squash"
     resample = config["interpolation"]
+    if resample not in _RESAMPLE:
+        raise InputError(
+            f"timm:{name} was trained on images resized by {resample!r}; dlcv resizes by {', '.join(_RESAMPLE)}"
+        )
     return Preprocessing(
         resize="stretch" if stretch else "center_crop",
         size=(height, width),
-        resample=resample if resample in _RESAMPLE else "bicubic",
+        resample=resample,
         crop_fraction=1.0 if stretch else float(config["crop_pct"]),
     )
 
