@@ -30,7 +30,7 @@ Source = Annotated[
     str,
     typer.Argument(
         metavar="SOURCE",
-        help="Checkpoint folder of dlcv-train, timm:NAME, torchvision:NAME[@WEIGHTS], or py:FILE.py:FUNCTION.",
+        help="Checkpoint folder of dlcv-train, timm:NAME, torchvision:NAME[@WEIGHTS], smp:NAME, or py:FILE.py:FUNCTION.",
         show_default=False,
     ),
 ]

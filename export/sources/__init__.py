@@ -22,6 +22,7 @@ SourceFunction: TypeAlias = Callable[[str, SourceOptions], ExportSource]
 SOURCES = {
     "timm": "dlcv.export.sources.timm:source_from_timm",
     "torchvision": "dlcv.export.sources.torchvision:source_from_torchvision",
+    "smp": "dlcv.export.sources.smp:source_from_smp",
     "py": "dlcv.export.sources.python_file:source_from_python_file",
 }
 _SAYING_ALL = ("timm", "torchvision")  # they know their task, mean and std

@@ -90,7 +90,7 @@ def _importing_from(folder: Path) -> Iterator[None]:
 
 def _built(build: Callable[..., Any], settings: Mapping[str, str], *, what: str) -> nn.Module:
     try:
-        module = build(**{name: _value(text) for name, text in settings.items()})
+        module = build(**{name: value_from_text(text) for name, text in settings.items()})
     except TypeError as e:
         raise InputError(
             f"{what} cannot be called ({_words(e)}); give arguments with --set NAME=VALUE"
@@ -102,7 +102,7 @@ def _built(build: Callable[..., Any], settings: Mapping[str, str], *, what: str)
     return module
 
 
-def _value(text: str) -> Any:
+def value_from_text(text: str) -> Any:
     """Return a Python literal such as 3, 0.5, True or (1, 2); anything else is the text itself."""
     try:
         return ast.literal_eval(text)
