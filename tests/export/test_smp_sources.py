@@ -19,7 +19,8 @@ MEAN, STD = np.array([0.485, 0.456, 0.406]), np.array([0.229, 0.224, 0.225])
 
 
 def options(**changes: Any) -> SourceOptions:
-    return SourceOptions(**{"size": (64, 64), "settings": SMALL, "random": True} | changes)
+    usual: dict[str, Any] = {"size": (64, 64), "settings": SMALL, "random": True}
+    return SourceOptions(**usual | changes)
 
 
 @pytest.mark.parametrize("name", ["Unet", "DeepLabV3Plus"])
