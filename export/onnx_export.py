@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import re
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -16,6 +17,7 @@ from dlcv.export.strip_metadata import strip_notes
 from dlcv.export.wrappers import Wrapper
 from dlcv.export.writing import OPSET, ExportedGraph
 from dlcv.runtime.bundle.schema import Dimension, DType, TensorSpec
+from dlcv.runtime.errors import InputError
 
 _EXAMPLE_BATCH = 2  # torch would make a size of 1 a constant
 _DTYPES: dict[torch.dtype, DType] = {torch.uint8: "uint8", torch.float32: "float32"}
@@ -63,21 +65,39 @@ def graph_from_module(
 
     examples: an array for each input; dynamic axes need a size of 2 or more, because torch would make 1 a
     constant. dimensions: the dynamic axes of each input, as for `torch.export`.
+
+    Raises:
+        InputError: the network's code cannot be turned into a graph.
     """
-    with torch.no_grad(), _quiet():
-        program: Any = torch.onnx.export(
-            module,
-            examples,
-            dynamo=True,
-            input_names=[spec.name for spec in inputs],
-            output_names=[spec.name for spec in outputs],
-            dynamic_shapes=dimensions,
-            opset_version=OPSET,
-            verbose=False,
-        )
+    try:
+        with torch.no_grad(), _quiet():
+            program: Any = torch.onnx.export(
+                module,
+                examples,
+                dynamo=True,
+                input_names=[spec.name for spec in inputs],
+                output_names=[spec.name for spec in outputs],
+                dynamic_shapes=dimensions,
+                opset_version=OPSET,
+                verbose=False,
+            )
+    except torch.onnx.OnnxExporterError as e:
+        raise InputError(_why_not_exported(e)) from e
     model = _cleaned(program.model_proto, inputs=inputs, outputs=outputs)
     return ExportedGraph(
         model=model.SerializeToString(deterministic=True), inputs=inputs, outputs=outputs
+    )
+
+
+def _why_not_exported(error: Exception) -> str:
+    """Return torch's reason in a sentence, with the line of the network's code where it names one."""
+    text = str(error.__cause__ or error).strip()
+    reason = " ".join((text.splitlines() or [type(error).__name__])[0].split())
+    places = re.findall(r'File "([^"]+)", line (\d+)', text)
+    where = f" at {places[-1][0]}, line {places[-1][1]}" if places else ""
+    return (
+        f"torch.export cannot turn the network into a graph{where} ({reason}); code that depends on the values or sizes "
+        "of tensors has to be written without Python's if and loops"
     )
 
 
@@ -121,9 +141,10 @@ def _seeded() -> torch.Generator:
 @contextmanager
 def _quiet() -> Iterator[None]:
     """Suppress the exporter's messages to its own developers. Errors are still raised."""
-    logger = logging.getLogger("torch.onnx")
-    level = logger.level
-    logger.setLevel(logging.ERROR)
+    loggers = [logging.getLogger(name) for name in ("torch.onnx", "torch.fx", "torch.export")]
+    levels = [logger.level for logger in loggers]
+    for logger in loggers:
+        logger.setLevel(logging.ERROR)
     try:
         with warnings.catch_warnings():
             warnings.filterwarnings("ignore", category=DeprecationWarning)
@@ -131,4 +152,5 @@ def _quiet() -> Iterator[None]:
             warnings.filterwarnings("ignore", message=".*shares the same shape constraints")
             yield
     finally:
-        logger.setLevel(level)
+        for logger, level in zip(loggers, levels, strict=True):
+            logger.setLevel(level)

@@ -12,6 +12,7 @@ from dlcv.export.sources import ExportSource
 from dlcv.export.wrappers import Wrapper
 from dlcv.export.wrappers.segmenter import segmentation_logits
 from dlcv.runtime.engines.base import Arrays
+from dlcv.runtime.errors import InputError
 
 
 @final
@@ -33,13 +34,25 @@ class Reference:
         return f"PyTorch {torch.__version__.partition('+')[0]} fp32 cpu"
 
     def __call__(self, image: np.ndarray[Any, np.dtype[np.uint8]]) -> Arrays:
-        """Return the outputs by name. image: uint8 (B, H, W, 3) RGB."""
+        """Return the outputs by name. image: uint8 (B, H, W, 3) RGB.
+
+        Raises:
+            InputError: the network fails on images of this size.
+        """
         names = self._wrapper.output_names
-        with torch.inference_mode():
-            outputs = self._decisions(self._normalised(image))
-            if set(names) - set(outputs):
-                answers = self._wrapper(torch.tensor(image))
-                outputs = dict(zip(names, answers, strict=True)) | outputs
+        try:
+            with torch.inference_mode():
+                outputs = self._decisions(self._normalised(image))
+                if set(names) - set(outputs):
+                    answers = self._wrapper(torch.tensor(image))
+                    outputs = dict(zip(names, answers, strict=True)) | outputs
+        except RuntimeError as e:  # PyTorch's, such as for a size that does not fit
+            height, width = image.shape[1:3]
+            reason = " ".join(str(e).split())
+            raise InputError(
+                f"the network fails on images of {height}x{width}, on which the parity gate runs it ({reason}); give a "
+                "larger --size"
+            ) from e
         return {name: np.ascontiguousarray(outputs[name].numpy()) for name in names}
 
     def _normalised(self, image: np.ndarray[Any, np.dtype[np.uint8]]) -> Tensor:

@@ -230,6 +230,36 @@ def test_a_module_in_memory_becomes_a_classifier_or_an_embedder(
         export_model(3, tmp_path / "x")  # type: ignore[arg-type]
 
 
+def test_code_that_cannot_become_a_graph_is_named_with_its_line(
+    tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "flow.py").write_text(
+        "from torch import nn\n"
+        "class Flow(nn.Conv2d):\n"
+        "    def forward(self, x):\n"
+        "        return super().forward(x if x.sum() > 0 else -x)\n"
+    )
+    chosen = options(
+        random=True, settings={"in_channels": "3", "out_channels": "2", "kernel_size": "1"}
+    )
+    source = load_source(f"py:{tmp_path / 'flow.py'}:Flow", chosen)
+    with pytest.raises(InputError, match=r"torch\.export cannot turn .* at .*flow\.py, line 4 \("):
+        export_bundle(source, tmp_path / "bundle")
+    assert not (tmp_path / "bundle").exists()
+
+
+def test_a_size_that_the_gate_cannot_halve_is_a_sentence(tmp_path: Path) -> None:
+    def picky(maps: Tensor) -> Tensor:
+        if maps.shape[3] < 64:
+            raise RuntimeError("Output size is too small")
+        return maps
+
+    with pytest.raises(
+        InputError, match=r"fails on images of 64x32, on which .* give a larger --size"
+    ):
+        export_model(Answers(2, picky), tmp_path / "b", task="segment", size=(64, 64))
+
+
 def test_timm_without_classes_becomes_an_embedder() -> None:
     import timm
 
