@@ -18,6 +18,7 @@ import sys
 import time
 from collections.abc import Callable, Iterable
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -68,7 +69,7 @@ def bench_jobs(benchmark: Any, photos: list[str], tmp_path: Path, task: str) -> 
     def turns() -> None:
         for name in checkouts if len(times["now"]) % 2 else reversed(checkouts):
             folder, source = next(folders), checkouts[name]
-            times[name].append(seconds(lambda: job(task, photos, folder, source=source)))  # noqa: B023  # at once
+            times[name].append(seconds(partial(job, task, photos, folder, source=source)))
 
     benchmark.pedantic(turns, rounds=ROUNDS, warmup_rounds=1)
     report(benchmark, task, times, images=len(photos))

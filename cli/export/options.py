@@ -53,7 +53,7 @@ Size = Annotated[
     typer.Option(
         "--size",
         metavar="HxW",
-        help="Input size in pixels, such as 224x224; without it, the model's.",
+        help="Input size in pixels; by default the model's, of py: 224x224, of smp: 512x512.",
     ),
 ]
 TaskName = Annotated[
@@ -63,16 +63,19 @@ TaskName = Annotated[
 Mean = Annotated[
     str | None,
     typer.Option(
-        metavar="R,G,B", help="Of a py: network's input, in units of 0..1; 0,0,0 by default."
+        metavar="R,G,B",
+        help="Of a py: or smp: network's input, in units of 0..1; py: 0,0,0 by default, smp: ImageNet's.",
     ),
 ]
 Std = Annotated[
-    str | None, typer.Option(metavar="R,G,B", help="As --mean; 1,1,1 by default: pixels are 0..1.")
+    str | None, typer.Option(metavar="R,G,B", help="As --mean; by default 1,1,1, or ImageNet's.")
 ]
 Settings = Annotated[
     list[str] | None,
     typer.Option(
-        "--set", metavar="NAME=VALUE", help="An argument of a py: function; give it again for more."
+        "--set",
+        metavar="NAME=VALUE",
+        help="An argument of a py: function or smp: network; give it again for more.",
     ),
 ]
 Images = Annotated[

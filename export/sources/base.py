@@ -21,11 +21,11 @@ if TYPE_CHECKING:
 class SourceOptions:
     """The user's options for a model that does not define them itself.
 
-    weights: file with a state dict (`.safetensors`, or `.pth` of tensors only). random: export random weights,
-    on purpose. classes: file with one class name per line. size: (height, width) of the graph's input in
-    pixels, instead of the model's own. weights_key: of the state dict in a weights file that holds several. task, mean, std: of a
-    network that does not say them. settings: arguments of the function that builds it, as text. on_note: told what was
-    taken of a weights file, in a sentence.
+    weights: file with a state dict, alone or in a checkpoint (`.safetensors`, `.pth`, `.ckpt`). weights_key: of the one
+    that is wanted, where it holds several. random: export random weights, on purpose. classes: file with one class
+    name per line. size: (height, width) of the graph's input in pixels, instead of the model's own. task, mean, std
+    (by channel, in units of 0..1): of a network that does not say them. settings: arguments of the function that
+    builds it, as text. on_note: told what was taken of a weights file, in a sentence.
     """
 
     weights: Path | None = None

@@ -26,6 +26,7 @@ from dlcv.runtime.machine.atomic_files import write_atomically
 from dlcv.runtime.machine.closing import Closing
 from dlcv.runtime.results import Classification, Embedding, Float32, Refused, Result, name_of
 from dlcv.runtime.running.pipeline import windows
+from dlcv.runtime.running.predictor import ONE_IMAGE, none_refused
 
 if TYPE_CHECKING:
     from dlcv.runtime.images import Source
@@ -201,8 +202,6 @@ class PrototypeClassifier(Closing):
         Raises:
             ImageError: an image cannot be read; `stream` skips and reports such images instead.
         """
-        from dlcv.runtime.running.predictor import ONE_IMAGE, none_refused
-
         several = [images] if isinstance(images, ONE_IMAGE) else images
         return none_refused(self.stream(several))
 

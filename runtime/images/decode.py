@@ -28,9 +28,7 @@ Box: TypeAlias = tuple[float, float, float, float]
 # A JPEG is decoded at no less than three times the target: on average 0.6/255 from the full decode
 # at 32 pixels (1.4 with twice), equal to it where nothing is scaled.
 _DRAFT_MARGIN = 3
-_DRAFTED_FORMATS = frozenset(
-    ("JPEG", "MPO")
-)  # of a HEIC, a draft would be another picture: its thumbnail
+_DRAFTED_FORMATS = ("JPEG", "MPO")  # of a HEIC, a draft would be another picture: its thumbnail
 _ORIENTATION_TAG = 0x0112
 _SWAPS_SIDES = frozenset((5, 6, 7, 8))  # EXIF orientations that exchange width and height
 

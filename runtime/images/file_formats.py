@@ -135,9 +135,8 @@ def _contained(start: bytes) -> str | None:
     """Return AVIF or HEIC for the first bytes of such a container, None for those of other files."""
     if start[4:8] != b"ftyp":
         return None
-    box = start[
-        : max(16, int.from_bytes(start[:4]))
-    ]  # size, "ftyp", main brand, version, other brands
+    size = max(16, int.from_bytes(start[:4]))
+    box = start[:size]  # size, "ftyp", main brand, version, other brands
     brands = [box[8:12], *(box[at : at + 4] for at in range(16, len(box), 4))]
     general = "HEIC" if _GENERAL_BRANDS.intersection(brands) else None
     return next((_BRANDS[brand] for brand in brands if brand in _BRANDS), general)

@@ -15,9 +15,7 @@ from dlcv.runtime.machine.closing import Closing
 _CHUNK_BYTES = 2**16
 _NO_SPACE = (errno.ENOSPC, errno.EDQUOT)
 _NO_HARD_LINKS = (errno.EPERM, errno.ENOSYS, errno.EOPNOTSUPP, errno.EMLINK)
-_NAME_CHARACTERS = (
-    40  # of a file's name, kept in its temporary name: at 4 bytes each they fit into 255
-)
+_NAME_CHARACTERS = 40  # of a name that its temporary name keeps: at 4 bytes each they fit into 255
 
 
 def write_atomically(path: Path, write: Callable[[BinaryIO], object]) -> None:

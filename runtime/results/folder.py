@@ -153,7 +153,7 @@ class FolderWriter:
             self._files.require_unchanged(owned)
             self._files.remove(
                 owned - {RUN}
-            )  # replaced below: without it, the list would not count
+            )  # RUN is replaced below: the list counts only beside it
             self._files.matrix.unlink(missing_ok=True)
         self._files.start(owned)
         if self._options.embeddings:

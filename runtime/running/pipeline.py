@@ -10,7 +10,6 @@ from typing import TypeVar
 
 T = TypeVar("T")
 S = TypeVar("S")
-_POLL_SECONDS = 0.1  # how soon a background thread notices that nobody reads on
 
 
 def ordered_map(
