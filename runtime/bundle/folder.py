@@ -175,7 +175,8 @@ def save_bundle(
     """Write a bundle to a temporary folder, verify it there, and rename it into place.
 
     `manifest.files` is filled in from `files`. Nothing is left behind on failure, and an existing
-    bundle is replaced only with `overwrite`, and only when the new one is complete.
+    bundle is replaced only with `overwrite`, and only when the new one is complete. Files in its folder that are not of
+    the bundle stay.
 
     Raises:
         OutputError: the folder exists, or cannot be written.
@@ -202,6 +203,7 @@ def save_bundle(
         (temporary / MANIFEST).write_bytes(json_from_manifest(manifest))
         temporary.chmod(0o755)
         open_bundle(temporary)
+        _keep_other_files(folder, temporary)
         _replace_folder(temporary, folder)
     except OSError as e:
         raise OutputError(f"cannot write the bundle {folder}: {e.strerror or e}") from e
@@ -220,6 +222,30 @@ def _without_records(manifest: Manifest) -> Manifest:
         for name, graph in manifest.graphs.items()
     }
     return replace(manifest, graphs=graphs)
+
+
+def _keep_other_files(old: Path, new: Path) -> None:
+    """Copy what lies in an existing bundle's folder and is not of the bundle, so that replacing it loses nothing.
+
+    Raises:
+        OutputError: such a file has the name of one of the new bundle's.
+    """
+    if not old.is_dir():
+        return
+    try:
+        own = {MANIFEST, *manifest_from_json(_read_manifest(old)).files}
+    except BundleError:  # damaged: what the new one has too is taken for the old one's
+        own = {path.relative_to(new).as_posix() for path in new.rglob("*")}
+    for path in old.rglob("*"):
+        name = path.relative_to(old).as_posix()
+        if name in own or (path.is_dir() and not path.is_symlink()):
+            continue
+        if os.path.lexists(new / name):
+            raise OutputError(
+                f"{path} is in the way: it is not of the bundle, and the new one has a file of this name; move it away"
+            )
+        (new / name).parent.mkdir(parents=True, exist_ok=True)
+        shutil.copy2(path, new / name, follow_symlinks=False)
 
 
 def _replace_folder(new: Path, target: Path) -> None:

@@ -241,6 +241,26 @@ def test_an_existing_bundle_is_replaced_only_on_purpose(new_bundle: NewBundle) -
     assert [p.name for p in bundle.path.parent.iterdir()] == ["bundle"]
 
 
+def test_replacing_a_bundle_keeps_what_somebody_put_beside_its_files(
+    new_bundle: NewBundle,
+) -> None:
+    bundle = open_bundle(new_bundle())
+    files = {name: bundle.read(name) for name in bundle.manifest.files}
+    (bundle.path / "notes").mkdir()
+    (bundle.path / "notes" / "mine.txt").write_text("precious")
+    save_bundle(bundle.path, bundle.manifest, files=files, overwrite=True)
+    assert (bundle.path / "notes" / "mine.txt").read_text() == "precious"
+    (bundle.path / "more.onnx").write_text("mine too")
+    with pytest.raises(OutputError, match=r"more\.onnx is in the way: it is not of the bundle"):
+        save_bundle(
+            bundle.path,
+            bundle.manifest,
+            files=files | {"more.onnx": files["model.onnx"]},
+            overwrite=True,
+        )
+    assert (bundle.path / "more.onnx").read_text() == "mine too"
+
+
 def test_a_folder_of_other_things_is_never_overwritten(
     tmp_path: Path, classify_bundle: Path
 ) -> None:
