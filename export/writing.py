@@ -26,7 +26,7 @@ from dlcv.export.model_card import card_from_manifest
 from dlcv.export.sources.base import ModelFacts
 from dlcv.runtime.bundle import Bundle, save_bundle
 from dlcv.runtime.bundle.contract import main_graph
-from dlcv.runtime.bundle.manifest import Manifest
+from dlcv.runtime.bundle.manifest import SCHEMA_VERSION, Manifest
 from dlcv.runtime.bundle.schema import (
     FileEntry,
     Graph,
@@ -238,7 +238,7 @@ def _manifest(
     golden: tuple[str, ...],
 ) -> Manifest:
     fields = {
-        "schema_version": 1,
+        "schema_version": SCHEMA_VERSION,
         "name": options.name or facts.name,
         "task": facts.task,
         "description": facts.description,

@@ -170,7 +170,7 @@ def toy_manifest(task: str) -> Manifest:
     )
     no_file = FileEntry(sha256="0" * 64, size_bytes=0)
     return Manifest(
-        schema_version=1,
+        schema_version=2,
         name=f"toy-{task}",
         task=task,  # type: ignore[arg-type]
         description="A toy for tests.",

@@ -5,21 +5,22 @@ Names are fixed, so that any program can rely on them. `docs/bundle.md` is the s
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, TypeAlias
 
 if TYPE_CHECKING:
-    from dlcv.runtime.bundle.schema import Graph, Task, TensorSpec
+    from dlcv.runtime.bundle.schema import Graph, Preprocessing, Task, TensorSpec
 
-Axis: TypeAlias = int | str | None
+Axis: TypeAlias = int | str | tuple[int, ...] | None
 
 
 @dataclass(frozen=True)
 class Tensor:
     """The required dtype and shape of a tensor.
 
-    An axis is a fixed number or symbol; None allows any number or symbol.
+    An axis is a fixed number or symbol, or one of several numbers; None allows any number or symbol. dtype: one, or
+    several separated by " or ".
     """
 
     dtype: str
@@ -27,13 +28,24 @@ class Tensor:
     required: bool = True
 
     def __str__(self) -> str:
-        return f"{self.dtype} ({', '.join('any' if a is None else str(a) for a in self.axes)})"
+        return f"{self.dtype} ({', '.join(map(_words, self.axes))})"
 
     def fits(self, spec: TensorSpec) -> bool:
         """Return whether a tensor spec meets this requirement."""
-        return (spec.dtype, len(spec.shape)) == (self.dtype, len(self.axes)) and all(
-            axis in (None, size) for axis, size in zip(self.axes, spec.shape, strict=True)
+        return (
+            spec.dtype in self.dtype.split(" or ")
+            and len(spec.shape) == len(self.axes)
+            and all(
+                axis in (None, size) or (isinstance(axis, tuple) and size in axis)
+                for axis, size in zip(self.axes, spec.shape, strict=True)
+            )
         )
+
+
+def _words(axis: Axis) -> str:
+    if isinstance(axis, tuple):
+        return " or ".join(map(str, axis))
+    return "any" if axis is None else str(axis)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -42,7 +54,7 @@ class GraphContract:
 
     outputs: Mapping[str, Tensor]
     inputs: Mapping[str, Tensor] = field(
-        default_factory=lambda: {"image": Tensor("uint8", ("batch", None, None, 3))}
+        default_factory=lambda: {"image": Tensor("uint8", ("batch", None, None, (1, 3)))}
     )
     required: bool = True
 
@@ -56,7 +68,7 @@ CONTRACT: dict[Task, dict[str, GraphContract]] = {  # the first graph of a task 
         "model": GraphContract(
             outputs={
                 "probabilities": _VECTORS,
-                "embedding": _VECTORS,
+                "embedding": Tensor("float32", ("batch", None), required=False),
                 "explanation": Tensor("float32", ("batch", None, None), required=False),
                 "attention": Tensor("float32", ("batch", None, None, None), required=False),
             }
@@ -65,7 +77,7 @@ CONTRACT: dict[Task, dict[str, GraphContract]] = {  # the first graph of a task 
     "segment": {
         "model": GraphContract(
             outputs={
-                "mask": Tensor("uint8", ("batch", None, None)),
+                "mask": Tensor("uint8 or uint16", ("batch", None, None)),
                 "confidence": Tensor("float32", ("batch", None, None)),
             }
         )
@@ -102,11 +114,13 @@ def main_graph(task: Task) -> str:
     return next(iter(CONTRACT[task]))
 
 
-def check_contract(graphs: Mapping[str, Graph], *, task: Task, classes: int) -> None:
-    """Check a bundle's graphs against the contract of its task.
+def check_contract(
+    graphs: Mapping[str, Graph], *, task: Task, classes: int, preprocessing: Preprocessing
+) -> None:
+    """Check a bundle's graphs against the contract of its task, and against the rest of the manifest.
 
     Raises:
-        ValueError: a graph or tensor is missing, unknown, or of another dtype, rank or class count.
+        ValueError: a graph or tensor is missing, unknown, or of another dtype, rank, class count or channel count.
     """
     expected = CONTRACT[task]
     for name, contract in expected.items():
@@ -117,7 +131,16 @@ def check_contract(graphs: Mapping[str, Graph], *, task: Task, classes: int) -> 
             raise ValueError(f"graph {name!r} is not in the contract of task {task!r}")
         _check_tensors(graph.inputs, expected[name].inputs, what="input", task=task)
         _check_tensors(graph.outputs, expected[name].outputs, what="output", task=task)
-    _check_sizes(graphs, task=task, classes=classes)
+    taken = graphs[main_graph(task)].inputs[0].shape[-1]
+    if taken != preprocessing.channels:
+        raise ValueError(
+            f"'image' has {taken} channels, 'preprocessing' makes {preprocessing.channels}"
+        )
+    if task == "segment" and preprocessing.resize == "center_crop":
+        raise ValueError(
+            "a mask covers the whole image, so task 'segment' does not resize by 'center_crop'"
+        )
+    _CHECKS[task](graphs, classes)
 
 
 def _check_tensors(
@@ -134,28 +157,46 @@ def _check_tensors(
             raise ValueError(f"task {task!r} needs the {what} {name!r}")
 
 
-def _check_sizes(graphs: Mapping[str, Graph], *, task: Task, classes: int) -> None:
-    """Check that tensor sizes agree with each other and with the rest of the manifest."""
-    if task == "classify":
-        columns = _width(graphs["model"].outputs, "probabilities")
-        if columns != classes:
-            raise ValueError(
-                f"'classes' lists {classes} names but 'probabilities' has {columns} columns"
-            )
-    if task == "segment" and not 2 <= classes <= 256:
-        raise ValueError(f"a mask of uint8 needs 2 to 256 classes, 'classes' lists {classes}")
-    if task == "embed" and "distance" in graphs:
-        width = _width(graphs["model"].outputs, "embedding")
-        for name in ("query", "prototypes"):
-            if (received := _width(graphs["distance"].inputs, name)) != width:
-                raise ValueError(f"{name!r} has {received} columns but 'embedding' has {width}")
-    if task == "caption":
-        taken = {spec.name: spec for spec in graphs["decoder"].inputs}
-        given = {s.name: s for name in graphs for s in graphs[name].outputs}
-        for name, end in (("memory", "memory"), ("next_cache", "cache")):
-            if given[name].shape != taken[end].shape:
-                raise ValueError(f"the decoder takes {taken[end]}, but there is {given[name]}")
+def _check_classifier(graphs: Mapping[str, Graph], classes: int) -> None:
+    columns = _width(graphs["model"].outputs, "probabilities")
+    if columns != classes:
+        raise ValueError(
+            f"'classes' lists {classes} names but 'probabilities' has {columns} columns"
+        )
+
+
+def _check_segmenter(graphs: Mapping[str, Graph], classes: int) -> None:
+    dtype = next(spec.dtype for spec in graphs["model"].outputs if spec.name == "mask")
+    least, most = (2, 1 << 8) if dtype == "uint8" else ((1 << 8) + 1, 1 << 16)
+    if not least <= classes <= most:
+        raise ValueError(
+            f"a mask of {dtype} needs {least} to {most} classes, 'classes' lists {classes}"
+        )
+
+
+def _check_embedder(graphs: Mapping[str, Graph], _: int) -> None:
+    width = _width(graphs["model"].outputs, "embedding")
+    for name in ("query", "prototypes") if "distance" in graphs else ():
+        if (received := _width(graphs["distance"].inputs, name)) != width:
+            raise ValueError(f"{name!r} has {received} columns but 'embedding' has {width}")
+
+
+def _check_captioner(graphs: Mapping[str, Graph], _: int) -> None:
+    taken = {spec.name: spec for spec in graphs["decoder"].inputs}
+    given = {s.name: s for name in graphs for s in graphs[name].outputs}
+    for name, end in (("memory", "memory"), ("next_cache", "cache")):
+        if given[name].shape != taken[end].shape:
+            raise ValueError(f"the decoder takes {taken[end]}, but there is {given[name]}")
 
 
 def _width(specs: Sequence[TensorSpec], name: str) -> int | str:
     return next(spec.shape[1] for spec in specs if spec.name == name)
+
+
+_CHECKS: dict[Task, Callable[[Mapping[str, Graph], int], None]] = {
+    "classify": _check_classifier,
+    "segment": _check_segmenter,
+    "embed": _check_embedder,
+    "caption": _check_captioner,
+}
+"""By task: whether the tensors' sizes agree with each other and with the number of classes."""

@@ -15,6 +15,7 @@ from msgspec import Meta
 
 from dlcv.runtime.bundle.contract import check_contract, main_graph
 from dlcv.runtime.bundle.schema import (
+    Activation,
     ClassInfo,
     FileEntry,
     Graph,
@@ -26,7 +27,8 @@ from dlcv.runtime.bundle.schema import (
 )
 from dlcv.runtime.errors import BundleError
 
-SCHEMA_VERSION = 1
+SCHEMA_VERSION = 2
+READ_VERSIONS = (1, 2)
 MAX_MANIFEST_BYTES = 4 * 2**20
 
 
@@ -34,10 +36,12 @@ class Manifest(Model, frozen=True):
     """The contents of `manifest.json`.
 
     files: every file of the bundle except `manifest.json` itself. tokenizer: for task caption, the file that
-    maps tokens to words.
+    maps tokens to words. activation: softmax, of which classes exclude each other; or sigmoid: a classifier's labels
+    are independent of each other, and a segmenter has one of two classes. threshold: with sigmoid, the probability
+    from which a label, or the second class, is given.
     """
 
-    schema_version: Literal[1]
+    schema_version: Literal[1, 2]
     name: Annotated[str, Meta(pattern="^[A-Za-z0-9][A-Za-z0-9._-]*$", max_length=100)]
     task: Task
     description: str
@@ -50,6 +54,8 @@ class Manifest(Model, frozen=True):
     provenance: Provenance
     files: dict[str, FileEntry]
     tokenizer: str | None = None
+    activation: Activation = "softmax"
+    threshold: Annotated[float, Meta(gt=0, lt=1)] | None = None
 
     def __post_init__(self) -> None:
         for path in self.files:
@@ -66,7 +72,23 @@ class Manifest(Model, frozen=True):
             raise ValueError(
                 f"task {self.task!r} {what} 'tokenizer', the file that turns tokens into words"
             )
-        check_contract(self.graphs, task=self.task, classes=len(self.classes))
+        check_contract(
+            self.graphs,
+            task=self.task,
+            classes=len(self.classes),
+            preprocessing=self.preprocessing,
+        )
+        self._check_activation()
+
+    def _check_activation(self) -> None:
+        if (self.threshold is not None) != (self.activation == "sigmoid"):
+            raise ValueError("'threshold' belongs to activation 'sigmoid', and to no other")
+        if self.activation == "sigmoid" and self.task not in ("classify", "segment"):
+            raise ValueError(f"task {self.task!r} has no activation 'sigmoid'")
+        if self.activation == "sigmoid" and self.task == "segment" and len(self.classes) != 2:
+            raise ValueError(
+                f"a segmenter with activation 'sigmoid' has 2 classes, not {len(self.classes)}"
+            )
 
     @property
     def main_graph(self) -> str:
@@ -100,9 +122,9 @@ def manifest_from_json(data: bytes) -> Manifest:
         )
     try:
         version = msgspec.json.decode(data, type=_Version).schema_version
-        if version != SCHEMA_VERSION:
+        if version not in READ_VERSIONS:
             raise BundleError(
-                f"manifest.json has schema version {version}, this dlcv reads {SCHEMA_VERSION}; "
+                f"manifest.json has schema version {version}, this dlcv reads {' and '.join(map(str, READ_VERSIONS))}; "
                 "export the bundle again, or use the dlcv that wrote it"
             )
         return msgspec.json.decode(data, type=Manifest)
@@ -111,8 +133,9 @@ def manifest_from_json(data: bytes) -> Manifest:
 
 
 def json_from_manifest(manifest: Manifest) -> bytes:
-    """Return the manifest as indented JSON, the same bytes for equal manifests."""
-    return msgspec.json.format(msgspec.json.encode(manifest), indent=2) + b"\n"
+    """Return the manifest as indented JSON of the current version, the same bytes for equal manifests."""
+    current = msgspec.structs.replace(manifest, schema_version=SCHEMA_VERSION)
+    return msgspec.json.format(msgspec.json.encode(current), indent=2) + b"\n"
 
 
 def json_schema() -> dict[str, Any]:

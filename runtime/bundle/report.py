@@ -59,7 +59,11 @@ def _aligned(rows: Sequence[tuple[str, str] | str]) -> list[str]:
 
 def _classes(manifest: Manifest) -> list[tuple[str, str]]:
     names = [c.name for c in manifest.classes]
-    return [("classes", f"{len(names)}: {', '.join(names)}")] if names else []
+    rows = [("classes", f"{len(names)}: {', '.join(names)}")] if names else []
+    if manifest.threshold is not None:
+        what = "the second class" if manifest.task == "segment" else "a label"
+        rows.append(("threshold", f"{what} from a probability of {manifest.threshold:g} (sigmoid)"))
+    return rows
 
 
 def variant_lines(variant: Variant) -> list[str]:
@@ -131,10 +135,15 @@ def _wrap(text: str, width: int) -> list[str]:
 
 def _preprocessing(preprocessing: Preprocessing) -> str:
     height, width = preprocessing.size
+    grey = ", as greyscale" if preprocessing.channels == 1 else ""
     if preprocessing.resize == "longest_side":
         return (
             f"any size; resized to {max(height, width)} pixels on the longer side, "
-            f"both sides a multiple of {preprocessing.multiple} ({preprocessing.resample})"
+            f"both sides a multiple of {preprocessing.multiple} ({preprocessing.resample}){grey}"
         )
-    how = {"stretch": "stretched to", "center_crop": "central crop at"}[preprocessing.resize]
-    return f"{how} {height}x{width} ({preprocessing.resample})"
+    how = {
+        "stretch": "stretched to",
+        "center_crop": "central crop at",
+        "letterbox": f"fitted, with a border of colour {preprocessing.pad}, into",
+    }[preprocessing.resize]
+    return f"{how} {height}x{width} ({preprocessing.resample}){grey}"

@@ -9,7 +9,10 @@ from msgspec import Meta
 
 Task: TypeAlias = Literal["classify", "segment", "embed", "caption"]
 Precision: TypeAlias = Literal["fp32", "fp16", "bf16", "int8"]
-DType: TypeAlias = Literal["uint8", "int32", "int64", "float16", "float32"]
+DType: TypeAlias = Literal["uint8", "uint16", "int32", "int64", "float16", "float32"]
+Activation: TypeAlias = Literal["softmax", "sigmoid"]
+Resize: TypeAlias = Literal["stretch", "center_crop", "longest_side", "letterbox"]
+Resample: TypeAlias = Literal["bilinear", "bicubic", "lanczos"]
 Positive: TypeAlias = Annotated[int, Meta(ge=1)]
 Channel: TypeAlias = Annotated[int, Meta(ge=0, le=255)]
 Dimension: TypeAlias = int | str
@@ -29,19 +32,25 @@ class ClassInfo(Model, frozen=True):
 
 
 class Preprocessing(Model, frozen=True):
-    """How the host resizes a decoded, oriented RGB image before it enters the graph.
+    """How the host resizes a decoded, oriented image before it enters the graph.
 
-    `stretch` resizes to `size` and ignores the aspect ratio. `center_crop` resizes so that the
-    central region, `crop_fraction` of the image's shorter relative side, fills `size`.
-    `longest_side` keeps the aspect ratio: the longer side becomes `max(size)`, and both sides are
+    `stretch` resizes to `size` and ignores the aspect ratio. `center_crop` resizes so that the shorter relative
+    side becomes `size / crop_fraction`, and cuts `size` out of the middle. `letterbox` resizes so that the whole
+    image fits into `size`, and fills the rest with the colour `pad`: on all sides (`pad_at` center) or only right and
+    below (end). `longest_side` keeps the aspect ratio: the longer side becomes `max(size)`, and both sides are
     rounded to the nearest multiple of `multiple`. Sizes are (height, width) in pixels.
+
+    channels: 3 of RGB, or 1 of greyscale (ITU-R BT.601), converted before the resize.
     """
 
-    resize: Literal["stretch", "center_crop", "longest_side"]
+    resize: Resize
     size: tuple[Positive, Positive]
     multiple: Positive = 1
-    resample: Literal["bilinear", "bicubic", "lanczos"] = "bilinear"
+    resample: Resample = "bilinear"
     crop_fraction: Annotated[float, Meta(gt=0, le=1)] = 1.0
+    pad: tuple[Channel, Channel, Channel] = (0, 0, 0)
+    pad_at: Literal["center", "end"] = "center"
+    channels: Literal[1, 3] = 3
 
     def __post_init__(self) -> None:
         if self.size[0] % self.multiple or self.size[1] % self.multiple:
@@ -50,6 +59,8 @@ class Preprocessing(Model, frozen=True):
             )
         if self.crop_fraction != 1.0 and self.resize != "center_crop":
             raise ValueError(f"crop_fraction needs resize 'center_crop', not {self.resize!r}")
+        if (self.pad, self.pad_at) != ((0, 0, 0), "center") and self.resize != "letterbox":
+            raise ValueError(f"pad and pad_at need resize 'letterbox', not {self.resize!r}")
 
 
 class TensorSpec(Model, frozen=True):

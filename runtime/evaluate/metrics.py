@@ -6,7 +6,7 @@ from typing import Any, TypeAlias
 
 import numpy as np
 
-from dlcv.runtime.images.label_masks import IGNORED, Mask
+from dlcv.runtime.images.label_masks import Mask, ignored_label
 
 Counts: TypeAlias = "np.ndarray[Any, np.dtype[np.int64]]"
 
@@ -28,7 +28,7 @@ def mean_iou(matrix: Counts) -> float:
 
 
 def confusion(labels: Mask, predictions: Mask, *, classes: int) -> Counts:
-    """Return the confusion matrix of two masks: int64 (classes, classes), rows = labels. Label 255 is ignored."""
-    kept = labels != IGNORED
+    """Return the confusion matrix of two masks: int64 (classes, classes), rows = labels. Ignored ones are not counted."""
+    kept = labels != ignored_label(classes)
     pairs = labels[kept].astype(np.int64) * classes + predictions[kept]
     return np.bincount(pairs, minlength=classes**2).reshape(classes, classes)

@@ -55,7 +55,7 @@ class Frame:
     """Where the graph's pixels lie in the original image.
 
     size: (height, width) of the original, oriented image, in pixels.
-    box: the region that the graph saw, xyxy in pixels of the original image.
+    box: the region that the graph saw, xyxy in pixels of the original image; beyond its borders where it was padded.
     """
 
     size: tuple[int, int]
@@ -64,7 +64,7 @@ class Frame:
 
 @dataclass(frozen=True, kw_only=True)
 class DecodedImage:
-    """An image ready for a graph. pixels: uint8 (H, W, 3) RGB, C-contiguous.
+    """An image ready for a graph. pixels: uint8 (H, W, 3) RGB or (H, W, 1) greyscale, C-contiguous.
 
     note: a sentence for people where the values are hardly those that the camera meant.
     """
@@ -79,7 +79,7 @@ def load_pixels(
 ) -> DecodedImage:
     """Read, decode, orient and resize one image.
 
-    `source` is a path, the bytes of a file, a PIL image, or a uint8 array (H, W, 3) RGB or (H, W).
+    `source` is a path, the bytes of a file, a PIL image, or a uint8 array (H, W, 3) RGB, (H, W) or (H, W, 1).
     The EXIF orientation is applied, alpha is dropped, 16-bit greyscale is scaled to 8 bits, and of
     an animation the first frame is taken. The one resize is Pillow's, antialiased.
 
@@ -161,10 +161,7 @@ def _oriented(image: Image.Image) -> Image.Image:
 
 def _full_target(size: tuple[int, int], preprocessing: Preprocessing) -> tuple[int, int]:
     """Size (height, width) that the whole image would have at the graph's scale, with the margin."""
-    height, width = input_size(size, preprocessing)
-    if preprocessing.resize == "center_crop":
-        scale = max(height / size[0], width / size[1]) / preprocessing.crop_fraction
-        height, width = round(size[0] * scale), round(size[1] * scale)
+    height, width = _placed(size, preprocessing).scaled
     return height * _DRAFT_MARGIN, width * _DRAFT_MARGIN
 
 
@@ -176,26 +173,88 @@ def _draft(image: Image.Image, *, oriented_size: tuple[int, int], target: tuple[
     image.draft(None, (width, height))
 
 
+@dataclass(frozen=True, kw_only=True)
+class _Place:
+    """Where a whole image, resized to `scaled`, lies in the graph's input. All are (height, width) in pixels.
+
+    offset: of its top left corner; negative where it is cropped, positive where it is padded. taken: the graph's input.
+    """
+
+    scaled: tuple[int, int]
+    offset: tuple[int, int]
+    taken: tuple[int, int]
+
+    @property
+    def inside(self) -> tuple[tuple[int, int], tuple[int, int]]:
+        """The part of the input that the image fills: from, to."""
+        (top, left), (height, width) = self.offset, self.taken
+        start = max(0, top), max(0, left)
+        return start, (min(height, top + self.scaled[0]), min(width, left + self.scaled[1]))
+
+    def box(self, start: tuple[int, int], end: tuple[int, int], *, of: tuple[int, int]) -> Box:
+        """Return a region of the input as xyxy in pixels of an image that has the size `of`, unscaled."""
+        y, x = (side / scaled for side, scaled in zip(of, self.scaled, strict=True))
+        top, left = self.offset
+        return (start[1] - left) * x, (start[0] - top) * y, (end[1] - left) * x, (end[0] - top) * y
+
+
+def _placed(size: tuple[int, int], preprocessing: Preprocessing) -> _Place:
+    """Place an image of `size` (height, width). Rounds as torchvision's Resize and CenterCrop do."""
+    taken = input_size(size, preprocessing)
+    if preprocessing.resize == "center_crop":
+        scaled = _covering(size, taken, fraction=preprocessing.crop_fraction)
+        top, left = (-round((a - b) / 2) for a, b in zip(scaled, taken, strict=True))
+        return _Place(scaled=scaled, offset=(top, left), taken=taken)
+    if preprocessing.resize == "letterbox":
+        scale = min(taken[0] / size[0], taken[1] / size[1])
+        height, width = (max(1, round(side * scale)) for side in size)
+        rest = (taken[0] - height, taken[1] - width)
+        at_center = preprocessing.pad_at == "center"
+        offset = (rest[0] // 2, rest[1] // 2) if at_center else (0, 0)
+        return _Place(scaled=(height, width), offset=offset, taken=taken)
+    return _Place(scaled=taken, offset=(0, 0), taken=taken)
+
+
+def _covering(
+    size: tuple[int, int], target: tuple[int, int], *, fraction: float
+) -> tuple[int, int]:
+    """Return the (height, width) at which an image covers the target, the side that just does being target / fraction."""
+    least = [round(side / fraction) for side in target]
+    if least[0] / size[0] >= least[1] / size[1]:
+        return least[0], max(target[1], int(least[0] * size[1] / size[0]))
+    return max(target[0], int(least[1] * size[0] / size[1])), least[1]
+
+
 def _resized(upright: _Upright, preprocessing: Preprocessing) -> DecodedImage:
     image, size = upright.image, upright.size
-    height, width = input_size(size, preprocessing)
-    box = (0.0, 0.0, float(size[1]), float(size[0]))
-    if preprocessing.resize == "center_crop":
-        box = _central_box(size, target=(height, width), fraction=preprocessing.crop_fraction)
-    drafted_y, drafted_x = image.height / size[0], image.width / size[1]
-    source_box = (box[0] * drafted_x, box[1] * drafted_y, box[2] * drafted_x, box[3] * drafted_y)
-    if (image.height, image.width) != (height, width) or source_box != (0, 0, width, height):
+    if preprocessing.channels == 1:
+        image = image.convert("L")
+    place = _placed(size, preprocessing)
+    start, end = place.inside
+    source = place.box(start, end, of=(image.height, image.width))  # it may have been scaled down
+    height, width = end[0] - start[0], end[1] - start[1]
+    if (image.height, image.width) != (height, width) or source != (0, 0, width, height):
         filter_ = Image.Resampling[preprocessing.resample.upper()]
-        image = image.resize((width, height), filter_, box=source_box)
-    frame = Frame(size=size, box=box)
-    return DecodedImage(pixels=np.asarray(image), frame=frame, note=upright.note)
+        image = image.resize((width, height), filter_, box=_within(source, image))
+    if (height, width) != place.taken:
+        image = _padded(image, preprocessing.pad, place)
+    frame = Frame(size=size, box=place.box((0, 0), place.taken, of=size))
+    pixels = np.asarray(image)
+    return DecodedImage(
+        pixels=pixels if pixels.ndim == 3 else pixels[..., None], frame=frame, note=upright.note
+    )
 
 
-def _central_box(size: tuple[int, int], *, target: tuple[int, int], fraction: float) -> Box:
-    scale = max(target[0] / size[0], target[1] / size[1]) / fraction
-    height, width = min(target[0] / scale, size[0]), min(target[1] / scale, size[1])
-    top, left = (size[0] - height) / 2, (size[1] - width) / 2
-    return left, top, left + width, top + height
+def _within(box: Box, image: Image.Image) -> Box:
+    """Undo the last digit's rounding, which Pillow would refuse as a region outside of the image."""
+    left, top, right, bottom = box
+    return max(0.0, left), max(0.0, top), min(right, image.width), min(bottom, image.height)
+
+
+def _padded(image: Image.Image, color: tuple[int, int, int], place: _Place) -> Image.Image:
+    whole = Image.new("RGB", (place.taken[1], place.taken[0]), color).convert(image.mode)
+    whole.paste(image, (place.offset[1], place.offset[0]))
+    return whole
 
 
 def _fit(size: tuple[int, int], *, longest: int) -> tuple[int, int]:
@@ -205,11 +264,12 @@ def _fit(size: tuple[int, int], *, longest: int) -> tuple[int, int]:
 
 def _image_from_array(array: np.ndarray[Any, Any]) -> Image.Image:
     if array.dtype != np.uint8 or not (
-        array.ndim == 2 or (array.ndim == 3 and array.shape[2] == 3)
+        array.ndim == 2 or (array.ndim == 3 and array.shape[2] in (1, 3))
     ):
         raise InputError(
-            f"an image array must be uint8 (H, W, 3) RGB or (H, W), not {array.dtype} {array.shape}"
+            f"an image array must be uint8 (H, W, 3) RGB, (H, W) or (H, W, 1), not {array.dtype} {array.shape}"
         )
     if array.size == 0:
         raise InputError(f"an image array needs at least one pixel, not {array.shape}")
-    return Image.fromarray(array).convert("RGB")
+    grey = array.ndim == 3 and array.shape[2] == 1
+    return Image.fromarray(array[..., 0] if grey else array).convert("RGB")

@@ -15,14 +15,16 @@ from dlcv.runtime.images.file_formats import opened
 if TYPE_CHECKING:
     from dlcv.runtime.bundle.schema import ClassInfo
 
-IGNORED = 255  # in masks: a pixel that does not count
+IGNORED = 255  # in masks of at most 256 classes: a pixel that does not count
+_MANY = 1 << 8  # more classes than this need 16 bits
 
-Mask: TypeAlias = "np.ndarray[Any, np.dtype[np.uint8]]"
+Mask: TypeAlias = "np.ndarray[Any, np.dtype[np.uint8]] | np.ndarray[Any, np.dtype[np.uint16]]"
 Color: TypeAlias = tuple[int, int, int]
 Strays: TypeAlias = "Counter[int | Color]"
 
 _FORMATS = ("PNG", "TIFF", "BMP")  # lossless: a JPEG's colours are no longer those of the classes
 _COLORED = {"RGB", "RGBA"}
+_SIXTEEN_BITS = {"I;16", "I;16B", "I"}
 _STRAYS_SHOWN = 5
 
 
@@ -31,7 +33,7 @@ class MaskCoding:
     """What the values in mask files mean.
 
     colors: of the classes in order, for masks coded by colour; None for masks of class indices.
-    ignore_labels, ignore_colors: values of either coding that do not count. Label 255 never does.
+    ignore_labels, ignore_colors: values of either coding that do not count. `ignored_label` never does.
     by_file: nothing else is known of the masks, so RGB files are coded by colour and others by index, and
         labels of no class do not count, as colours of none never do; otherwise they are errors.
     """
@@ -50,6 +52,11 @@ class MaskCoding:
             )
 
 
+def ignored_label(classes: int) -> int:
+    """Return the label of a pixel that does not count: 255, or 65,535 where there are more than 256 classes."""
+    return IGNORED if classes <= _MANY else (1 << 16) - 1
+
+
 def mask_coding_from_classes(classes: Sequence[ClassInfo]) -> MaskCoding:
     """Return the coding of masks of which the classes are all that is known, as those beside a bundle."""
     colors = tuple(info.color for info in classes if info.color is not None)
@@ -59,7 +66,10 @@ def mask_coding_from_classes(classes: Sequence[ClassInfo]) -> MaskCoding:
 
 @dataclass(frozen=True, kw_only=True)
 class DecodedMask:
-    """labels: uint8 (H, W), class indices, 255 = ignored. strays: pixels of each value that is not in the coding."""
+    """labels: uint8 (H, W), or uint16 of more than 256 classes: class indices, or `ignored_label`.
+
+    strays: pixels of each value that is not in the coding.
+    """
 
     labels: Mask
     strays: Strays
@@ -75,9 +85,11 @@ def decoded_mask(data: bytes, coding: MaskCoding, *, name: str) -> DecodedMask:
         with opened(data, formats=_FORMATS) as file:
             if coding.colors is not None and (not coding.by_file or file.mode in _COLORED):
                 return _from_colors(np.asarray(file.convert("RGB")), coding)
-            if file.mode not in {"L", "P"}:
+            if file.mode not in {"L", "P"} | (_SIXTEEN_BITS if coding.classes > _MANY else set()):
                 raise InputError(_wrong_mode(file.mode, coding, name=name))
             indices = np.array(file)
+            if coding.classes > _MANY:
+                indices = indices.clip(0, ignored_label(coding.classes)).astype(np.uint16)
     except ImageError as e:
         raise InputError(f"mask {name} is not a readable image: {e}") from e
     return _from_indices(indices, coding, name=name)
@@ -99,34 +111,37 @@ def stray_note(strays: Strays) -> str:
 
 def _wrong_mode(mode: str, coding: MaskCoding, *, name: str) -> str:
     why = ", for the classes have no color each" if coding.by_file and mode in _COLORED else ""
-    return f"mask {name} has mode {mode}; it must have one 8-bit channel of class indices{why}"
+    bits = "8" if coding.classes <= _MANY else "16"
+    return f"mask {name} has mode {mode}; it must have one {bits}-bit channel of class indices{why}"
 
 
 def _from_indices(indices: Mask, coding: MaskCoding, *, name: str) -> DecodedMask:
-    indices[np.isin(indices, coding.ignore_labels)] = IGNORED
-    stray = (indices >= coding.classes) & (indices != IGNORED)
+    ignored = ignored_label(coding.classes)
+    indices[np.isin(indices, coding.ignore_labels)] = ignored
+    stray = (indices >= coding.classes) & (indices != ignored)
     if stray.any() and not coding.by_file:
         raise InputError(
             f"mask {name} holds label {indices[stray].max()}; classes are 0..{coding.classes - 1},"
             f" ignored {', '.join(map(str, coding.ignore_labels)) or 'none'}"
         )
     strays: Strays = Counter(indices[stray].tolist())
-    indices[stray] = IGNORED
+    indices[stray] = ignored
     return DecodedMask(labels=indices, strays=strays)
 
 
 def _from_colors(pixels: Mask, coding: MaskCoding) -> DecodedMask:
     """Look colours up as 24-bit numbers in a sorted table."""
     colors = [*(coding.colors or ()), *coding.ignore_colors]
-    values = [*range(coding.classes), *[IGNORED] * (len(colors) - coding.classes)]
+    ignored = ignored_label(coding.classes)
+    values = [*range(coding.classes), *[ignored] * (len(colors) - coding.classes)]
     table = dict(zip((_number(color) for color in colors), values, strict=True))
     known = np.array(sorted(table), np.uint32)
     red, green, blue = np.moveaxis(pixels.astype(np.uint32), -1, 0)
     numbers = red << 16 | green << 8 | blue
     places = np.searchsorted(known, numbers).clip(max=len(known) - 1)
     stray = known[places] != numbers
-    labels = np.array([table[number] for number in sorted(table)], np.uint8)[places]
-    labels[stray] = IGNORED
+    labels = np.array([table[number] for number in sorted(table)], np.min_scalar_type(ignored))[places]
+    labels[stray] = ignored
     found, counts = np.unique(numbers[stray], return_counts=True)
     strays: dict[int | Color, int] = {
         (number >> 16, number >> 8 & 255, number & 255): count

@@ -117,6 +117,7 @@ class _Run:
         self.request = request
         self.dropped: list[str] = []
         self.size = image_size(bundle, request.size)
+        self.channels = bundle.manifest.preprocessing.channels
         self.outputs = (bundle.graph().outputs[0].name,)
         variants = bundle.graph().variants
         self.plain_precision: Precision = "fp32" if "fp32" in variants else next(iter(variants))
@@ -258,7 +259,9 @@ class _Run:
         usual = Configuration(engine, precision, None, tuple(settings.items()), 1)
         has_plain = is_importable("onnxruntime")
         with self._load(plain if has_plain else usual) as loaded:
-            one = subject_from_call(partial(loaded.infer, feeds_of(1, self.size))).estimate
+            one = subject_from_call(
+                partial(loaded.infer, feeds_of(1, self.size, channels=self.channels))
+            ).estimate
         self.dropped += [
             f"batch {batch}: a call takes about {one * batch:.1f} s, too long to tune"
             for batch in self.batches[1:]
@@ -285,7 +288,7 @@ class _Run:
                 try:
                     if key not in engines:
                         engines[key] = stack.enter_context(self._load(configuration))
-                    feeds = feeds_of(configuration.batch, self.size)
+                    feeds = feeds_of(configuration.batch, self.size, channels=self.channels)
                     subjects[configuration] = subject_from_call(partial(engines[key].infer, feeds))
                 except DlcvError as e:
                     self.dropped.append(f"{configuration}, batch {configuration.batch}: {e}")

@@ -42,9 +42,11 @@ def image_size(bundle: Bundle, size: int | None) -> tuple[int, int]:
 
 
 @lru_cache(maxsize=16)
-def feeds_of(batch: int, size: tuple[int, int]) -> dict[str, np.ndarray[Any, Any]]:
-    """Return random pixels from a fixed seed: `image` uint8 (batch, H, W, 3)."""
-    pixels = np.random.default_rng(0).integers(0, 256, (batch, *size, 3), np.uint8)
+def feeds_of(
+    batch: int, size: tuple[int, int], *, channels: int = 3
+) -> dict[str, np.ndarray[Any, Any]]:
+    """Return random pixels from a fixed seed: `image` uint8 (batch, H, W, channels)."""
+    pixels = np.random.default_rng(0).integers(0, 256, (batch, *size, channels), np.uint8)
     return {"image": pixels}
 
 

@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from PIL import Image
 
 Float32: TypeAlias = "NDArray[np.float32]"
+ClassIndices: TypeAlias = "NDArray[np.uint8] | NDArray[np.uint16]"
 Record: TypeAlias = dict[str, Any]
 LineFormat: TypeAlias = Literal["jsonl", "csv"]
 MatrixFormat: TypeAlias = Literal["npz", "parquet"]

@@ -26,7 +26,9 @@ from dlcv.runtime.results.draw import draw_classes, draw_maps, png_file
 class Classification(Result):
     """One image's classes, embedding and maps.
 
-    probabilities: float32 (classes,), sums to 1.
+    probabilities: float32 (classes,), sums to 1; where a `threshold` is given, independent of each other.
+    threshold: of a network with several labels, the probability from which one is given; None of classes that exclude
+        each other.
     embedding: float32 (D,), what the last linear layer sees; not normalised.
     explanation: float32 (h, w) in 0..1 over `frame.box`, or None where the network has none.
     attention: float32 (heads, h, w), last layer, class token to patches, softmaxed; None unless a ViT.
@@ -37,6 +39,7 @@ class Classification(Result):
     embedding: Float32 | None = None
     explanation: Float32 | None = None
     attention: Float32 | None = None
+    threshold: float | None = None
 
     def __post_init__(self) -> None:
         require_array(self.probabilities, "probabilities", np.float32, ndim=1)
@@ -52,6 +55,14 @@ class Classification(Result):
     def label(self) -> Label:
         """The likeliest class."""
         return self.top(1)[0]
+
+    @property
+    def labels(self) -> tuple[Label, ...]:
+        """The labels given: the likeliest class, or all from the threshold on, likeliest first, perhaps none."""
+        if self.threshold is None:
+            return self.top(1)
+        ranked = self.top(len(self.classes))
+        return tuple(label for label in ranked if label.probability >= self.threshold)
 
     def top(self, count: int = 5) -> tuple[Label, ...]:
         """Return the `count` likeliest classes, likeliest first; equals keep the classes' order."""
@@ -70,7 +81,7 @@ class Classification(Result):
         photo = self.photo()
         ranked = [(label.name, label.probability) for label in self.top()]
         if self.explanation is None:
-            return draw_classes(photo, ranked)
+            return draw_classes(photo, ranked, given=len(self.labels))
         return draw_maps(
             photo,
             ranked,
@@ -81,11 +92,11 @@ class Classification(Result):
 
     def record(self, *, top: int = 5) -> Record:
         """Return what goes into a line of JSON."""
-        labels = [
-            {"label": x.name, "index": x.index, "probability": round(x.probability, 6)}
-            for x in self.top(top)
-        ]
-        return {**self._base_record(), **labels[0], "top": labels, "engine": self.engine}
+        ranked = [_fields(label) for label in self.top(top)]
+        record = {**self._base_record(), **ranked[0]}
+        if self.threshold is not None:
+            record["labels"] = [_fields(label) for label in self.labels]
+        return {**record, "top": ranked, "engine": self.engine}
 
     def line(self, options: WriteOptions) -> Record:
         """Return the record with as many classes as asked for."""
@@ -99,9 +110,8 @@ class Classification(Result):
             yield png_file("overlay", "overlays", self.overlay, self.engine)
 
     def csv_row(self, record: Record) -> Record:
-        """Write the likeliest classes as `name:probability` pairs."""
-        pairs = "; ".join(f"{x['label']}:{x['probability']:.4f}" for x in record["top"])
-        return record | {"top": pairs}
+        """Write the likeliest classes, and the labels given, as `name:probability` pairs."""
+        return record | {key: _pairs(record[key]) for key in ("labels", "top") if key in record}
 
     def _save_maps(self, file: BinaryIO) -> None:
         arrays: dict[str, Any] = {
@@ -113,3 +123,15 @@ class Classification(Result):
             if (array := getattr(self, name)) is not None:
                 arrays[name] = array
         np.savez(file, allow_pickle=False, **arrays)
+
+
+def _fields(label: Label) -> Record:
+    return {
+        "label": label.name,
+        "index": label.index,
+        "probability": round(label.probability, 6),
+    }
+
+
+def _pairs(labels: list[Record]) -> str:
+    return "; ".join(f"{x['label']}:{x['probability']:.4f}" for x in labels)

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
     from dlcv.runtime.bundle.schema import ClassInfo
     from dlcv.runtime.images import Box, Frame, UInt8
-    from dlcv.runtime.results.base import Float32
+    from dlcv.runtime.results.base import ClassIndices, Float32
 
 _MASK_OPACITY = 0.5
 _PNG_LEVEL = 1  # a mask of a few classes is as small at level 1 as at 6, in a third of the time
@@ -29,17 +29,19 @@ _INFERNO = (
 )  # fmt: skip
 
 
-def palette_image(mask: UInt8, classes: Sequence[ClassInfo]) -> Image.Image:
-    """Return a mask, uint8 (H, W), as a palette image whose indices are the class indices."""
+def palette_image(mask: ClassIndices, classes: Sequence[ClassInfo]) -> Image.Image:
+    """Return a mask, uint8 (H, W), as a palette image whose indices are the class indices; uint16 as 16-bit greyscale."""
     image = Image.fromarray(mask)
+    if mask.dtype == np.uint16:
+        return image  # a palette has 256 colours
     image.putpalette(palette(tuple(classes)).tobytes())  # turns mode L into mode P, indices kept
     return image
 
 
 @lru_cache(maxsize=32)
 def palette(classes: tuple[ClassInfo, ...]) -> UInt8:
-    """Return colours uint8 (256, 3): the classes' own, or well-spread ones where they have none."""
-    colors = np.zeros((256, 3), np.uint8)
+    """Return colours uint8 (256 or more, 3): the classes' own, or well-spread ones where they have none."""
+    colors = np.zeros((max(256, len(classes)), 3), np.uint8)
     for index, info in enumerate(classes):
         spread = colorsys.hsv_to_rgb(index * 0.618034 % 1, 0.65, 0.95)  # golden-ratio steps of hue
         colors[index] = info.color or [round(255 * c) for c in spread]
@@ -62,12 +64,12 @@ def _inferno() -> UInt8:
 
 def draw_segmentation(
     photo: Image.Image,
-    mask: UInt8,
+    mask: ClassIndices,
     *,
     classes: tuple[ClassInfo, ...],
     shares: Mapping[str, float],
 ) -> Image.Image:
-    """Draw a mask, uint8 (h, w), over its photo, class borders sharpened, with a legend on the right.
+    """Draw a mask, uint8 or uint16 (h, w), over its photo, class borders sharpened, with a legend on the right.
 
     shares: of the image by class name, in 0..1.
     """
@@ -99,20 +101,25 @@ def draw_heat(
     right, bottom = round(box[2] * scale_x), round(box[3] * scale_y)
     region = (max(1, right - left), max(1, bottom - top))
     heat = np.asarray(Image.fromarray(values).resize(region, Image.Resampling.BICUBIC))
+    heat = heat[max(0, -top) : photo.height - top, max(0, -left) : photo.width - left]
+    left, top = max(0, left), max(0, top)
+    right, bottom = left + heat.shape[1], top + heat.shape[0]
     pixels = np.asarray(photo, np.float32) * 0.35
-    inside = np.asarray(photo.crop((left, top, left + region[0], top + region[1])), np.float32)
+    inside = np.asarray(photo.crop((left, top, right, bottom)), np.float32)
     opacity = (0.25 + 0.45 * np.clip(heat, 0, 1))[..., None]
     grey = inside.mean(axis=2, keepdims=True) * 0.5 + inside * 0.5
-    pixels[top : top + region[1], left : left + region[0]] = (
+    pixels[top:bottom, left:right] = (
         grey * (1 - opacity) + heat_colors(heat).astype(np.float32) * opacity
-    )[: pixels.shape[0] - top, : pixels.shape[1] - left]
+    )
     return Image.fromarray(pixels.astype(np.uint8))
 
 
-def draw_classes(photo: Image.Image, ranked: Sequence[tuple[str, float]]) -> Image.Image:
-    """List classes with their probabilities beside the photo, likeliest first."""
+def draw_classes(
+    photo: Image.Image, ranked: Sequence[tuple[str, float]], *, given: int = 1
+) -> Image.Image:
+    """List classes with their probabilities beside the photo, likeliest first; the first `given` stand out."""
     photo = enlarged(photo, shortest=320)
-    rows = [(FAINT if number else _INFERNO[5], *row) for number, row in enumerate(ranked)]
+    rows = [(_INFERNO[5] if number < given else FAINT, *row) for number, row in enumerate(ranked)]
     return _beside(photo, _legend(rows, height=photo.height))
 
 
@@ -150,7 +157,7 @@ def readable(values: Float32) -> Float32:
     return lifted
 
 
-def _borders(mask: UInt8) -> np.ndarray[tuple[int, ...], np.dtype[np.bool_]]:
+def _borders(mask: ClassIndices) -> np.ndarray[tuple[int, ...], np.dtype[np.bool_]]:
     borders = np.zeros(mask.shape, bool)
     borders[:, 1:] |= mask[:, 1:] != mask[:, :-1]
     borders[1:] |= mask[1:] != mask[:-1]

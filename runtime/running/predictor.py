@@ -274,7 +274,7 @@ def _image_bytes(preprocessing: Preprocessing) -> int:
     height, width = preprocessing.size
     if preprocessing.resize == "longest_side":
         height = width = max(height, width)
-    return height * width * 3
+    return height * width * preprocessing.channels
 
 
 def scaled(bundle: Bundle, longest_side: int | None) -> Preprocessing:

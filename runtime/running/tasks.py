@@ -105,7 +105,7 @@ def _engine_of_one_graph(request: LoadRequest) -> Engine:
 
 
 def _result_of_one_graph(bundle: Bundle) -> ResultFunction:
-    classes = bundle.manifest.classes
+    classes, threshold = bundle.manifest.classes, bundle.manifest.threshold
 
     def result(answered: Answered) -> Result:
         outputs, base = answered.outputs, answered.base
@@ -123,6 +123,7 @@ def _result_of_one_graph(bundle: Bundle) -> ResultFunction:
                 embedding=outputs.get("embedding"),
                 explanation=outputs.get("explanation"),
                 attention=outputs.get("attention"),
+                threshold=threshold,
                 **base,
             )
         return Embedding(vector=outputs["embedding"], **base)

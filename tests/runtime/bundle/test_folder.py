@@ -138,7 +138,7 @@ def test_a_graph_that_is_not_onnx_is_refused(new_bundle: NewBundle) -> None:
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        (lambda m: m.update(schema_version=2), "has schema version 2, this dlcv reads 1"),
+        (lambda m: m.update(schema_version=3), "has schema version 3, this dlcv reads 1 and 2"),
         (lambda m: m.update(colour="red"), "unknown field `colour`"),
         (lambda m: m["preprocessing"].update(mean=[0, 0, 0]), "unknown field `mean`"),
         (lambda m: m.pop("classes"), "missing required field `classes`"),
