@@ -2,26 +2,28 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from copy import deepcopy
+from dataclasses import replace
 from functools import partial
 from itertools import pairwise
-from typing import Any, final
+from typing import Any, TypeAlias, final
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 
 from dlcv.export.sources import ExportSource
-from dlcv.export.wrappers import Normalize
-from dlcv.export.wrappers.segmenter import segmentation_logits
-from dlcv.runtime.bundle.schema import Precision, TensorSpec
+from dlcv.export.tasks import normalize_of
+from dlcv.export.wrappers.segmenter import mask_dtype, segmentation_logits
+from dlcv.runtime.bundle.schema import DType, Precision, Task, TensorSpec
 from dlcv.runtime.engines.base import Arrays, EngineBase, EngineInfo
 from dlcv.runtime.errors import EngineError, InputError
 from dlcv.runtime.machine.system import cpu_count
 from dlcv.runtime.measure.bench import Contestant
 
-_OUTPUTS = {"classify": "probabilities", "segment": "mask"}
+Decision: TypeAlias = "Callable[[ExportSource, Tensor], Tensor]"
+"""From a source and what its network gives, to the task's main output."""
 
 
 class Answer(nn.Module):
@@ -29,18 +31,29 @@ class Answer(nn.Module):
 
     def __init__(self, source: ExportSource, dtype: torch.dtype) -> None:
         super().__init__()
-        self.normalize = Normalize(source.mean, source.std)
+        self.normalize = normalize_of(source)
         self.model = deepcopy(source.model).to(dtype)
-        self.task = source.task
+        self._decision = partial(_DECISIONS[source.task], replace(source, model=nn.Identity()))
         self.dtype = dtype
 
     def forward(self, image: Tensor) -> Tensor:
-        """Return probabilities float32 (B, classes) or a mask uint8 (B, H, W). image: uint8 (B, H, W, 3)."""
+        """Return probabilities float32 (B, classes) or a mask uint8 (B, H, W). image: uint8 (B, H, W, C)."""
         pixels = self.normalize(image).to(self.dtype)
-        if self.task == "segment":
-            return segmentation_logits(self.model, pixels).argmax(dim=1).to(torch.uint8)
-        logits: Tensor = self.model(pixels)
-        return logits.float().softmax(dim=1)
+        return self._decision(segmentation_logits(self.model, pixels))
+
+
+def _probabilities(source: ExportSource, logits: Tensor) -> Tensor:
+    is_independent = source.activation == "sigmoid"
+    return logits.float().sigmoid() if is_independent else logits.float().softmax(dim=1)
+
+
+def _mask(source: ExportSource, logits: Tensor) -> Tensor:
+    if source.threshold is not None:
+        return (logits.squeeze(1).sigmoid() >= source.threshold).to(torch.uint8)
+    return logits.argmax(dim=1).to(mask_dtype(len(source.classes)))
+
+
+_DECISIONS: dict[Task, Decision] = {"classify": _probabilities, "segment": _mask}
 
 
 def torch_baselines(source: ExportSource, *, threads: int | None) -> tuple[Contestant, ...]:
@@ -49,7 +62,7 @@ def torch_baselines(source: ExportSource, *, threads: int | None) -> tuple[Conte
     Raises:
         InputError: the source's task has no baseline.
     """
-    if source.task not in _OUTPUTS:
+    if source.task not in _DECISIONS:
         raise InputError(
             f"PyTorch is no baseline for task {source.task!r}; leave --checkpoint away"
         )
@@ -79,7 +92,8 @@ class TorchEngine(EngineBase):
         answer = Answer(source, dtype).eval().to(self._device)
         self._call: Any = torch.compile(answer) if kind == "compile" else answer
         height, width = source.preprocessing.size
-        self._inputs = (TensorSpec(name="image", dtype="uint8", shape=("batch", height, width, 3)),)
+        shape = ("batch", height, width, source.preprocessing.channels)
+        self._inputs = (TensorSpec(name="image", dtype="uint8", shape=shape),)
         self._outputs = (_output(source),)
         self._info = EngineInfo(
             name=f"torch {kind}",
@@ -124,6 +138,7 @@ class TorchEngine(EngineBase):
 
 def _output(source: ExportSource) -> TensorSpec:
     if source.task == "segment":
-        return TensorSpec(name="mask", dtype="uint8", shape=("batch", "height", "width"))
+        dtype: DType = "uint8" if len(source.classes) <= 1 << 8 else "uint16"
+        return TensorSpec(name="mask", dtype=dtype, shape=("batch", "height", "width"))
     shape = ("batch", len(source.classes))
     return TensorSpec(name="probabilities", dtype="float32", shape=shape)

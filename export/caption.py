@@ -7,6 +7,8 @@ start empty, and engines disagree about tensors without elements.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import final
 
 import numpy as np
 import torch
@@ -14,7 +16,7 @@ from torch import Tensor, nn
 
 from dlcv.export.gate import Run
 from dlcv.export.onnx_export import graph_from_module
-from dlcv.export.writing import ExportedGraph, Part
+from dlcv.export.writing import ExportedGraph
 from dlcv.runtime.bundle.schema import TensorSpec
 from dlcv.train.caption.network import CaptionDecoder
 
@@ -70,14 +72,25 @@ def graph_from_decoder(decoder: CaptionDecoder) -> ExportedGraph:
     )
 
 
-def decoder_part(decoder: CaptionDecoder, encoder: Part) -> Part:
-    """Return the graph `decoder`, with test cases made from the reference's outputs for photos."""
-    return Part(
-        name="decoder",
-        graph=graph_from_decoder(decoder),
-        runs=decoder_runs(decoder, encoder.runs),
-        golden=decoder_runs(decoder, encoder.golden[-1:]),
-    )
+@final
+@dataclass(frozen=True)
+class DecoderGraph:
+    """The graph `decoder` of a captioner's bundle; a `FurtherGraph`."""
+
+    decoder: CaptionDecoder
+    name: str = "decoder"
+
+    def graph(self, _: Sequence[Run]) -> ExportedGraph:
+        """Export it."""
+        return graph_from_decoder(self.decoder)
+
+    def runs(self, image_runs: Sequence[Run]) -> list[Run]:
+        """Return test cases; see `decoder_runs`."""
+        return decoder_runs(self.decoder, image_runs)
+
+    def golden(self, image_runs: Sequence[Run]) -> list[Run]:
+        """Return those of the last batch only, because caches are large."""
+        return decoder_runs(self.decoder, image_runs[-1:])
 
 
 def decoder_runs(decoder: CaptionDecoder, image_runs: Sequence[Run]) -> list[Run]:

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any, TypeAlias
+from dataclasses import dataclass
+from typing import Any, TypeAlias, final
 
 import numpy as np
 import torch
@@ -11,7 +12,7 @@ from torch import nn
 
 from dlcv.export.gate import Run
 from dlcv.export.onnx_export import graph_from_module
-from dlcv.export.writing import ExportedGraph, Part
+from dlcv.export.writing import ExportedGraph
 from dlcv.runtime.bundle.schema import TensorSpec
 
 Vectors: TypeAlias = "np.ndarray[Any, np.dtype[np.float32]]"
@@ -36,15 +37,26 @@ def graph_from_distance(distance: nn.Module, *, width: int) -> ExportedGraph:
     )
 
 
-def distance_part(distance: nn.Module, model: Part) -> Part:
-    """Return the graph `distance`, with test cases made from the reference's embeddings of photos."""
-    width = model.golden[0].expected["embedding"].shape[1]
-    return Part(
-        name="distance",
-        graph=graph_from_distance(distance, width=width),
-        runs=distance_runs(distance, model.runs),
-        golden=distance_runs(distance, model.golden),
-    )
+@final
+@dataclass(frozen=True)
+class DistanceGraph:
+    """The graph `distance` of a few-shot bundle; a `FurtherGraph`."""
+
+    distance: nn.Module
+    name: str = "distance"
+
+    def graph(self, image_runs: Sequence[Run]) -> ExportedGraph:
+        """Export it, for embeddings as wide as those of the photos."""
+        width = image_runs[0].expected["embedding"].shape[1]
+        return graph_from_distance(self.distance, width=width)
+
+    def runs(self, image_runs: Sequence[Run]) -> list[Run]:
+        """Return test cases; see `distance_runs`."""
+        return distance_runs(self.distance, image_runs)
+
+    def golden(self, image_runs: Sequence[Run]) -> list[Run]:
+        """Return the same of the recorded photos."""
+        return self.runs(image_runs)
 
 
 def distance_runs(distance: nn.Module, image_runs: Sequence[Run]) -> list[Run]:

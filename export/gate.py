@@ -162,7 +162,12 @@ def _stretched(preprocessing: Preprocessing, size: tuple[int, int] | None) -> Pr
     """Resize all images to one size, so that they fit into one batch. None keeps the bundle's own sizes."""
     if size is None:
         return preprocessing
-    return Preprocessing(resize="stretch", size=size, resample=preprocessing.resample)
+    return Preprocessing(
+        resize="stretch",
+        size=size,
+        resample=preprocessing.resample,
+        channels=preprocessing.channels,
+    )
 
 
 def _pixels(path: Path, preprocessing: Preprocessing) -> Pixels:

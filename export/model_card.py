@@ -10,10 +10,9 @@ import yaml
 from dlcv.export.sources.base import ModelFacts
 from dlcv.runtime.bundle.manifest import Manifest
 from dlcv.runtime.bundle.report import metrics_table
-from dlcv.runtime.bundle.schema import OutputParity, Preprocessing
+from dlcv.runtime.bundle.schema import OutputParity, Preprocessing, Task
 
 _ROLLOUT = "attention rollout of the class token (Abnar and Zuidema 2020), largest value 1"
-_EMBEDDING = "what images are compared by; not normalised"
 _OUTPUTS = {
     "probabilities": "the probability of each class; each row sums to 1",
     "embedding": "what the last linear layer sees; not normalised",
@@ -22,6 +21,9 @@ _OUTPUTS = {
     "mask": "the class of each pixel",
     "memory": "keys and values of the image for every layer of the decoder",
     "confidence": "the probability of the class in the mask, in 0..1",
+}
+_OUTPUTS_OF: dict[Task, dict[str, str]] = {
+    "embed": {"embedding": "what images are compared by; not normalised"}
 }
 _FURTHER = {  # graphs other than the one that takes images
     "distance": "more is nearer",
@@ -44,13 +46,13 @@ def card_from_manifest(manifest: Manifest, source: ModelFacts) -> str:
     parity = next(iter(graph.variants.values())).parity
     names = {spec.name for spec in graph.outputs}
     meanings = _OUTPUTS | ({"explanation": _ROLLOUT} if "attention" in names else {})
-    meanings |= {"embedding": _EMBEDDING} if manifest.task == "embed" else {}
+    meanings |= _OUTPUTS_OF.get(manifest.task, {}) | _by_activation(manifest)
     outputs = [f"- `{spec}` - {meanings[spec.name]}" for spec in graph.outputs]
     sections = {
         "Use": _use(manifest),
         "Input and outputs": "\n".join(
             [
-                f"- `{graph.inputs[0]}` - RGB pixels. {_resize_text(manifest.preprocessing)}",
+                f"- `{graph.inputs[0]}` - {'grey' if manifest.preprocessing.channels == 1 else 'RGB'} pixels. {_resize_text(manifest.preprocessing)}",
                 *outputs,
                 *_further_graphs(manifest),
             ]
@@ -67,6 +69,17 @@ def card_from_manifest(manifest: Manifest, source: ModelFacts) -> str:
     }
     body = "\n\n".join(f"## {title}\n\n{text}" for title, text in sections.items() if text)
     return f"# {manifest.name}\n\n{manifest.description}\n\n{body}\n"
+
+
+def _by_activation(manifest: Manifest) -> dict[str, str]:
+    """Return what outputs are where labels, or two classes of pixels, are decided by a threshold."""
+    if manifest.threshold is None:
+        return {}
+    least = f"{manifest.threshold:g}"
+    return {
+        "probabilities": f"the probability of each label (sigmoid); an image has those of {least} or more, perhaps none",
+        "mask": f"1 where the probability of the second class (sigmoid) is {least} or more, else 0",
+    }
 
 
 def _further_graphs(manifest: Manifest) -> list[str]:
@@ -93,12 +106,13 @@ def _resize_text(preprocessing: Preprocessing) -> str:
         "stretch": f"The whole image is resized to {width}x{height}.",
         "center_crop": f"The centre of the image ({preprocessing.crop_fraction:.1%} of the largest "
         f"region of that shape) is resized to {width}x{height}.",
+        "letterbox": f"The image is resized to fit into {width}x{height}; a border of colour {preprocessing.pad} fills the "
+        f"rest, {'on both sides' if preprocessing.pad_at == 'center' else 'right and below'}.",
         "longest_side": f"The image is resized so that its longer side has {max(height, width)} pixels, "
         f"both sides rounded to multiples of {preprocessing.multiple}.",
     }[preprocessing.resize]
-    return (
-        f"{how} The filter is {preprocessing.resample}, antialiased. Normalisation is in the graph."
-    )
+    grey = "It is converted to greyscale. " if preprocessing.channels == 1 else ""
+    return f"{grey}{how} The filter is {preprocessing.resample}, antialiased. Normalisation is in the graph."
 
 
 def _classes(manifest: Manifest) -> str:
@@ -114,12 +128,16 @@ def _limits(manifest: Manifest) -> list[str]:
     limits = [
         "Images unlike those it was trained on (other cameras, places, times) are answered worse."
     ]
-    if manifest.classes:
+    if manifest.classes and manifest.activation == "softmax":
         limits.insert(
             0,
             "It knows the classes above and no others: every image gets one of them, however sure.",
         )
     names = {spec.name for spec in manifest.graphs[manifest.main_graph].outputs}
+    if manifest.task == "classify" and "embedding" not in names:
+        limits.append(
+            "It gives no embedding: its graph shows no last linear layer that would see one."
+        )
     if "explanation" in names:
         limits.append("`explanation` shows what the answer rests on; it is not a segmentation.")
     return limits

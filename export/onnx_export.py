@@ -20,9 +20,14 @@ from dlcv.runtime.bundle.schema import Dimension, DType, TensorSpec
 from dlcv.runtime.errors import InputError
 
 _EXAMPLE_BATCH = 2  # torch would make a size of 1 a constant
-_DTYPES: dict[torch.dtype, DType] = {torch.uint8: "uint8", torch.float32: "float32"}
+_DTYPES: dict[torch.dtype, DType] = {
+    torch.uint8: "uint8",
+    torch.uint16: "uint16",
+    torch.float32: "float32",
+}
 _ONNX_TYPES = {
     "uint8": onnx.TensorProto.UINT8,
+    "uint16": onnx.TensorProto.UINT16,
     "int32": onnx.TensorProto.INT32,
     "float32": onnx.TensorProto.FLOAT,
 }
@@ -36,21 +41,23 @@ def graph_from_wrapper(
     size: (height, width) of the input. multiple: height and width are dynamic, in multiples of this; None fixes
     them to `size`.
     """
+    channels = wrapper.normalize.channels
     example = torch.randint(
-        0, 256, (_EXAMPLE_BATCH, *size, 3), dtype=torch.uint8, generator=_seeded()
+        0, 256, (_EXAMPLE_BATCH, *size, channels), dtype=torch.uint8, generator=_seeded()
     )
     with torch.no_grad():
         answers = wrapper(example)
     symbols: tuple[Dimension, ...] = size if multiple is None else ("height", "width")
-    inputs = (TensorSpec(name="image", dtype="uint8", shape=("batch", *symbols, 3)),)
+    inputs = (TensorSpec(name="image", dtype="uint8", shape=("batch", *symbols, channels)),)
     outputs = tuple(
         TensorSpec(name=name, dtype=_DTYPES[x.dtype], shape=_shape(x, size=size, symbols=symbols))
         for name, x in zip(wrapper.output_names, answers, strict=True)
     )
     dimensions = {0: torch.export.Dim("batch"), **_dynamic_sizes(multiple)}
-    return graph_from_module(
+    graph = graph_from_module(
         wrapper, (example,), inputs=inputs, outputs=outputs, dimensions=(dimensions,)
     )
+    return wrapper.finished(graph)
 
 
 def graph_from_module(

@@ -245,6 +245,8 @@ def _manifest(
         "licence": options.licence or facts.licence,
         "classes": facts.classes,
         "preprocessing": facts.preprocessing,
+        "activation": facts.activation,
+        "threshold": facts.threshold,
         "graphs": graphs,
         "golden": golden,
         "tokenizer": TOKENIZER_FILE if TOKENIZER_FILE in facts.files else None,

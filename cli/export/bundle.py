@@ -11,20 +11,12 @@ import typer
 from dlcv.cli.export import options
 
 
+@options.takes_source
 def bundle(
-    source: options.Source,
+    source: options.LoadSource,
     out: Annotated[
         Path, typer.Option("--out", "-o", help="Folder of the new bundle.", show_default=False)
     ],
-    weights: options.Weights = None,
-    weights_key: options.WeightsKey = None,
-    random: options.Random = False,
-    classes: options.Classes = None,
-    size: options.Size = None,
-    task: options.TaskName = None,
-    mean: options.Mean = None,
-    std: options.Std = None,
-    set_: options.Settings = None,
     name: Annotated[
         str | None, typer.Option("--name", help="Name in the manifest, instead of the source's.")
     ] = None,
@@ -57,15 +49,7 @@ def bundle(
     from dlcv.export.writing import BundleOptions, require_writable
 
     require_writable(out, overwrite=overwrite)
-    loaded = options.loaded_source(
-        source,
-        weights=weights,
-        weights_key=weights_key,
-        random=random,
-        classes=classes,
-        size=size,
-        more=options.network_options(task, mean, std, set_),
-    )
+    loaded = source()
     settings = BundleOptions(
         name=name,
         licence=licence,

@@ -2,17 +2,18 @@
 
 from __future__ import annotations
 
+import functools
+import inspect
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal, TypeAlias
 
 import typer
 
 from dlcv.cli.text import fractions_from_text, key_values, size_from_text
 
 if TYPE_CHECKING:
-    from dlcv.export.sources import ExportSource
     from dlcv.runtime.bundle import Bundle
 
 _NEEDED = (
@@ -60,15 +61,67 @@ TaskName = Annotated[
     Literal["classify", "segment", "embed"] | None,
     typer.Option("--task", help="Of a py: network; classify by default."),
 ]
+Activation = Annotated[
+    Literal["softmax", "sigmoid"] | None,
+    typer.Option(
+        "--activation",
+        help="Of a classifier: sigmoid where an image can have several labels; softmax by default.",
+    ),
+]
+Threshold = Annotated[
+    float | None,
+    typer.Option(
+        "--threshold",
+        help="With a sigmoid: probability from which a label, or the second of two classes of pixels, is given; 0.5.",
+    ),
+]
+Scale = Annotated[
+    str | None,
+    typer.Option(
+        "--scale", help="Pixels in 0..255 are multiplied by this first; 1/255 by default."
+    ),
+]
 Mean = Annotated[
     str | None,
     typer.Option(
+        "--mean",
         metavar="R,G,B",
-        help="Of a py: or smp: network's input, in units of 0..1; py: 0,0,0 by default, smp: ImageNet's.",
+        help="Subtracted then, by channel, or one number; by default the library's, of smp: ImageNet's, of py: 0.",
     ),
 ]
 Std = Annotated[
-    str | None, typer.Option(metavar="R,G,B", help="As --mean; by default 1,1,1, or ImageNet's.")
+    str | None,
+    typer.Option("--std", metavar="R,G,B", help="Divided by then; by default as --mean, of py: 1."),
+]
+Channels = Annotated[
+    Literal["rgb", "bgr", "grey"] | None,
+    typer.Option("--channels", help="What the network takes; rgb by default."),
+]
+Resize = Annotated[
+    Literal["stretch", "center_crop", "longest_side", "letterbox"] | None,
+    typer.Option(
+        "--resize", help="How an image comes to the size; of py: and smp: stretch by default."
+    ),
+]
+Resample = Annotated[
+    Literal["bilinear", "bicubic", "lanczos"] | None,
+    typer.Option("--resample", help="Filter; of py: and smp: bilinear by default."),
+]
+CropFraction = Annotated[
+    float | None,
+    typer.Option("--crop-fraction", help="Of center_crop: 0.875 is resize to 256, crop 224."),
+]
+Pad = Annotated[
+    str | None,
+    typer.Option(
+        "--pad",
+        metavar="R,G,B",
+        help="Of letterbox: colour of the border in 0..255, or one number.",
+    ),
+]
+PadAt = Annotated[
+    Literal["center", "end"] | None,
+    typer.Option("--pad-at", help="Of letterbox: border on all sides, or only right and below."),
 ]
 Settings = Annotated[
     list[str] | None,
@@ -102,50 +155,94 @@ def require_extra() -> None:
         raise InputError(f"export needs {', '.join(missing)}; run pip install 'dlcv[cpu,export]'")
 
 
+LoadSource: TypeAlias = Callable[[], Any]
+"""Loads the source that the options of a command name: an `ExportSource`."""
+
+
+def takes_source(command: Callable[..., None]) -> Callable[..., None]:
+    """Give a command the options of a source, in place of its parameter `source`, a function that loads it."""
+    own = inspect.signature(command, eval_str=True).parameters
+    added = inspect.signature(loaded_source, eval_str=True).parameters
+
+    @functools.wraps(command)
+    def run(**values: Any) -> None:
+        chosen = {name: values.pop(name) for name in added}
+        command(**values, source=functools.partial(loaded_source, **chosen))
+
+    shown = [q for p in own.values() for q in (added.values() if p.name == "source" else (p,))]
+    run.__dict__.pop("__wrapped__")
+    run.__dict__["__signature__"] = inspect.Signature(
+        [p.replace(kind=inspect.Parameter.KEYWORD_ONLY) for p in shown]
+    )
+    run.__annotations__ = {p.name: p.annotation for p in shown}
+    return run
+
+
 def loaded_source(
-    source: str,
-    *,
-    weights: Path | None,
-    random: bool,
-    classes: Path | None,
-    size: str | None,
-    weights_key: str | None = None,
-    more: Mapping[str, Any] | None = None,
-) -> ExportSource:
-    """Load a source with the given options.
+    source: Source,
+    weights: Weights = None,
+    weights_key: WeightsKey = None,
+    random: Random = False,
+    set_: Settings = None,
+    task: TaskName = None,
+    classes: Classes = None,
+    activation: Activation = None,
+    threshold: Threshold = None,
+    size: Size = None,
+    scale: Scale = None,
+    mean: Mean = None,
+    std: Std = None,
+    channels: Channels = None,
+    resize: Resize = None,
+    resample: Resample = None,
+    crop_fraction: CropFraction = None,
+    pad: Pad = None,
+    pad_at: PadAt = None,
+) -> Any:
+    """Load a source, an `ExportSource`, with the given options, as typed on the command line.
 
     Raises:
         UserError: it cannot be loaded, or an option does not fit.
     """
-    from dlcv.export.sources import SourceOptions, load_source
+    from dlcv.export.sources import ImageOptions, SourceOptions, load_source
 
+    images = ImageOptions(
+        scale=fractions_from_text(scale, option="--scale")[0] if scale else None,
+        mean=fractions_from_text(mean, option="--mean") if mean else None,
+        std=fractions_from_text(std, option="--std") if std else None,
+        channels=channels,
+        resize=resize,
+        resample=resample,
+        crop_fraction=crop_fraction,
+        pad=_color(pad) if pad else None,
+        pad_at=pad_at,
+    )
     options = SourceOptions(
         weights=weights,
         weights_key=weights_key,
         random=random,
+        settings=key_values(set_, "--set"),
+        task=task,
         classes=classes,
+        activation=activation,
+        threshold=threshold,
         size=size_from_text(size),
-        **(more or {}),
+        images=images,
         on_note=lambda note: print(f"dlcv-export: {note}", file=sys.stderr),
     )
     tell("loading the model")
     return load_source(source, options)
 
 
-def network_options(
-    task: str | None, mean: str | None, std: str | None, settings: Sequence[str] | None
-) -> dict[str, Any]:
-    """Return what the options of py: networks give, as fields of `SourceOptions`.
+def _color(text: str) -> tuple[int, int, int]:
+    from dlcv.runtime.errors import InputError
 
-    Raises:
-        InputError: one is not what its option takes.
-    """
-    return {
-        "task": task,
-        "mean": fractions_from_text(mean, option="--mean") if mean else None,
-        "std": fractions_from_text(std, option="--std") if std else None,
-        "settings": key_values(settings, "--set"),
-    }
+    numbers = [int(word) if word.strip().isdecimal() else -1 for word in text.split(",")]
+    numbers = numbers * 3 if len(numbers) == 1 else numbers
+    if len(numbers) != 3 or not all(0 <= number <= 255 for number in numbers):
+        raise InputError(f"--pad takes a colour in 0..255, such as 114 or 0,0,0, not {text!r}")
+    red, green, blue = numbers
+    return red, green, blue
 
 
 def report(bundle: Bundle) -> list[str]:

@@ -11,20 +11,12 @@ import typer
 from dlcv.cli.export import options
 
 
+@options.takes_source
 def verify(
     bundle: Annotated[
         Path, typer.Argument(metavar="BUNDLE", help="Bundle folder.", show_default=False)
     ],
-    source: options.Source,
-    weights: options.Weights = None,
-    weights_key: options.WeightsKey = None,
-    random: options.Random = False,
-    classes: options.Classes = None,
-    size: options.Size = None,
-    task: options.TaskName = None,
-    mean: options.Mean = None,
-    std: options.Std = None,
-    set_: options.Settings = None,
+    source: options.LoadSource,
     images: options.Images = None,
     engine: Annotated[
         str, typer.Option("--engine", "-e", help="auto, ort, cuda, trt, trt-rtx or openvino.")
@@ -44,15 +36,7 @@ def verify(
     from dlcv.export.bundle import verify_bundle
     from dlcv.runtime.bundle.report import parity_table
 
-    loaded = options.loaded_source(
-        source,
-        weights=weights,
-        weights_key=weights_key,
-        random=random,
-        classes=classes,
-        size=size,
-        more=options.network_options(task, mean, std, set_),
-    )
+    loaded = source()
     options.tell("comparing")
     parity = verify_bundle(bundle, loaded, images=tuple(images or ()), engine=engine)
     print("\n".join(parity_table(parity.outputs)))

@@ -104,7 +104,5 @@ def _baselines(
     source_options.require_extra()
     from dlcv.export.baselines import torch_baselines
 
-    source = source_options.loaded_source(
-        checkpoint, weights=weights, random=random, classes=None, size=None
-    )
+    source = source_options.loaded_source(checkpoint, weights=weights, random=random)
     return torch_baselines(source, threads=threads)

@@ -11,10 +11,10 @@ from importlib.metadata import entry_points
 from pathlib import Path
 from typing import TypeAlias
 
-from dlcv.export.sources.base import ExportSource, SourceOptions
+from dlcv.export.sources.base import ExportSource, ImageOptions, SourceOptions
 from dlcv.runtime.errors import InputError
 
-__all__ = ["SOURCES", "ExportSource", "SourceOptions", "load_source"]
+__all__ = ["SOURCES", "ExportSource", "ImageOptions", "SourceOptions", "load_source"]
 
 SourceFunction: TypeAlias = Callable[[str, SourceOptions], ExportSource]
 """From what follows the prefix, and the user's options, to a source. It raises InputError or RecipeError."""
@@ -25,7 +25,7 @@ SOURCES = {
     "smp": "dlcv.export.sources.smp:source_from_smp",
     "py": "dlcv.export.sources.python_file:source_from_python_file",
 }
-_SAYING_ALL = ("timm", "torchvision")  # they know their task, mean and std
+_KNOWING_THEIR_TASK = ("timm", "torchvision")
 GROUP = "dlcv.sources"
 
 
@@ -38,8 +38,8 @@ def load_source(spec: str, options: SourceOptions | None = None) -> ExportSource
     """
     options = options or SourceOptions()
     prefix, colon, rest = spec.partition(":")
-    if prefix in _SAYING_ALL or not colon:
-        _require_nothing_more(options, spec)
+    if prefix in _KNOWING_THEIR_TASK or not colon:
+        _require_only_fitting(options, prefix if colon else "")
     if colon and (function := _function_of(prefix)):
         return function(rest, options)
     if not Path(spec).is_dir():
@@ -52,17 +52,16 @@ def load_source(spec: str, options: SourceOptions | None = None) -> ExportSource
     return source_from_checkpoint(Path(spec), options)
 
 
-def _require_nothing_more(options: SourceOptions, spec: str) -> None:
-    given = {
-        "--task": options.task,
-        "--mean": options.mean,
-        "--std": options.std,
-        "--set": options.settings,
-    }
+def _require_only_fitting(options: SourceOptions, prefix: str) -> None:
+    """Refuse what a source would ignore: it knows its task, and a checkpoint of ours all of it."""
+    given: dict[str, object] = {"--task": options.task}
+    if not prefix:
+        given |= {"--set": options.settings, **options.images.as_text()}
     if unused := [name for name, value in given.items() if value]:
+        what = f"{prefix}: networks" if prefix else "a checkpoint of dlcv-train"
         raise InputError(
-            f"{', '.join(unused)} is for networks that do not say it themselves, as py:FILE.py:FUNCTION; "
-            f"{spec} does, so leave it out"
+            f"{', '.join(unused)} is for networks that do not say it themselves, as py:FILE.py:FUNCTION; {what} do"
+            f"{'' if prefix else 'es'}, so leave it out"
         )
 
 

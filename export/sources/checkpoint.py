@@ -7,7 +7,13 @@ from typing import Any, TypeGuard
 
 import msgspec
 
-from dlcv.export.sources.base import ExportSource, SourceOptions, read_classes, with_size
+from dlcv.export.sources.base import (
+    ExportSource,
+    SourceOptions,
+    activation_of_classifier,
+    read_classes,
+    with_size,
+)
 from dlcv.runtime.bundle.schema import ClassInfo, Metric
 from dlcv.runtime.caption.vocabulary import TOKENIZER_FILE
 from dlcv.runtime.errors import InputError
@@ -70,6 +76,7 @@ def source_from_checkpoint(folder: Path, options: SourceOptions) -> ExportSource
         ),
         metrics=_metrics(recipe, checkpoint.metrics),
         recipe=msgspec.to_builtins(recipe),
+        **activation_of_classifier(options, task=kind["task"]),
         **kind,
     )
 

@@ -10,13 +10,23 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from dlcv.export.sources.base import ExportSource
-from dlcv.runtime.bundle.schema import ClassInfo, Preprocessing
+from dlcv.export.sources.base import (
+    DEFAULT_SCALE,
+    ExportSource,
+    bundle_name,
+    by_channel,
+    classes_from_names,
+    read_classes,
+    threshold_for,
+)
+from dlcv.export.sources.pretrained import LIMITS_OF_RANDOM
+from dlcv.runtime.bundle.schema import Activation, ClassInfo, Preprocessing, Resample, Resize
 from dlcv.runtime.errors import InputError
 
 if TYPE_CHECKING:
     from pathlib import Path
 
+    from dlcv.export.sources.base import SourceOptions
     from dlcv.export.writing import BundleOptions
     from dlcv.runtime.bundle import Bundle
 
@@ -29,17 +39,28 @@ class ModuleFacts:
     """What a bundle must know of a module, which cannot say it.
 
     classes: names in the order of the outputs, or their number; None: as many as there are outputs, named by number.
-    size: (height, width) of the input in pixels. mean, std: by channel, in units of 0..1; by default pixels are
-    only scaled to 0..1. resize, resample: how images come to that size, see `Preprocessing`.
+    size: (height, width) of the input in pixels. scale: what pixels in 0..255 are multiplied by first. mean, std:
+    subtracted and divided by then, by channel in the module's order, or one number for all. channels: rgb, bgr (blue
+    first) or grey, with one. resize, resample, crop_fraction, pad, pad_at: how images come to the size, see
+    `Preprocessing`. activation: of a classifier's logits; sigmoid where an image can have several labels. A segmenter's is
+    a softmax over its channels, or with one channel a sigmoid. threshold: with sigmoid, the probability from which a
+    label, or the second of two classes of pixels, is given; 0.5 by default.
     """
 
     task: ModuleTask = "classify"
     classes: Sequence[str] | int | None = None
     size: tuple[int, int] = (224, 224)
-    mean: tuple[float, ...] = (0.0, 0.0, 0.0)
-    std: tuple[float, ...] = (1.0, 1.0, 1.0)
-    resize: Literal["stretch", "center_crop", "longest_side"] = "stretch"
-    resample: Literal["bilinear", "bicubic", "lanczos"] = "bilinear"
+    scale: float = DEFAULT_SCALE
+    mean: tuple[float, ...] = (0.0,)
+    std: tuple[float, ...] = (1.0,)
+    channels: Literal["rgb", "bgr", "grey"] = "rgb"
+    resize: Resize = "stretch"
+    resample: Resample = "bilinear"
+    crop_fraction: float = 1.0
+    pad: tuple[int, int, int] = (0, 0, 0)
+    pad_at: Literal["center", "end"] = "center"
+    activation: Activation | None = None
+    threshold: float | None = None
     name: str | None = None
     description: str | None = None
     licence: str = "not stated"
@@ -52,43 +73,77 @@ class ModuleFacts:
             raise InputError(
                 f"a module is exported for task {', '.join(get_args(ModuleTask))}, not {self.task!r}"
             )
-        for name in ("mean", "std"):
-            if len(values := getattr(self, name)) != 3:
-                raise InputError(
-                    f"{name} takes three numbers, of red, green and blue, not {values}"
-                )
-        if not all(self.std):
-            raise InputError(f"std must not be 0, received {self.std}")
+        if not all(self.std) or not self.scale:
+            raise InputError(f"scale and std must not be 0, received {self.scale} and {self.std}")
+        self.normalisation()
+
+    @property
+    def channel_count(self) -> int:
+        """How many channels the module takes: 3, or 1 of greyscale."""
+        return 1 if self.channels == "grey" else 3
+
+    def normalisation(self) -> tuple[tuple[float, ...], tuple[float, ...]]:
+        """Return mean and std by channel, in units of 0..1."""
+        count, scale = self.channel_count, self.scale
+        return (
+            by_channel(self.mean, channels=count, scale=scale, name="mean"),
+            by_channel(self.std, channels=count, scale=scale, name="std"),
+        )
+
+
+def facts_from_options(options: SourceOptions) -> dict[str, Any]:
+    """Return what the user's options say of a module, as fields of `ModuleFacts`.
+
+    Raises:
+        InputError: the file with class names cannot be read.
+    """
+    facts = {
+        "task": options.task,
+        "classes": [c.name for c in read_classes(options.classes)] if options.classes else None,
+        "size": options.size,
+        "activation": options.activation,
+        "threshold": options.threshold,
+        **options.images.given(),
+    }
+    if options.random:
+        facts |= {"licence": "random weights: none needed", "limits": LIMITS_OF_RANDOM}
+    return {name: value for name, value in facts.items() if value is not None}
 
 
 def source_from_module(module: nn.Module, facts: ModuleFacts) -> ExportSource:
-    """Return a module as a source, after running it once.
+    """Return a module as a source, in evaluation mode, after running it twice.
 
-    The module takes float32 (B, 3, H, W). A classifier gives logits (B, classes), an embedder (B, D), a segmenter
+    The module takes float32 (B, C, H, W). A classifier gives logits (B, classes), an embedder (B, D), a segmenter
     logits (B, classes, h, w), which are up-sampled to the images' size; one channel means two classes, by a sigmoid.
     In a dict the answers are under `out` or `logits`, in a tuple they are first.
 
     Raises:
-        InputError: it fails on images of the size, or gives something else, or other classes than named.
+        InputError: it fails on images of the size, gives other answers each time, something else, or other classes
+            than named.
     """
     if not isinstance(module, nn.Module):
         raise InputError(f"an nn.Module is exported, not {type(module).__name__}")
-    model = _Answer(module).eval()
+    _put_into_evaluation(module)
+    model = _Answer(module)
+    model.training = False
     shape = _shape_of_answers(model, facts)
     if facts.task == "segment":
         model.up_samples = shape[2:] != facts.size
-        model.is_binary = shape[1] == 1
-    name = facts.name or type(module).__name__.strip("_") or "network"
+    activation = _activation(facts, channels=shape[1])
+    mean, std = facts.normalisation()
+    name = facts.name or type(module).__name__.strip("_")
     return ExportSource(
-        model=module.eval()
-        if model.changes_nothing
-        else model,  # what is traced is then the network itself
-        name=name,
+        # What is traced is the network itself, where its answers are already as wrappers take them.
+        model=module if model.changes_nothing else model,
+        name=bundle_name(name),
         task=facts.task,
-        classes=_classes(facts, 2 if model.is_binary else shape[1]),
+        classes=_classes(facts, _class_count(facts, shape[1])),
         preprocessing=_preprocessing(facts),
-        mean=facts.mean,
-        std=facts.std,
+        activation=activation,
+        threshold=threshold_for(activation, facts.threshold),
+        mean=mean,
+        std=std,
+        is_bgr=facts.channels == "bgr",
         description=facts.description or f"{name}, a network of its users' own.",
         licence=facts.licence,
         origin=facts.origin,
@@ -107,6 +162,8 @@ def export_model(
 ) -> Bundle:
     """Export a module as a bundle and return it. It is written only if its graph gives the module's answers.
 
+    The module is exported in evaluation mode, and left in the mode in which it was.
+
     facts: fields of `ModuleFacts`, such as task="segment", classes=["sky", "road"], size=(256, 256).
     options: images of the parity gate, overwriting.
 
@@ -123,36 +180,51 @@ def export_model(
         known = ModuleFacts(**facts)
     except TypeError as e:
         raise InputError(f"export_model has no such fact: {e}") from e
-    return export_bundle(source_from_module(module, known), Path(out), options)
+    modes = {part: part.training for part in module.modules()} if _is_module(module) else {}
+    try:
+        return export_bundle(source_from_module(module, known), Path(out), options)
+    finally:
+        for part, mode in modes.items():
+            part.training = mode
+
+
+def _is_module(module: object) -> bool:
+    return isinstance(module, nn.Module)
+
+
+def _put_into_evaluation(module: nn.Module) -> None:
+    module.eval()
+    if training := [name for name, part in module.named_modules() if part.training]:
+        raise InputError(
+            f"the network stays in training mode after eval() (in {training[0] or 'itself'}); its eval() and train() must "
+            "pass the mode on, as those of nn.Module"
+        )
 
 
 class _Answer(nn.Module):
-    """A network's answers as wrappers take them: one tensor; of a segmenter of the images' size, with two channels or more.
+    """A network's answers as wrappers take them: one tensor; of a segmenter of the images' size.
 
-    up_samples: logits are smaller than the image, as SegFormer's. is_binary: there is one channel; its sigmoid is the
-    probability of the second of two classes.
+    up_samples: logits are smaller than the image, as SegFormer's.
     """
 
     def __init__(self, network: nn.Module) -> None:
         super().__init__()
         self.network = network
-        self.up_samples = self.is_binary = False
+        self.up_samples = False
         self.is_one_tensor = True
 
     @property
     def changes_nothing(self) -> bool:
         """Whether the network's answers are already as wrappers take them; known after a run."""
-        return self.is_one_tensor and not (self.up_samples or self.is_binary)
+        return self.is_one_tensor and not self.up_samples
 
     def forward(self, pixels: Tensor) -> Tensor:
-        """Return logits or embeddings. pixels: normalised float32 (B, 3, H, W)."""
+        """Return logits or embeddings. pixels: normalised float32 (B, C, H, W)."""
         answer = answer_of(self.network(pixels))
         if self.up_samples:
             answer = functional.interpolate(
                 answer, size=pixels.shape[-2:], mode="bilinear", align_corners=False
             )
-        if self.is_binary:  # the softmax of (0, x) is (1 - sigmoid(x), sigmoid(x))
-            answer = torch.cat([torch.zeros_like(answer), answer], dim=1)
         return answer
 
 
@@ -175,19 +247,28 @@ def answer_of(outputs: Any) -> Tensor:
 
 
 def _shape_of_answers(model: _Answer, facts: ModuleFacts) -> tuple[int, ...]:
-    """Run a module on two black images and return the shape of what it gives."""
+    """Run a module twice on two noisy images, and return the shape of what it gives."""
     height, width = facts.size
+    random = torch.Generator().manual_seed(0)
+    pixels = torch.rand(2, facts.channel_count, height, width, generator=random)
     try:
         with torch.inference_mode():
-            outputs = model.network(torch.zeros(2, 3, height, width))
+            outputs = model.network(pixels)
+            again = answer_of(model.network(pixels))
         answer = answer_of(outputs)
     except InputError:
         raise
     except Exception as e:  # anything can come from the user's code
         reason = " ".join(str(e).split()) or type(e).__name__
         raise InputError(
-            f"the network fails on float32 (2, 3, {height}, {width}) ({reason}); give another --size, or mend it"
+            f"the network fails on float32 {tuple(pixels.shape)} ({reason}); give another --size or --channels, or mend it"
         ) from e
+    _put_into_evaluation(model.network)
+    if answer.shape != again.shape or not torch.allclose(answer, again, equal_nan=True):
+        raise InputError(
+            "the network gives other answers for the same images when it is run again; in evaluation mode it must not "
+            "draw random numbers (F.dropout takes training=self.training) or change itself"
+        )
     shape = tuple(answer.shape)
     model.is_one_tensor = answer is outputs
     axes = "(batch, classes, H, W)" if facts.task == "segment" else "(batch, outputs)"
@@ -196,6 +277,22 @@ def _shape_of_answers(model: _Answer, facts: ModuleFacts) -> tuple[int, ...]:
             f"for task {facts.task!r} the network must give {axes}; for two images of {height}x{width} it gave {shape}"
         )
     return shape
+
+
+def _class_count(facts: ModuleFacts, channels: int) -> int:
+    return 2 if facts.task == "segment" and channels == 1 else channels
+
+
+def _activation(facts: ModuleFacts, *, channels: int) -> Activation:
+    if facts.task == "classify":
+        return facts.activation or "softmax"
+    own: Activation = "sigmoid" if facts.task == "segment" and channels == 1 else "softmax"
+    if facts.activation not in (None, own):
+        what = f"a segmenter with {channels} channels" if facts.task == "segment" else "an embedder"
+        raise InputError(
+            f"{what} is not exported with activation {facts.activation}; leave it out, it is for classifiers"
+        )
+    return own
 
 
 def _classes(facts: ModuleFacts, count: int) -> tuple[ClassInfo, ...]:
@@ -208,13 +305,32 @@ def _classes(facts: ModuleFacts, count: int) -> tuple[ClassInfo, ...]:
     names = unnamed if isinstance(given, int) else list(given)
     if len(names) != count:
         raise InputError(f"the network has {count} classes, {len(names)} are named")
-    return tuple(ClassInfo(name=name) for name in names)
+    return classes_from_names(names)
+
+
+def _divides(multiple: int, side: int) -> bool:
+    """Whether a side is two or more multiples: torch.export would make one a constant."""
+    return side % multiple == 0 and side > multiple
 
 
 def _preprocessing(facts: ModuleFacts) -> Preprocessing:
     multiple = 1
     if facts.task == "segment":
-        multiple = next(m for m in _MULTIPLES if not any(side % m for side in facts.size))
-    return Preprocessing(
-        resize=facts.resize, size=facts.size, multiple=multiple, resample=facts.resample
-    )
+        multiple = next(m for m in _MULTIPLES if m == 1 or all(_divides(m, s) for s in facts.size))
+    if facts.task == "segment" and facts.resize == "center_crop":
+        raise InputError(
+            "a mask covers the whole image, so a segmenter's resize is stretch, letterbox or longest_side, not center_crop"
+        )
+    try:
+        return Preprocessing(
+            resize=facts.resize,
+            size=facts.size,
+            multiple=multiple,
+            resample=facts.resample,
+            crop_fraction=facts.crop_fraction,
+            pad=facts.pad,
+            pad_at=facts.pad_at,
+            channels=1 if facts.channels == "grey" else 3,
+        )
+    except ValueError as e:
+        raise InputError(str(e)) from e

@@ -12,9 +12,9 @@ from typing import Any
 
 from torch import nn
 
-from dlcv.export.sources.base import ExportSource, SourceOptions, read_classes
-from dlcv.export.sources.module import ModuleFacts, source_from_module
-from dlcv.export.sources.pretrained import LIMITS_OF_RANDOM, origin_of, seeded, take_weights
+from dlcv.export.sources.base import ExportSource, SourceOptions
+from dlcv.export.sources.module import ModuleFacts, facts_from_options, source_from_module
+from dlcv.export.sources.pretrained import origin_of, seeded, take_weights
 from dlcv.runtime.errors import InputError
 
 
@@ -38,21 +38,14 @@ def source_from_python_file(spec: str, options: SourceOptions) -> ExportSource:
     with seeded():
         module = _built(build, options.settings, what=f"{name} in {file}")
     module = take_weights(module, options)
-    own = {
-        "task": options.task or "classify",
-        "classes": [c.name for c in read_classes(options.classes)] if options.classes else None,
-        **{k: v for k in ("size", "mean", "std") if (v := getattr(options, k)) is not None},
-    }
     return source_from_module(
         module,
         ModuleFacts(
-            **own,
             name=name,
             description=f"{name} of {Path(file).name}.",
-            licence="random weights: none needed" if options.random else "not stated",
             origin=origin_of(f"py:{Path(file).name}:{name}", options),
             remake=(f"dlcv-export bundle py:{Path(file).name}:{name}{options.command_line}",),
-            limits=LIMITS_OF_RANDOM if options.random else (),
+            **facts_from_options(options),
         ),
     )
 

@@ -8,10 +8,9 @@ from typing import Any
 
 from torch import nn
 
-from dlcv.export.sources.base import ExportSource, SourceOptions, read_classes
-from dlcv.export.sources.module import ModuleFacts, source_from_module
-from dlcv.export.sources.pretrained import LIMITS_OF_RANDOM, origin_of, seeded, take_weights
-from dlcv.export.sources.python_file import value_from_text
+from dlcv.export.sources.base import ExportSource, SourceOptions, settings_from_text
+from dlcv.export.sources.module import ModuleFacts, facts_from_options, source_from_module
+from dlcv.export.sources.pretrained import origin_of, seeded, take_weights
 from dlcv.runtime.errors import InputError
 
 _MEAN, _STD = (
@@ -43,25 +42,37 @@ def source_from_smp(spec: str, options: SourceOptions) -> ExportSource:
     model = _of_folder(smp, folder, options) if folder.is_dir() else _built(smp, spec, options)
     if "upernet" in type(model).__name__.lower():
         raise InputError(_NO_UPERNET)
-    if options.mean is None and options.std is None:
-        options.on_note(f"no --mean, --std given: those of ImageNet, {_MEAN} and {_STD}")
     name = folder.name if folder.is_dir() else spec
-    facts = ModuleFacts(
-        task="segment",
-        classes=[c.name for c in read_classes(options.classes)] if options.classes else None,
-        size=options.size or (512, 512),
-        mean=options.mean or _MEAN,
-        std=options.std or _STD,
-        name=f"smp-{name}",
-        description=f"Segmenter {type(model).__name__} of segmentation_models_pytorch.",
-        licence="random weights: none needed" if options.random else "not stated",
-        origin=f"smp:{name}, save_pretrained"
+    facts = {
+        "size": (512, 512),
+        **_images(model, options),
+        "name": f"smp-{name}",
+        "description": f"Segmenter {type(model).__name__} of segmentation_models_pytorch.",
+        "origin": f"smp:{name}, save_pretrained"
         if folder.is_dir()
         else origin_of(f"smp:{spec}", options),
-        remake=(f"dlcv-export bundle smp:{name}{options.command_line}",),
-        limits=LIMITS_OF_RANDOM if options.random else (),
-    )
-    return source_from_module(model, facts)
+        "remake": (f"dlcv-export bundle smp:{name}{options.command_line}",),
+        **facts_from_options(options),
+        "task": "segment",
+    }
+    return source_from_module(model, ModuleFacts(**facts))
+
+
+def _images(model: Any, options: SourceOptions) -> dict[str, Any]:
+    """Return ImageNet's mean and std, with which most encoders were trained, unless the user gives others."""
+    given = options.images
+    if _channels_of(model) == 1:
+        return {"channels": "grey"}
+    if given.mean is None and given.std is None and given.scale is None:
+        options.on_note(f"no --mean, --std given: those of ImageNet, {_MEAN} and {_STD}")
+        order = -1 if given.channels == "bgr" else 1
+        return {"mean": _MEAN[::order], "std": _STD[::order]}
+    return {}
+
+
+def _channels_of(model: nn.Module) -> int:
+    """Return how many channels the first convolution takes."""
+    return next((p.shape[1] for p in model.parameters() if p.ndim == 4), 3)
 
 
 def _built(smp: Any, name: str, options: SourceOptions) -> nn.Module:
@@ -76,7 +87,7 @@ def _built(smp: Any, name: str, options: SourceOptions) -> nn.Module:
         raise InputError(
             f"smp:{name} needs --weights FILE with its trained weights, or --random for random ones"
         )
-    settings = {key: value_from_text(text) for key, text in options.settings.items()}
+    settings = settings_from_text(options.settings)
     with seeded():
         try:
             model = known[by_lower[name.lower()]](encoder_weights=None, **settings)

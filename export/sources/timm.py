@@ -10,7 +10,14 @@ from timm.data.config import resolve_model_data_config
 from timm.data.imagenet_info import ImageNetInfo, infer_imagenet_subset
 from torch import nn
 
-from dlcv.export.sources.base import ExportSource, SourceOptions, read_classes, with_size
+from dlcv.export.sources.base import (
+    ExportSource,
+    SourceOptions,
+    activation_of_classifier,
+    prepared_images,
+    read_classes,
+    settings_from_text,
+)
 from dlcv.export.sources.pretrained import (
     LIMITS_OF_RANDOM,
     download_failed,
@@ -18,10 +25,11 @@ from dlcv.export.sources.pretrained import (
     seeded,
     take_weights,
 )
-from dlcv.runtime.bundle.schema import ClassInfo, Preprocessing
+from dlcv.runtime.bundle.schema import ClassInfo, Preprocessing, Resize, Task
 from dlcv.runtime.errors import InputError
 
 _RESAMPLE = ("bilinear", "bicubic", "lanczos")
+_RESIZE: dict[str, Resize] = {"center": "center_crop", "squash": "stretch"}
 
 
 def source_from_timm(name: str, options: SourceOptions) -> ExportSource:
@@ -33,18 +41,26 @@ def source_from_timm(name: str, options: SourceOptions) -> ExportSource:
     """
     _require_known(name)
     given = read_classes(options.classes) if options.classes else None
-    model: Any = _model(name, options, num_classes=len(given) if given else None)
-    embeds = not model.num_classes
+    settings = settings_from_text(options.settings)
+    channels = settings.get("in_chans", 3)
+    if channels not in (1, 3):
+        raise InputError(f"a bundle takes images of 1 or 3 channels, not in_chans={channels}")
+    model: Any = _model(name, options, settings=settings, num_classes=len(given) if given else None)
+    task: Task = "classify" if model.num_classes else "embed"
     config: dict[str, Any] = resolve_model_data_config(model)  # type: ignore[no-untyped-call]
     return ExportSource(
         model=model,
         name=name.replace(".", "-"),
-        task="embed" if embeds else "classify",
-        classes=() if embeds else _classes(name, model, given=given),
-        preprocessing=with_size(_preprocessing(name, config), options.size),
-        mean=tuple(config["mean"]),
-        std=tuple(config["std"]),
-        description=f"Image {'embedder' if embeds else 'classifier'} {name} of timm.",
+        task=task,
+        classes=_classes(name, model, given=given) if task == "classify" else (),
+        **prepared_images(
+            _preprocessing(name, config, channels=channels),
+            mean=tuple(config["mean"]),
+            std=tuple(config["std"]),
+            options=options,
+        ),
+        **activation_of_classifier(options, task=task),
+        description=f"Image {'classifier' if task == 'classify' else 'embedder'} {name} of timm.",
         licence=_licence(model, options),
         origin=origin_of(f"timm:{name}", options),
         data="See timm's description of these weights." if not options.random else "None.",
@@ -62,14 +78,20 @@ def _require_known(name: str) -> None:
     raise InputError(f"timm {timm.__version__} has no model {name!r}{hint}")
 
 
-def _model(name: str, options: SourceOptions, *, num_classes: int | None) -> nn.Module:
-    settings: dict[str, Any] = {}
+def _model(
+    name: str, options: SourceOptions, *, settings: dict[str, Any], num_classes: int | None
+) -> nn.Module:
+    settings = dict(settings)
     with seeded():
         if options.size is not None and _has_fixed_size(name):
             settings["img_size"] = options.size
         if options.weights is not None or options.random:
             settings |= {} if num_classes is None else {"num_classes": num_classes}
-            model: nn.Module = timm.create_model(name, pretrained=False, **settings)
+            try:
+                model: nn.Module = timm.create_model(name, pretrained=False, **settings)
+            except (TypeError, ValueError, AssertionError, RuntimeError) as e:
+                reason = " ".join(str(e).split())
+                raise InputError(f"timm:{name} cannot be built with these --set: {reason}") from e
             return take_weights(model, options)
         try:
             return timm.create_model(name, pretrained=True, **settings).eval()
@@ -98,24 +120,25 @@ def _classes(
     return tuple(ClassInfo(name=name) for name in names)
 
 
-def _preprocessing(name: str, config: dict[str, Any]) -> Preprocessing:
-    channels, height, width = config["input_size"]
-    if channels != 3 or config["crop_mode"] == "border":
+def _preprocessing(name: str, config: dict[str, Any], *, channels: Any) -> Preprocessing:
+    """Return what timm's `create_transform` does. It rounds the side before the crop down."""
+    _, height, width = config["input_size"]
+    how = _RESIZE.get(config["crop_mode"])
+    if how is None:
         raise InputError(
-            f"timm:{name} wants {channels} channels and crop mode {config['crop_mode']!r}; "
-            "dlcv prepares RGB images with a centre crop or a stretch"
+            f"timm:{name} wants crop mode {config['crop_mode']!r}; dlcv prepares {', '.join(_RESIZE)}; give --resize"
         )
-    stretch = config["crop_mode"] == "squash"
     resample = config["interpolation"]
     if resample not in _RESAMPLE:
         raise InputError(
             f"timm:{name} was trained on images resized by {resample!r}; dlcv resizes by {', '.join(_RESAMPLE)}"
         )
     return Preprocessing(
-        resize="stretch" if stretch else "center_crop",
+        resize=how,
         size=(height, width),
         resample=resample,
-        crop_fraction=1.0 if stretch else float(config["crop_pct"]),
+        crop_fraction=height / int(height / config["crop_pct"]) if how == "center_crop" else 1.0,
+        channels=channels,
     )
 
 

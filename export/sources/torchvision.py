@@ -10,7 +10,14 @@ from torch import nn
 from torchvision import models
 from torchvision.transforms import _presets as presets
 
-from dlcv.export.sources.base import ExportSource, SourceOptions, read_classes, with_size
+from dlcv.export.sources.base import (
+    ExportSource,
+    SourceOptions,
+    activation_of_classifier,
+    prepared_images,
+    read_classes,
+    settings_from_text,
+)
 from dlcv.export.sources.pretrained import (
     LIMITS_OF_RANDOM,
     download_failed,
@@ -56,9 +63,13 @@ def source_from_torchvision(spec: str, options: SourceOptions) -> ExportSource:
         name=name.replace("_", "-"),
         task=task,
         classes=classes,
-        preprocessing=with_size(_preprocessing(preset, task), options.size),
-        mean=tuple(preset.mean),
-        std=tuple(preset.std),
+        **prepared_images(
+            _preprocessing(preset, task),
+            mean=tuple(preset.mean),
+            std=tuple(preset.std),
+            options=options,
+        ),
+        **activation_of_classifier(options, task=task),
         description=f"Image {_KINDS[task]} {name} of torchvision.",
         licence=_licence(options),
         origin=origin_of(f"torchvision:{spec}", options),
@@ -89,7 +100,7 @@ def _entry(name: str, entry_name: str) -> Any:
 def _model(
     name: str, entry: Any, options: SourceOptions, *, task: Task, num_classes: int
 ) -> nn.Module:
-    settings: dict[str, Any] = {"num_classes": num_classes}
+    settings: dict[str, Any] = {"num_classes": num_classes, **settings_from_text(options.settings)}
     if task == "segment":
         settings["weights_backbone"] = None
     elif name in _TRANSFORMS_INPUT:
@@ -98,10 +109,16 @@ def _model(
         settings["image_size"] = options.size[0]
     with seeded():
         if options.weights is not None or options.random:
-            model = models.get_model(name, weights=None, **settings)
+            try:
+                model = models.get_model(name, weights=None, **settings)
+            except (TypeError, ValueError) as e:
+                reason = " ".join(str(e).split())
+                raise InputError(
+                    f"torchvision:{name} cannot be built with these --set: {reason}"
+                ) from e
             return take_weights(model, options, unused=_AUXILIARY)
         try:
-            model = models.get_model(name, weights=entry)
+            model = models.get_model(name, weights=entry, **settings_from_text(options.settings))
         except Exception as e:  # the download raises errors of urllib, of hash checks and of files
             raise download_failed(f"torchvision:{name}", e) from e
         published: nn.Module = model.eval()

@@ -11,6 +11,7 @@ from torch.nn import functional as F
 
 from dlcv.export.wrappers.base import Normalize, Unwrappable, Wrapper
 from dlcv.export.wrappers.maps import class_activation_map
+from dlcv.runtime.bundle.schema import Activation
 from dlcv.train.attention.walk import relative_to_maximum
 
 _PASSING_MODULES = (nn.Flatten, nn.Dropout, nn.Identity)
@@ -37,8 +38,10 @@ class ClassifierWrapper(Wrapper):
     1x1 convolution and pooling (SqueezeNet) already has class maps.
     """
 
-    def __init__(self, model: nn.Module, normalize: Normalize) -> None:
-        super().__init__(normalize)
+    def __init__(
+        self, model: nn.Module, normalize: Normalize, activation: Activation = "softmax"
+    ) -> None:
+        super().__init__(normalize, activation)
         graph = _traced(model)
         ends = _linear_ends(graph, model) or _convolution_ends(graph, model)
         if ends is None:
@@ -55,7 +58,7 @@ class ClassifierWrapper(Wrapper):
     def forward(self, image: Tensor) -> tuple[Tensor, ...]:
         """Return the outputs. image: uint8 (B, H, W, 3)."""
         logits, embedding, features = self.traced(self.normalize(image))
-        probabilities = logits.softmax(dim=1)
+        probabilities = self.probabilities(logits)
         if not self._has_features:
             return probabilities, embedding
         if self._linear is None:

@@ -9,6 +9,7 @@ from torch import Tensor, nn
 
 from dlcv.export.wrappers.base import Normalize, Unwrappable, Wrapper
 from dlcv.export.wrappers.maps import class_activation_map
+from dlcv.runtime.bundle.schema import Activation
 
 
 @final
@@ -18,12 +19,19 @@ class TimmClassifierWrapper(Wrapper):
     The head is examined by one run on random pixels of `size` (height, width).
     """
 
-    def __init__(self, model: nn.Module, normalize: Normalize, *, size: tuple[int, int]) -> None:
-        super().__init__(normalize)
+    def __init__(
+        self,
+        model: nn.Module,
+        normalize: Normalize,
+        activation: Activation = "softmax",
+        *,
+        size: tuple[int, int],
+    ) -> None:
+        super().__init__(normalize, activation)
         if not hasattr(model, "forward_features") or not hasattr(model, "forward_head"):
             raise Unwrappable("it lacks timm's forward_features and forward_head")
         self.model: Any = model
-        self._channels_dim = _channels_dim_if_pooled(model, size)
+        self._channels_dim = _channels_dim_if_pooled(model, (normalize.channels, *size))
         self.output_names = ("probabilities", "embedding")
         if self._channels_dim is not None:
             self.output_names += ("explanation",)
@@ -32,7 +40,7 @@ class TimmClassifierWrapper(Wrapper):
         """Return the outputs. image: uint8 (B, H, W, 3)."""
         features = self.model.forward_features(self.normalize(image))
         logits = self.model.forward_head(features)
-        answers = logits.softmax(dim=1), self.model.forward_head(features, pre_logits=True)
+        answers = self.probabilities(logits), self.model.forward_head(features, pre_logits=True)
         if self._channels_dim is None:
             return answers
         if self._channels_dim != 1:
@@ -41,12 +49,12 @@ class TimmClassifierWrapper(Wrapper):
         return *answers, class_activation_map(features, weight, logits)
 
 
-def _channels_dim_if_pooled(model: Any, size: tuple[int, int]) -> int | None:
+def _channels_dim_if_pooled(model: Any, size: tuple[int, int, int]) -> int | None:
     """Return the axis of the features' channels if their mean is the input of a single linear layer."""
     classifier = model.get_classifier()
     if not isinstance(classifier, nn.Linear):
         return None
-    pixels = torch.rand(2, 3, *size, generator=torch.Generator().manual_seed(0))
+    pixels = torch.rand(2, *size, generator=torch.Generator().manual_seed(0))
     with torch.inference_mode():
         features = model.forward_features(pixels)
         embedding = model.forward_head(features, pre_logits=True)

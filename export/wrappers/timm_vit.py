@@ -7,6 +7,7 @@ from typing import Any, final
 from torch import Tensor, nn
 
 from dlcv.export.wrappers.base import Normalize, Unwrappable, Wrapper
+from dlcv.runtime.bundle.schema import Activation
 from dlcv.train.attention.timm_vit import refusal, walk
 
 
@@ -20,8 +21,10 @@ class TimmVitWrapper(Wrapper):
 
     output_names = ("probabilities", "embedding", "explanation", "attention")
 
-    def __init__(self, model: nn.Module, normalize: Normalize) -> None:
-        super().__init__(normalize)
+    def __init__(
+        self, model: nn.Module, normalize: Normalize, activation: Activation = "softmax"
+    ) -> None:
+        super().__init__(normalize, activation)
         reason = refusal(model)
         if reason is not None:
             raise Unwrappable(reason)
@@ -31,6 +34,6 @@ class TimmVitWrapper(Wrapper):
         """Return the outputs. image: uint8 (B, H, W, 3)."""
         walked = walk(self.model, self.normalize(image))
         tokens = self.model.norm(walked.tokens)
-        probabilities = self.model.forward_head(tokens).softmax(dim=1)
+        probabilities = self.probabilities(self.model.forward_head(tokens))
         embedding = self.model.forward_head(tokens, pre_logits=True)
         return probabilities, embedding, walked.rollout(), walked.attention()

@@ -7,6 +7,7 @@ from typing import Any, final
 from torch import Tensor, nn
 
 from dlcv.export.wrappers.base import Normalize, Unwrappable, Wrapper
+from dlcv.runtime.bundle.schema import Activation
 from dlcv.train.attention.torchvision_vit import refusal, walk
 
 
@@ -19,8 +20,10 @@ class TorchvisionVitWrapper(Wrapper):
 
     output_names = ("probabilities", "embedding", "explanation", "attention")
 
-    def __init__(self, model: nn.Module, normalize: Normalize) -> None:
-        super().__init__(normalize)
+    def __init__(
+        self, model: nn.Module, normalize: Normalize, activation: Activation = "softmax"
+    ) -> None:
+        super().__init__(normalize, activation)
         reason = refusal(model)
         if reason is not None:
             raise Unwrappable(reason)
@@ -30,5 +33,5 @@ class TorchvisionVitWrapper(Wrapper):
         """Return the outputs. image: uint8 (B, H, W, 3)."""
         walked = walk(self.model, self.normalize(image))
         embedding = self.model.heads[:-1](self.model.encoder.ln(walked.tokens)[:, 0])
-        probabilities = self.model.heads[-1](embedding).softmax(dim=1)
+        probabilities = self.probabilities(self.model.heads[-1](embedding))
         return probabilities, embedding, walked.rollout(), walked.attention()

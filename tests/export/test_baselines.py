@@ -6,8 +6,7 @@ import numpy as np
 import pytest
 
 from dlcv.export.baselines import TorchEngine, torch_baselines
-from dlcv.export.bundle import wrapper_from_source
-from dlcv.export.reference import Reference
+from dlcv.export.bundle import parts_of_source
 from dlcv.export.sources import SourceOptions, load_source
 from dlcv.runtime.errors import InputError
 
@@ -22,7 +21,7 @@ def test_eager_gives_the_reference_answer_and_nothing_else(output: str) -> None:
     name, size = SOURCES[output]
     source = load_source(name, SourceOptions(random=True, size=size))
     image = np.random.default_rng(0).integers(0, 256, (2, *size, 3), np.uint8)
-    expected = Reference(source, wrapper_from_source(source))(image)[output]
+    expected = parts_of_source(source).reference(image)[output]
     contestants = {c.label: c for c in torch_baselines(source, threads=1)}
     assert list(contestants)[:2] == ["torch eager fp32", "torch compile fp32"]
     with contestants["torch eager fp32"].open() as engine:

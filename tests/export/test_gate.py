@@ -9,7 +9,7 @@ import torch
 from onnx import numpy_helper
 from torch import nn
 
-from dlcv.export.bundle import export_bundle, exported_graph, wrapper_from_source
+from dlcv.export.bundle import export_bundle, parts_of_source
 from dlcv.export.gate import gate_batches, golden_batches, images_from, runs_from
 from dlcv.export.reference import Reference
 from dlcv.export.writing import prove
@@ -30,8 +30,8 @@ def parts(make_source):
         key = (name, *options.items())
         if key not in made:
             source = make_source(name, **options)
-            wrapper = wrapper_from_source(source)
-            made[key] = (source, wrapper, exported_graph(source, wrapper))
+            ready = parts_of_source(source)
+            made[key] = (source, ready.wrapper, ready.graph())
         return made[key]
 
     return make

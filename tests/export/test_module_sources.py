@@ -14,7 +14,7 @@ from torch import Tensor, nn
 import dlcv
 from dlcv.export import export_model, sources
 from dlcv.export.bundle import export_bundle
-from dlcv.export.sources import ExportSource, SourceOptions, load_source
+from dlcv.export.sources import ExportSource, ImageOptions, SourceOptions, load_source
 from dlcv.export.sources.module import ModuleFacts, source_from_module
 from dlcv.export.writing import BundleOptions
 from dlcv.runtime import Classification, Embedding, Segmentation
@@ -80,14 +80,13 @@ def test_a_network_of_a_python_file_becomes_a_bundle_that_gives_its_masks(
     chosen = options(
         weights=tmp_path / "w.pth",
         classes=tmp_path / "names.txt",
-        mean=(0.5, 0.5, 0.5),
-        std=(0.25, 0.25, 0.25),
+        images=ImageOptions(mean=(0.5, 0.5, 0.5), std=(0.25,)),
         on_note=said.append,
     )
     source = load_source(f"py:{unet}:UNet", chosen)
     assert said == ["took 'state_dict' of w.pth; stripped 'module.'"]
     assert source.remake[0].endswith(
-        "--weights w.pth --classes names.txt --task segment --mean 0.5,0.5,0.5 --std 0.25,0.25,0.25"
+        "--weights w.pth --classes names.txt --task segment --mean 0.5,0.5,0.5 --std 0.25"
         " --set classes=3 --size 64x64"
     )
     bundle = export_bundle(source, tmp_path / "bundle")
@@ -128,8 +127,12 @@ def test_a_network_of_a_python_file_becomes_a_bundle_that_gives_its_masks(
             {"task": "classify"},
             r"must give \(batch, outputs\); .* it gave \(2, 3, 64, 64\)",
         ),
-        ("py:{}:UNet", {"mean": (0.5,)}, r"mean takes three numbers"),
-        ("timm:resnet10t", {"size": None}, r"--task, --set is for networks that do not say it"),
+        (
+            "py:{}:UNet",
+            {"images": ImageOptions(mean=(0.5, 0.5))},
+            r"mean takes one number, or 3, one for each channel, not 2",
+        ),
+        ("timm:resnet10t", {"size": None}, r"--task is for networks that do not say it"),
         (
             "swin:NAME",
             {},

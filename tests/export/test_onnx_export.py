@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import nn
 
-from dlcv.export.bundle import exported_graph, wrapper_from_source
+from dlcv.export.bundle import parts_of_source
 from dlcv.export.writing import OPSET
 from dlcv.runtime.bundle.schema import Preprocessing
 from dlcv.runtime.engines.base import EngineModel, EngineOptions
@@ -23,7 +23,7 @@ def graphs(make_source):
     made = {}
     for name in ("vit", "segmenter"):
         source = make_source(name)
-        made[name] = exported_graph(source, wrapper_from_source(source))
+        made[name] = parts_of_source(source).graph()
     return made
 
 
@@ -87,7 +87,7 @@ def test_only_the_default_domain_is_used(graphs):
 
 def test_exporting_twice_gives_the_same_bytes(make_source, graphs):
     source = make_source("vit")
-    again = exported_graph(source, wrapper_from_source(source))
+    again = parts_of_source(source).graph()
     assert again.model == graphs["vit"].model
 
 
@@ -103,7 +103,7 @@ def test_sizes_in_multiples_only_are_still_height_and_width(make_source):
     torch.manual_seed(0)
     preprocessing = Preprocessing(resize="longest_side", size=(32, 48), multiple=4)
     source = make_source("segmenter", model=Halving().eval(), preprocessing=preprocessing)
-    engine = engine_from(exported_graph(source, wrapper_from_source(source)))
+    engine = engine_from(parts_of_source(source).graph())
     assert str(engine.inputs[0]) == "image: uint8 (batch, height, width, 3)"
     outputs = engine.infer({"image": np.zeros((1, 44, 20, 3), np.uint8)})
     assert outputs["mask"].shape == (1, 44, 20)

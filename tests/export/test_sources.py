@@ -93,7 +93,7 @@ def test_weights_and_random_contradict_each_other(tmp_path):
 def test_timm_brings_names_and_preprocessing():
     source = load_source("timm:vit_tiny_patch16_224", RANDOM)
     assert source.preprocessing == Preprocessing(
-        resize="center_crop", size=(224, 224), resample="bicubic", crop_fraction=0.9
+        resize="center_crop", size=(224, 224), resample="bicubic", crop_fraction=224 / 248
     )
     assert (source.mean, source.std) == ((0.5, 0.5, 0.5), (0.5, 0.5, 0.5))
     assert [c.name for c in source.classes[:2]] == ["tench", "goldfish"]

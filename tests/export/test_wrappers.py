@@ -9,16 +9,19 @@ import torchvision
 from torch import nn
 from torchvision.transforms.functional import normalize
 
-from dlcv.export.wrappers import Normalize, wrap
+from dlcv.export.wrappers import Normalize, wrap_classifier
 from dlcv.export.wrappers.maps import class_activation_map
+from dlcv.export.wrappers.segmenter import SegmenterWrapper
 from dlcv.runtime.bundle.schema import Task
-from dlcv.runtime.errors import InputError
 
 MEAN, STD = (0.4, 0.5, 0.6), (0.2, 0.3, 0.25)
 
 
 def wrapped(model, *, task: Task = "classify", size=(32, 32)):
-    return wrap(model, task, normalize=Normalize(MEAN, STD), size=size)
+    normalize = Normalize(MEAN, STD)
+    if task == "segment":
+        return SegmenterWrapper(model.eval(), normalize, classes=21).eval()
+    return wrap_classifier(model.eval(), normalize=normalize, size=size).eval()
 
 
 def photos(*, batch=3, size=(32, 32)):
@@ -223,9 +226,9 @@ def test_mask_and_confidence_are_those_of_softmax(build):
     torch.testing.assert_close(got["confidence"], confidence)
 
 
-def test_what_cannot_be_wrapped_is_refused_with_the_reasons():
-    with pytest.raises(InputError, match=r"ReLU cannot be exported.*no last linear layer"):
-        wrapped(nn.ReLU())
+def test_without_a_last_linear_layer_there_are_probabilities_alone():
+    network = nn.Sequential(nn.Conv2d(3, 7, 1), nn.AdaptiveMaxPool2d(1), nn.Flatten())
+    assert wrapped(network).graph_outputs == ("probabilities",)
 
 
 def test_normalisation_is_that_of_torchvision():
