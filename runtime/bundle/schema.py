@@ -30,6 +30,12 @@ class ClassInfo(Model, frozen=True):
     name: str
     color: tuple[Channel, Channel, Channel] | None = None
 
+    def __post_init__(self) -> None:
+        if not self.name.isprintable():
+            raise ValueError(
+                f"a class name has no line breaks and control characters, as {self.name!r} has"
+            )
+
 
 class Preprocessing(Model, frozen=True):
     """How the host resizes a decoded, oriented image before it enters the graph.

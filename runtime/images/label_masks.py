@@ -140,7 +140,9 @@ def _from_colors(pixels: Mask, coding: MaskCoding) -> DecodedMask:
     numbers = red << 16 | green << 8 | blue
     places = np.searchsorted(known, numbers).clip(max=len(known) - 1)
     stray = known[places] != numbers
-    labels = np.array([table[number] for number in sorted(table)], np.min_scalar_type(ignored))[places]
+    labels = np.array([table[number] for number in sorted(table)], np.min_scalar_type(ignored))[
+        places
+    ]
     labels[stray] = ignored
     found, counts = np.unique(numbers[stray], return_counts=True)
     strays: dict[int | Color, int] = {

@@ -229,3 +229,72 @@ def test_damaged_files_of_every_format_are_decoded_or_refused_but_never_crash(ki
             reasons.append(str(e))
     assert len(reasons) > 30
     assert not any("\n" in reason for reason in reasons)
+
+
+@pytest.mark.parametrize("fraction", [1.0, 0.875, 224 / 235])
+@pytest.mark.parametrize("size", [(333, 500), (501, 375), (256, 256), (97, 1203), (224, 225)])
+def test_a_central_crop_is_the_whole_image_resized_and_cut(
+    size: tuple[int, int], fraction: float
+) -> None:
+    """The reference is Pillow's resize of the whole image, with the sizes that torchvision documents, and a cut."""
+    array = np.random.default_rng(0).integers(0, 256, (*size, 3), np.uint8)
+    side = round(224 / fraction)
+    height, width = size
+    scaled = (
+        (side, int(side * width / height))
+        if height <= width
+        else (int(side * height / width), side)
+    )
+    whole = np.asarray(Image.fromarray(array).resize(scaled[::-1], Image.Resampling.BILINEAR))
+    top, left = (round((side - 224) / 2) for side in scaled)
+    preprocessing = Preprocessing(resize="center_crop", size=(224, 224), crop_fraction=fraction)
+    decoded = load_pixels(array, preprocessing)
+    expected = whole[top : top + 224, left : left + 224].astype(int)
+    difference = np.abs(decoded.pixels - expected)
+    assert difference.max() <= 1  # Pillow takes the borders of a region as float32
+    assert (difference > 0).mean() < 0.03
+
+
+@pytest.mark.parametrize(
+    ("size", "pad_at", "inside", "box"),
+    [
+        ((40, 20), "center", (slice(0, 32), slice(8, 24)), (-10, 0, 30, 40)),
+        ((40, 20), "end", (slice(0, 32), slice(0, 16)), (0, 0, 40, 40)),
+        ((20, 40), "center", (slice(8, 24), slice(0, 32)), (0, -10, 40, 30)),
+        ((32, 32), "center", (slice(0, 32), slice(0, 32)), (0, 0, 32, 32)),
+        ((1, 999), "center", (slice(15, 16), slice(0, 32)), (0, -15, 999, 17)),
+    ],
+)
+def test_a_letterbox_holds_the_whole_image_and_a_border(
+    size: tuple[int, int],
+    pad_at: Any,
+    inside: tuple[slice, slice],
+    box: tuple[int, ...],
+) -> None:
+    preprocessing = Preprocessing(
+        resize="letterbox", size=(32, 32), pad=(1, 2, 3), pad_at=pad_at, resample="bicubic"
+    )
+    array = np.random.default_rng(0).integers(10, 256, (*size, 3), np.uint8)
+    decoded = load_pixels(array, preprocessing)
+    height, width = (part.stop - part.start for part in inside)
+    image = Image.fromarray(array).resize((width, height), Image.Resampling.BICUBIC)
+    expected = np.full((32, 32, 3), (1, 2, 3), np.uint8)
+    expected[inside] = np.asarray(image)
+    np.testing.assert_array_equal(decoded.pixels, expected)
+    assert decoded.frame.box == pytest.approx(box)
+
+
+def test_greyscale_is_that_of_pillow_before_the_resize() -> None:
+    array = np.random.default_rng(0).integers(0, 256, (40, 20, 3), np.uint8)
+    preprocessing = Preprocessing(
+        resize="letterbox", size=(16, 16), pad=(255, 0, 0), channels=1, resample="bilinear"
+    )
+    decoded = load_pixels(array, preprocessing).pixels
+    grey = Image.fromarray(array).convert("L").resize((8, 16), Image.Resampling.BILINEAR)
+    assert decoded.shape == (16, 16, 1)
+    np.testing.assert_array_equal(decoded[:, 4:12, 0], np.asarray(grey))
+    assert set(decoded[:, :4].ravel()) == {76}  # red, by ITU-R BT.601
+    np.testing.assert_array_equal(load_pixels(array, preprocessing).pixels, decoded)
+    only = np.ascontiguousarray(array[..., :1])
+    of_one = load_pixels(only, preprocessing).pixels
+    np.testing.assert_array_equal(of_one, load_pixels(only[..., 0], preprocessing).pixels)
