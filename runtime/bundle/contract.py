@@ -1,4 +1,4 @@
-"""The graph contract: the graphs that a bundle of each task has, with their inputs and outputs.
+"""The graph contract: what a bundle of each task has: graphs, their inputs and outputs, and what goes with them.
 
 Names are fixed, so that any program can rely on them. `docs/bundle.md` is the specification.
 """
@@ -10,7 +10,14 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, TypeAlias
 
 if TYPE_CHECKING:
-    from dlcv.runtime.bundle.schema import Graph, Preprocessing, Task, TensorSpec
+    from dlcv.runtime.bundle.schema import (
+        Activation,
+        Graph,
+        Preprocessing,
+        ScoreName,
+        Task,
+        TensorSpec,
+    )
 
 Axis: TypeAlias = int | str | tuple[int, ...] | None
 
@@ -59,102 +66,29 @@ class GraphContract:
     required: bool = True
 
 
-_VECTORS = Tensor("float32", ("batch", None))
-_KEYS_VALUES = Tensor(
-    "float32", ("batch", None, 2, None, None, None)
-)  # layers, 2, heads, places, width
-CONTRACT: dict[Task, dict[str, GraphContract]] = {  # the first graph of a task takes images
-    "classify": {
-        "model": GraphContract(
-            outputs={
-                "probabilities": _VECTORS,
-                "embedding": Tensor("float32", ("batch", None), required=False),
-                "explanation": Tensor("float32", ("batch", None, None), required=False),
-                "attention": Tensor("float32", ("batch", None, None, None), required=False),
-            }
-        )
-    },
-    "segment": {
-        "model": GraphContract(
-            outputs={
-                "mask": Tensor("uint8 or uint16", ("batch", None, None)),
-                "confidence": Tensor("float32", ("batch", None, None)),
-            }
-        )
-    },
-    "embed": {
-        "model": GraphContract(outputs={"embedding": _VECTORS}),
-        "distance": GraphContract(
-            inputs={"query": _VECTORS, "prototypes": Tensor("float32", ("classes", None))},
-            outputs={"scores": Tensor("float32", ("batch", "classes"))},
-            required=False,
-        ),
-    },
-    "caption": {
-        "encoder": GraphContract(outputs={"memory": _KEYS_VALUES}),
-        "decoder": GraphContract(
-            inputs={
-                "token": Tensor("int32", ("batch",)),
-                "position": Tensor("int32", ("batch",)),
-                "cache": _KEYS_VALUES,
-                "memory": _KEYS_VALUES,
-            },
-            outputs={
-                "logits": _VECTORS,
-                "next_cache": _KEYS_VALUES,
-                "attention": Tensor("float32", ("batch", None, None)),
-            },
-        ),
-    },
-}
+Check: TypeAlias = "Callable[[Mapping[str, Graph], int], None]"
+"""Checks that the tensors' sizes agree with each other and with the number of classes. Raises ValueError."""
 
 
-def main_graph(task: Task) -> str:
-    """Return the name of the task's graph that takes images."""
-    return next(iter(CONTRACT[task]))
+@dataclass(frozen=True, kw_only=True)
+class TaskContract:
+    """What a bundle of a task has.
 
-
-def check_contract(
-    graphs: Mapping[str, Graph], *, task: Task, classes: int, preprocessing: Preprocessing
-) -> None:
-    """Check a bundle's graphs against the contract of its task, and against the rest of the manifest.
-
-    Raises:
-        ValueError: a graph or tensor is missing, unknown, or of another dtype, rank, class count or channel count.
+    graphs: by name; the first takes images. check: of their sizes. activations: of the logits of classes. has_tokenizer:
+    whether a file turns its tokens into words. covers_image: whether its answers are for every place of an image, which
+    must not be cropped then. score: the name of the score on labelled images, if there is one.
     """
-    expected = CONTRACT[task]
-    for name, contract in expected.items():
-        if contract.required and name not in graphs:
-            raise ValueError(f"task {task!r} needs a graph named {name!r}")
-    for name, graph in graphs.items():
-        if name not in expected:
-            raise ValueError(f"graph {name!r} is not in the contract of task {task!r}")
-        _check_tensors(graph.inputs, expected[name].inputs, what="input", task=task)
-        _check_tensors(graph.outputs, expected[name].outputs, what="output", task=task)
-    taken = graphs[main_graph(task)].inputs[0].shape[-1]
-    if taken != preprocessing.channels:
-        raise ValueError(
-            f"'image' has {taken} channels, 'preprocessing' makes {preprocessing.channels}"
-        )
-    if task == "segment" and preprocessing.resize == "center_crop":
-        raise ValueError(
-            "a mask covers the whole image, so task 'segment' does not resize by 'center_crop'"
-        )
-    _CHECKS[task](graphs, classes)
+
+    graphs: Mapping[str, GraphContract]
+    check: Check
+    activations: tuple[Activation, ...] = ("softmax",)
+    has_tokenizer: bool = False
+    covers_image: bool = False
+    score: ScoreName | None = None
 
 
-def _check_tensors(
-    specs: Sequence[TensorSpec], expected: Mapping[str, Tensor], *, what: str, task: Task
-) -> None:
-    by_name = {spec.name: spec for spec in specs}
-    for name, spec in by_name.items():
-        if name not in expected:
-            raise ValueError(f"{what} {name!r} is not in the contract of task {task!r}")
-        if not expected[name].fits(spec):
-            raise ValueError(f"{what} {name!r} must be {expected[name]}, not {spec}")
-    for name, tensor in expected.items():
-        if tensor.required and name not in by_name:
-            raise ValueError(f"task {task!r} needs the {what} {name!r}")
+def _width(specs: Sequence[TensorSpec], name: str) -> int | str:
+    return next(spec.shape[1] for spec in specs if spec.name == name)
 
 
 def _check_classifier(graphs: Mapping[str, Graph], classes: int) -> None:
@@ -189,14 +123,118 @@ def _check_captioner(graphs: Mapping[str, Graph], _: int) -> None:
             raise ValueError(f"the decoder takes {taken[end]}, but there is {given[name]}")
 
 
-def _width(specs: Sequence[TensorSpec], name: str) -> int | str:
-    return next(spec.shape[1] for spec in specs if spec.name == name)
-
-
-_CHECKS: dict[Task, Callable[[Mapping[str, Graph], int], None]] = {
-    "classify": _check_classifier,
-    "segment": _check_segmenter,
-    "embed": _check_embedder,
-    "caption": _check_captioner,
+_VECTORS = Tensor("float32", ("batch", None))
+_KEYS_VALUES = Tensor(
+    "float32", ("batch", None, 2, None, None, None)
+)  # layers, 2, heads, places, width
+TASKS: dict[Task, TaskContract] = {
+    "classify": TaskContract(
+        graphs={
+            "model": GraphContract(
+                outputs={
+                    "probabilities": _VECTORS,
+                    "embedding": Tensor("float32", ("batch", None), required=False),
+                    "explanation": Tensor("float32", ("batch", None, None), required=False),
+                    "attention": Tensor("float32", ("batch", None, None, None), required=False),
+                }
+            )
+        },
+        check=_check_classifier,
+        activations=("softmax", "sigmoid"),
+        score="top1",
+    ),
+    "segment": TaskContract(
+        graphs={
+            "model": GraphContract(
+                outputs={
+                    "mask": Tensor("uint8 or uint16", ("batch", None, None)),
+                    "confidence": Tensor("float32", ("batch", None, None)),
+                }
+            )
+        },
+        check=_check_segmenter,
+        activations=("softmax", "sigmoid"),
+        covers_image=True,
+        score="mean_iou",
+    ),
+    "embed": TaskContract(
+        graphs={
+            "model": GraphContract(outputs={"embedding": _VECTORS}),
+            "distance": GraphContract(
+                inputs={"query": _VECTORS, "prototypes": Tensor("float32", ("classes", None))},
+                outputs={"scores": Tensor("float32", ("batch", "classes"))},
+                required=False,
+            ),
+        },
+        check=_check_embedder,
+    ),
+    "caption": TaskContract(
+        graphs={
+            "encoder": GraphContract(outputs={"memory": _KEYS_VALUES}),
+            "decoder": GraphContract(
+                inputs={
+                    "token": Tensor("int32", ("batch",)),
+                    "position": Tensor("int32", ("batch",)),
+                    "cache": _KEYS_VALUES,
+                    "memory": _KEYS_VALUES,
+                },
+                outputs={
+                    "logits": _VECTORS,
+                    "next_cache": _KEYS_VALUES,
+                    "attention": Tensor("float32", ("batch", None, None)),
+                },
+            ),
+        },
+        check=_check_captioner,
+        has_tokenizer=True,
+    ),
 }
-"""By task: whether the tensors' sizes agree with each other and with the number of classes."""
+
+
+def main_graph(task: Task) -> str:
+    """Return the name of the task's graph that takes images."""
+    return next(iter(TASKS[task].graphs))
+
+
+def check_contract(
+    graphs: Mapping[str, Graph], *, task: Task, classes: int, preprocessing: Preprocessing
+) -> None:
+    """Check a bundle's graphs against the contract of its task, and against the rest of the manifest.
+
+    Raises:
+        ValueError: a graph or tensor is missing, unknown, or of another dtype, rank, class count or channel count.
+    """
+    contract = TASKS[task]
+    expected = contract.graphs
+    for name, needed in expected.items():
+        if needed.required and name not in graphs:
+            raise ValueError(f"task {task!r} needs a graph named {name!r}")
+    for name, graph in graphs.items():
+        if name not in expected:
+            raise ValueError(f"graph {name!r} is not in the contract of task {task!r}")
+        _check_tensors(graph.inputs, expected[name].inputs, what="input", task=task)
+        _check_tensors(graph.outputs, expected[name].outputs, what="output", task=task)
+    taken = graphs[main_graph(task)].inputs[0].shape[-1]
+    if taken != preprocessing.channels:
+        raise ValueError(
+            f"'image' has {taken} channels, 'preprocessing' makes {preprocessing.channels}"
+        )
+    if contract.covers_image and preprocessing.resize == "center_crop":
+        raise ValueError(
+            f"task {task!r} answers for the whole image, so it does not resize by 'center_crop'"
+        )
+    contract.check(graphs, classes)
+
+
+def _check_tensors(
+    specs: Sequence[TensorSpec], expected: Mapping[str, Tensor], *, what: str, task: Task
+) -> None:
+    by_name = {spec.name: spec for spec in specs}
+    for name, spec in by_name.items():
+        if name not in expected:
+            raise ValueError(f"{what} {name!r} is not in the contract of task {task!r}")
+        if not expected[name].fits(spec):
+            raise ValueError(f"{what} {name!r} must be {expected[name]}, not {spec}")
+    for name, tensor in expected.items():
+        if tensor.required and name not in by_name:
+            raise ValueError(f"task {task!r} needs the {what} {name!r}")

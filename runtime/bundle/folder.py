@@ -15,7 +15,7 @@ from zipfile import BadZipFile
 
 import msgspec
 
-from dlcv.runtime.bundle.contract import CONTRACT
+from dlcv.runtime.bundle.contract import TASKS
 from dlcv.runtime.bundle.manifest import (
     MAX_MANIFEST_BYTES,
     Manifest,
@@ -109,7 +109,7 @@ class Bundle:
         Raises:
             BundleError: it does not.
         """
-        if sum(contract.required for contract in CONTRACT[self.manifest.task].values()) > 1:
+        if sum(contract.required for contract in TASKS[self.manifest.task].graphs.values()) > 1:
             raise BundleError(
                 f"{what} is for bundles whose answer is one graph's; {self.manifest.name!r} ({self.manifest.task}) "
                 "needs several, so name another bundle"

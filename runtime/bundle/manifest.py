@@ -13,7 +13,7 @@ from typing import Annotated, Any, Literal
 import msgspec
 from msgspec import Meta
 
-from dlcv.runtime.bundle.contract import check_contract, main_graph
+from dlcv.runtime.bundle.contract import TASKS, check_contract, main_graph
 from dlcv.runtime.bundle.schema import (
     Activation,
     ClassInfo,
@@ -67,7 +67,7 @@ class Manifest(Model, frozen=True):
             raise ValueError(f"'files' does not list {missing[0]!r}, which the manifest uses")
         if not all(graph.variants for graph in self.graphs.values()):
             raise ValueError("a graph has no variants")
-        if (self.tokenizer is None) == (self.task == "caption"):
+        if (self.tokenizer is None) == TASKS[self.task].has_tokenizer:
             what = "needs" if self.tokenizer is None else "has no use for"
             raise ValueError(
                 f"task {self.task!r} {what} 'tokenizer', the file that turns tokens into words"
@@ -83,8 +83,8 @@ class Manifest(Model, frozen=True):
     def _check_activation(self) -> None:
         if (self.threshold is not None) != (self.activation == "sigmoid"):
             raise ValueError("'threshold' belongs to activation 'sigmoid', and to no other")
-        if self.activation == "sigmoid" and self.task not in ("classify", "segment"):
-            raise ValueError(f"task {self.task!r} has no activation 'sigmoid'")
+        if self.activation not in TASKS[self.task].activations:
+            raise ValueError(f"task {self.task!r} has no activation {self.activation!r}")
         if self.activation == "sigmoid" and self.task == "segment" and len(self.classes) != 2:
             raise ValueError(
                 f"a segmenter with activation 'sigmoid' has 2 classes, not {len(self.classes)}"

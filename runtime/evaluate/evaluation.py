@@ -12,11 +12,12 @@ import msgspec
 import numpy as np
 
 from dlcv.runtime.bundle import MANIFEST, Bundle, open_bundle
+from dlcv.runtime.bundle.contract import TASKS
 from dlcv.runtime.bundle.manifest import json_from_manifest
 from dlcv.runtime.bundle.schema import Deployed, ScoreName
 from dlcv.runtime.errors import BundleError, InputError, OutputError
 from dlcv.runtime.evaluate.labelled import LabelledImage
-from dlcv.runtime.evaluate.metrics import Counts, confusion, mean_iou, top1
+from dlcv.runtime.evaluate.metrics import METRICS, Counts, confusion, mean_iou, top1
 from dlcv.runtime.images import source_of
 from dlcv.runtime.images.label_masks import (
     Strays,
@@ -72,10 +73,15 @@ class Evaluation:
 
     @property
     def score(self) -> Score:
-        """The main metric: mean IoU for segmentation, top-1 accuracy for classification."""
-        if self.ran["task"] == "segment":
-            return Score(metric="mean_iou", value=mean_iou(self.matrix), images=self.images)
-        return Score(metric="top1", value=top1(self.matrix), images=self.images)
+        """The main metric, as the contract of the task names it."""
+        metric = self._metric
+        return Score(metric=metric, value=METRICS[metric](self.matrix), images=self.images)
+
+    @property
+    def _metric(self) -> ScoreName:
+        metric = TASKS[self.ran["task"]].score
+        assert metric is not None, "only what has a score is evaluated on labels"
+        return metric
 
     def record(self) -> dict[str, Any]:
         """Return the metrics for JSON, under the names that training uses. None: the class does not occur."""
@@ -92,7 +98,7 @@ class Evaluation:
     def _metrics(self) -> dict[str, Any]:
         hits = self.matrix.diagonal()
         labelled, predicted = self.matrix.sum(axis=1), self.matrix.sum(axis=0)
-        if self.ran["task"] == "segment":
+        if self._metric == "mean_iou":
             iou = self._by_class(hits, labelled + predicted - hits)
             return {"mean_iou": mean_iou(self.matrix), "accuracy": top1(self.matrix), "iou": iou}
         top5 = {} if self.top5 is None else {"top5": self.top5}

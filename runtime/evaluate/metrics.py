@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
-from typing import Any, TypeAlias
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 import numpy as np
 
 from dlcv.runtime.images.label_masks import Mask, ignored_label
+
+if TYPE_CHECKING:
+    from dlcv.runtime.bundle.schema import ScoreName
 
 Counts: TypeAlias = "np.ndarray[Any, np.dtype[np.int64]]"
 
@@ -25,6 +29,9 @@ def mean_iou(matrix: Counts) -> float:
     union = matrix.sum(0) + matrix.sum(1) - hits
     occurs = union > 0
     return float((hits[occurs] / union[occurs]).mean()) if occurs.any() else 0.0
+
+
+METRICS: dict[ScoreName, Callable[[Counts], float]] = {"top1": top1, "mean_iou": mean_iou}
 
 
 def confusion(labels: Mask, predictions: Mask, *, classes: int) -> Counts:

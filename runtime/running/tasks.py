@@ -72,8 +72,8 @@ class TaskParts:
 
 
 def parts_of_task(task: str) -> TaskParts:
-    """Return what was registered for a task, or what tasks of one graph have."""
-    return _REGISTERED.get(task, _ONE_GRAPH)
+    """Return what was registered for a task."""
+    return _REGISTERED[task]
 
 
 def register_task(task: str, parts: TaskParts) -> None:
@@ -104,32 +104,46 @@ def _engine_of_one_graph(request: LoadRequest) -> Engine:
     )
 
 
-def _result_of_one_graph(bundle: Bundle) -> ResultFunction:
+def _classifications(bundle: Bundle) -> ResultFunction:
     classes, threshold = bundle.manifest.classes, bundle.manifest.threshold
 
     def result(answered: Answered) -> Result:
-        outputs, base = answered.outputs, answered.base
-        if "mask" in outputs:
-            return Segmentation(
-                classes=classes,
-                graph_mask=outputs["mask"],
-                graph_confidence=outputs.get("confidence"),
-                **base,
-            )
-        if "probabilities" in outputs:
-            return Classification(
-                classes=classes,
-                probabilities=outputs["probabilities"],
-                embedding=outputs.get("embedding"),
-                explanation=outputs.get("explanation"),
-                attention=outputs.get("attention"),
-                threshold=threshold,
-                **base,
-            )
-        return Embedding(vector=outputs["embedding"], **base)
+        outputs = answered.outputs
+        if "probabilities" not in outputs:  # the embedding alone was asked for
+            return _embedding(answered)
+        return Classification(
+            classes=classes,
+            probabilities=outputs["probabilities"],
+            embedding=outputs.get("embedding"),
+            explanation=outputs.get("explanation"),
+            attention=outputs.get("attention"),
+            threshold=threshold,
+            **answered.base,
+        )
 
     return result
 
 
-_ONE_GRAPH = TaskParts(engine=_engine_of_one_graph, result=_result_of_one_graph)
-_REGISTERED: dict[str, TaskParts] = {}
+def _segmentations(bundle: Bundle) -> ResultFunction:
+    classes = bundle.manifest.classes
+
+    def result(answered: Answered) -> Result:
+        return Segmentation(
+            classes=classes,
+            graph_mask=answered.outputs["mask"],
+            graph_confidence=answered.outputs.get("confidence"),
+            **answered.base,
+        )
+
+    return result
+
+
+def _embedding(answered: Answered) -> Result:
+    return Embedding(vector=answered.outputs["embedding"], **answered.base)
+
+
+_REGISTERED: dict[str, TaskParts] = {
+    "classify": TaskParts(engine=_engine_of_one_graph, result=_classifications),
+    "segment": TaskParts(engine=_engine_of_one_graph, result=_segmentations),
+    "embed": TaskParts(engine=_engine_of_one_graph, result=lambda _: _embedding),
+}

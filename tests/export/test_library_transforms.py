@@ -34,7 +34,7 @@ def transform_of(spec: str) -> Callable[[Image.Image], torch.Tensor]:
     """Return what the library does to a Pillow image, to float32 (3, H, W)."""
     library, _, name = spec.partition(":")
     if library == "timm":
-        config: dict[str, Any] = resolve_model_data_config(timm.create_model(name))  # type: ignore[no-untyped-call]
+        config: dict[str, Any] = resolve_model_data_config(timm.create_model(name))
         made: Any = create_transform(**config, is_training=False)
         return made  # type: ignore[no-any-return]
     name, _, entry = name.partition("@")
