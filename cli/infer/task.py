@@ -32,7 +32,10 @@ _REFUSALS_SHOWN = 20
 
 @dataclass(frozen=True, kw_only=True)
 class TaskRequest:
-    """What a task command was asked for. outputs: the graph's outputs that it needs. search: of a captioner."""
+    """What a task command was asked for. outputs: the graph's outputs that it needs; if_present: uses, where there are some.
+
+    search: of a captioner.
+    """
 
     command: str
     images: list[str]
@@ -42,6 +45,7 @@ class TaskRequest:
     out: Path | None
     write: WriteOptions
     outputs: tuple[str, ...]
+    if_present: tuple[str, ...] = ()
     batch: int | None
     engine_settings: Sequence[str] = ()
     threads: int | None = None
@@ -112,7 +116,7 @@ def load_bundle(request: TaskRequest) -> Predictor:
     Raises:
         DlcvError: the bundle or the engine do not fit.
     """
-    from dlcv.runtime.bundle import BUILTIN
+    from dlcv.runtime.bundle import BUILTIN, open_bundle
     from dlcv.runtime.errors import InputError
     from dlcv.runtime.images import DecodeOptions
     from dlcv.runtime.running.predictor import load
@@ -126,11 +130,13 @@ def load_bundle(request: TaskRequest) -> Predictor:
         bundle = BUILTIN[request.command]
         say(f"no -m given: using the built-in bundle {bundle} (dlcv-infer info {bundle})")
     with loading(request.engine_settings, threads=request.threads, batch=request.batch) as options:
+        opened = open_bundle(bundle)
+        there = {spec.name for spec in opened.graph().outputs}
         return load(
-            bundle,
+            opened,
             engine=request.engine,
             precision=request.precision,
-            outputs=request.outputs,
+            outputs=(*request.outputs, *(name for name in request.if_present if name in there)),
             options=options,
             longest_side=request.size,
             search=request.search,

@@ -79,7 +79,8 @@ class Classification(Result):
             ImageError: the source cannot be read again.
         """
         photo = self.photo()
-        ranked = [(label.name, label.probability) for label in self.top()]
+        shown = self.top(max(5, len(self.labels)))
+        ranked = [(label.name, label.probability) for label in shown]
         if self.explanation is None:
             return draw_classes(photo, ranked, given=len(self.labels))
         return draw_maps(

@@ -11,8 +11,10 @@ import torch
 from PIL import Image
 from torch import Tensor, nn
 from torch.nn import functional
+from typer.testing import CliRunner
 
 import dlcv
+from dlcv.cli.infer.app import app
 from dlcv.export import export_model
 from dlcv.export.bundle import export_bundle, verify_bundle
 from dlcv.export.sources import ImageOptions, SourceOptions, load_source
@@ -78,7 +80,9 @@ def test_one_channel_is_two_classes_from_a_threshold_on(tmp_path: Path, threshol
     np.testing.assert_allclose(result.confidence, chosen, atol=1e-4)
 
 
-def test_several_labels_are_those_above_the_threshold(tmp_path: Path) -> None:
+def test_several_labels_are_those_above_the_threshold(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     torch.manual_seed(1)
     network = nn.Sequential(nn.AdaptiveAvgPool2d(4), nn.Flatten(), nn.Linear(48, 6))
     names = ["sea", "sand", "sun", "boat", "bird", "tree"]
@@ -97,6 +101,12 @@ def test_several_labels_are_those_above_the_threshold(tmp_path: Path) -> None:
     assert record["label"] == given[0]
     assert result.csv_row(record)["labels"].startswith(f"{given[0]}:0.")
     assert result.overlay().width > 48
+    Image.fromarray(PHOTO).save(tmp_path / "photo.png")
+    arguments = ["classify", "photo.png", "-m", "b", "--overlay", "--out", "out", "-e", "ort"]
+    monkeypatch.chdir(tmp_path)
+    ran = CliRunner().invoke(app, arguments)
+    assert ran.exit_code == 0, ran.output
+    assert (tmp_path / "out/overlays/photo.png").is_file()  # there is no explanation to draw
 
 
 def test_more_than_256_classes_are_a_mask_of_16_bits(tmp_path: Path) -> None:
