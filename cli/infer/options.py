@@ -22,7 +22,12 @@ BundlePath = Annotated[
     str, typer.Argument(metavar="BUNDLE", help="Bundle folder, or a built-in's name.")
 ]
 EngineName = Annotated[
-    str, typer.Option("--engine", "-e", help="auto, ort, cuda, trt, trt-rtx or openvino.")
+    str,
+    typer.Option(
+        "--engine",
+        "-e",
+        help="auto, ort, cuda, trt, trt-rtx or openvino; other packages may add more.",
+    ),
 ]
 PrecisionName = Annotated[
     Literal["fp32", "fp16", "bf16", "int8"] | None,

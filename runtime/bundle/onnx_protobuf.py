@@ -1,6 +1,6 @@
 """Reads and cuts ONNX files without the onnx package.
 
-Finds external data, and removes unwanted outputs with the nodes that only they need. Works on the protobuf wire
+Finds external data, removes unwanted outputs with the nodes that only they need, and widens uint16 outputs. Works on the protobuf wire
 format (https://protobuf.dev/programming-guides/encoding) with the field numbers of `onnx.proto3`. Only the
 fields on the way are decoded, so a file of any size takes milliseconds.
 """
@@ -24,9 +24,10 @@ _TO_TENSORS: dict[str, dict[int, str]] = {
 }
 _MODEL_GRAPH = 7
 _GRAPH_NODE, _GRAPH_INITIALIZER, _GRAPH_OUTPUT = 1, 5, 12
-_NODE_INPUT, _NODE_OUTPUT, _NODE_ATTRIBUTE = 1, 2, 5
-_ATTRIBUTE_GRAPH, _ATTRIBUTE_GRAPHS = 6, 11
-_VALUE_NAME = 1
+_NODE_INPUT, _NODE_OUTPUT, _NODE_TYPE, _NODE_ATTRIBUTE = 1, 2, 4, 5
+_ATTRIBUTE_NAME, _ATTRIBUTE_INTEGER, _ATTRIBUTE_GRAPH, _ATTRIBUTE_GRAPHS = 1, 3, 6, 11
+_VALUE_NAME, _VALUE_TYPE, _TYPE_TENSOR, _TENSOR_TYPE_DTYPE = 1, 2, 1, 1
+_UINT16, _INT32 = 4, 6  # dtypes, both of one byte
 _TENSOR_NAME, _TENSOR_EXTERNAL_DATA, _TENSOR_DATA_LOCATION = 8, 13, 14
 _VARINT, _FIXED64, _BYTES, _FIXED32 = 0, 1, 2, 5
 
@@ -84,6 +85,45 @@ def model_with_outputs(model: bytes, outputs: Collection[str]) -> bytes:
     except (IndexError, ValueError) as e:
         raise BundleError(f"the graph is not an ONNX file: {e}") from e
     return b"".join(parts)
+
+
+def model_with_int32_outputs(model: bytes) -> bytes:
+    """Return a serialised ONNX model whose uint16 outputs are int32 instead, where a Cast makes them.
+
+    The bytes are as many as before: one changes for the output, and one for its Cast.
+
+    Raises:
+        BundleError: the bytes are not an ONNX model.
+    """
+    data = bytearray(model)
+    try:
+        for graph in _messages(memoryview(data), _MODEL_GRAPH):
+            dtypes = {
+                next(_strings(output, _VALUE_NAME), ""): dtype
+                for output in _messages(graph, _GRAPH_OUTPUT)
+                for kind in _messages(output, _VALUE_TYPE)
+                for tensor in _messages(kind, _TYPE_TENSOR)
+                for dtype in _uint16_fields(tensor, _TENSOR_TYPE_DTYPE)
+            }
+            for node in _messages(graph, _GRAPH_NODE):
+                for name in dtypes.keys() & _strings(node, _NODE_OUTPUT):
+                    for target in _targets_of_cast(node):
+                        dtypes[name].raw[-1] = target.raw[-1] = _INT32
+    except (IndexError, ValueError) as e:
+        raise BundleError(f"the graph is not an ONNX file: {e}") from e
+    return bytes(data)
+
+
+def _targets_of_cast(node: memoryview) -> Iterator[_Field]:
+    """Yield the field of a Cast's dtype, if that is uint16."""
+    if "Cast" in _strings(node, _NODE_TYPE):
+        for attribute in _messages(node, _NODE_ATTRIBUTE):
+            if "to" in _strings(attribute, _ATTRIBUTE_NAME):
+                yield from _uint16_fields(attribute, _ATTRIBUTE_INTEGER)
+
+
+def _uint16_fields(message: memoryview, number: int) -> Iterator[_Field]:
+    return (f for f in _fields(message) if f.number == number and f.value == _UINT16)
 
 
 def _graph_with_outputs(graph: memoryview, outputs: Collection[str]) -> bytes:

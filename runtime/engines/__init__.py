@@ -1,16 +1,19 @@
-"""The registry of engines: a dict from name to class, imported on use."""
+"""The registry of engines: a dict from name to class, imported on use.
+
+Other packages add an engine by an entry point of the group `dlcv.engines`: see `added`.
+"""
 
 from __future__ import annotations
 
 import hashlib
-import importlib
-from collections.abc import Collection, Mapping
+from collections.abc import Collection
 from dataclasses import dataclass, replace
 from functools import partial
 
 from dlcv.runtime.bundle import Bundle
 from dlcv.runtime.bundle.onnx_protobuf import model_with_outputs
 from dlcv.runtime.bundle.schema import Precision
+from dlcv.runtime.engines.added import AddedEngine, added_entry, added_names, added_versions
 from dlcv.runtime.engines.base import (
     Engine,
     EngineInfo,
@@ -19,6 +22,7 @@ from dlcv.runtime.engines.base import (
     StoredPlan,
     check_specs,
 )
+from dlcv.runtime.engines.entry import EngineEntry
 from dlcv.runtime.engines.tuned import Row, stored_tuning, tuning_key
 from dlcv.runtime.errors import BundleError, EngineUnavailableError
 from dlcv.runtime.machine.gpu import driver
@@ -28,36 +32,18 @@ __all__ = [
     "ENGINES",
     "Choice",
     "Engine",
+    "EngineEntry",
     "EngineInfo",
     "EngineModel",
     "EngineOptions",
     "choose",
+    "engine_entry",
     "engine_model",
+    "engine_names",
     "engine_versions",
     "load_engine",
     "why_unavailable",
 ]
-
-
-@dataclass(frozen=True, kw_only=True)
-class EngineEntry:
-    """Where an engine's class is, and what it requires.
-
-    factory: "module:Class". modules: what must be importable. distribution: the package that must be installed,
-    where the module's name does not tell. install: the command that installs it. needs_gpu: an NVIDIA GPU is
-    required. cuda: the lowest CUDA version, (major, minor), that the driver must support. variations: engine
-    settings that a tuning tries. like_plain: the variation that does what plain ONNX Runtime does.
-    """
-
-    summary: str
-    factory: str
-    modules: tuple[str, ...]
-    install: str
-    distribution: str | None = None
-    needs_gpu: bool = False
-    cuda: tuple[int, int] = (0, 0)
-    variations: tuple[Mapping[str, str], ...] = ({},)
-    like_plain: Mapping[str, str] | None = None
 
 
 _CUDA_13 = (13, 0)  # the CUDA version of the current ONNX Runtime and TensorRT wheels
@@ -123,7 +109,7 @@ def choose(
     """Choose the engine, precision and options where the caller left them open.
 
     `auto` takes the best result of this machine's tuning within what the caller fixed; without a tuning, the
-    first available engine. A named engine runs with the given options and its own defaults.
+    first available engine of dlcv's own. A named engine runs with the given options and its own defaults.
     """
     if name == "auto" and (row := _tuned(bundle, precision=precision, options=options)):
         tuned = replace(
@@ -153,11 +139,31 @@ def _tuned(bundle: Bundle, *, precision: Precision | None, options: EngineOption
     return row if row and why_unavailable(row.engine) is None else None
 
 
+def engine_names() -> tuple[str, ...]:
+    """Return the names of all engines: dlcv's own, then those that other packages add. None is imported."""
+    return (*ENGINES, *(name for name in added_names() if name not in (*ENGINES, "auto")))
+
+
+def engine_entry(name: str) -> EngineEntry:
+    """Return the entry of an engine, dlcv's own or another package's. A name of dlcv's own stays dlcv's.
+
+    Raises:
+        EngineUnavailableError: unknown, or the package that adds it does not do.
+    """
+    names = engine_names() if name not in ENGINES else ()
+    entry = added_entry(name) if name in names else ENGINES.get(name)
+    if entry is None:
+        raise EngineUnavailableError(f"unknown engine {name!r}; there are auto, {', '.join(names)}")
+    return entry
+
+
 def engine_versions() -> dict[str, str]:
     """Return the versions of the engines' packages, and the GPUs: what timings depend on."""
     names = dict.fromkeys(e.distribution or e.modules[0] for e in ENGINES.values())
     versions = {name: version for name in names if (version := installed_version(name))}
-    if any(e.needs_gpu and all(map(is_importable, e.modules)) for e in ENGINES.values()):
+    added = added_versions()
+    versions |= added
+    if added or any(e.needs_gpu and all(map(is_importable, e.modules)) for e in ENGINES.values()):
         versions["gpus"] = ", ".join(map(str, driver().gpus)) or "none"
     return versions
 
@@ -180,6 +186,7 @@ def load_engine(
 
     Raises:
         EngineUnavailableError: unknown, not installed, or not able to start here.
+        EngineError: an engine of another package failed while it loaded.
         BundleError: the bundle lacks the graph or precision, or the graph is not what it says.
         InputError: an option does not fit the engine.
     """
@@ -190,15 +197,20 @@ def load_engine(
     model = engine_model(
         bundle, graph=graph, precision=choice.precision, outputs=outputs, largest=largest
     )
-    module_name, _, class_name = ENGINES[choice.engine].factory.partition(":")
-    engine_class = getattr(importlib.import_module(module_name), class_name)
-    engine: Engine = engine_class(model, choice.options)
+    engine = _started(choice, model)
     try:
         check_specs(bundle.graph(graph), engine, source=model.source, outputs=outputs)
     except BundleError:
         engine.close()
         raise
     return engine
+
+
+def _started(choice: Choice, model: EngineModel) -> Engine:
+    entry = engine_entry(choice.engine)
+    if choice.engine not in ENGINES:
+        return AddedEngine(entry, model, options=choice.options, name=choice.engine)
+    return entry.engine_class()(model, choice.options)
 
 
 def engine_model(
@@ -251,9 +263,10 @@ def _require_outputs(bundle: Bundle, graph: str | None, outputs: Collection[str]
 
 def why_unavailable(name: str) -> str | None:
     """Return None if an engine can be loaded here, otherwise one sentence that says why not, with the fix."""
-    entry = ENGINES.get(name)
-    if entry is None:
-        return f"unknown engine {name!r}; there are auto, {', '.join(ENGINES)}"
+    try:
+        entry = engine_entry(name)
+    except EngineUnavailableError as e:
+        return str(e)
     if "onnxruntime" in entry.modules and all(
         installed_version(d) for d in ("onnxruntime", "onnxruntime-gpu")
     ):

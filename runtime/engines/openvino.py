@@ -37,6 +37,7 @@ from dlcv.runtime.machine.system import cpu_count, lacks_vnni
 
 _DTYPES: dict[str, DType] = {
     "u8": "uint8",
+    "u16": "uint16",
     "i32": "int32",
     "i64": "int64",
     "f16": "float16",

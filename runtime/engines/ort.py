@@ -26,6 +26,7 @@ from dlcv.runtime.machine.system import cpu_count
 _PROVIDER = "CPUExecutionProvider"
 _DTYPES: dict[str, DType] = {
     "tensor(uint8)": "uint8",
+    "tensor(uint16)": "uint16",
     "tensor(int32)": "int32",
     "tensor(int64)": "int64",
     "tensor(float16)": "float16",

@@ -25,10 +25,11 @@ import numpy as np
 from dlcv.runtime.bundle import Bundle
 from dlcv.runtime.bundle.schema import Precision
 from dlcv.runtime.engines import (
-    ENGINES,
     EngineOptions,
     choose,
+    engine_entry,
     engine_model,
+    engine_names,
     engine_versions,
     load_engine,
     why_unavailable,
@@ -180,17 +181,14 @@ class _Run:
 
     def contestants(self) -> list[Contestant]:
         """Return plain ONNX Runtime, the baselines, and the engines."""
-        named = self.request.engines
-        for name in named or ():
-            if name not in ENGINES:
-                raise EngineUnavailableError(why_unavailable(name) or name)
-        names = named or [name for name in ENGINES if why_unavailable(name) is None]
+        available = (name for name in engine_names() if why_unavailable(name) is None)
+        names = self.request.engines or tuple(available)
         plain = [Contestant(label=PLAIN, open=self._plain)] if is_importable("onnxruntime") else []
         engines = [
             Contestant(
                 label=f"{name} {self.precision}",
                 open=partial(self._engine, name),
-                on_device=ENGINES[name].needs_gpu,
+                on_device=engine_entry(name).needs_gpu,
             )
             for name in names
         ]

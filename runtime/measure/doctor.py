@@ -7,8 +7,8 @@ import sys
 import dlcv
 from dlcv.runtime.bundle import BUILTIN, open_bundle
 from dlcv.runtime.bundle.report import table
-from dlcv.runtime.engines import ENGINES, why_unavailable
-from dlcv.runtime.errors import BundleError
+from dlcv.runtime.engines import engine_entry, engine_names, why_unavailable
+from dlcv.runtime.errors import BundleError, EngineUnavailableError
 from dlcv.runtime.machine.cache import cache_folder
 from dlcv.runtime.machine.gpu import driver
 from dlcv.runtime.machine.system import installed_version, machine_name
@@ -30,7 +30,7 @@ def doctor_lines() -> list[str]:
         ("NVIDIA", _gpus()),
         ("cache", _cache()),
     ]
-    engines = [(name, entry.summary, _state(name)) for name, entry in ENGINES.items()]
+    engines = [(name, *_summary_and_state(name)) for name in engine_names()]
     return [
         *table(facts),
         "",
@@ -67,16 +67,19 @@ def _cache() -> str:
     return f"{folder}, {len(sizes)} files, {sum(sizes) / 1e6:.1f} MB (derived; it may be deleted)"
 
 
-def _state(name: str) -> str:
+def _summary_and_state(name: str) -> tuple[str, str]:
+    try:
+        entry = engine_entry(name)
+    except EngineUnavailableError as e:  # of another package
+        return "", str(e)
     reason = why_unavailable(name)
     if reason is None:
-        return "ready"
-    entry = ENGINES[name]
+        return entry.summary, "ready"
     reason = reason.removeprefix(f"engine {name!r} ({entry.summary}) ")  # the table's other columns
     if entry.needs_gpu and driver().why_unfit(entry.cuda) and "NVIDIA" not in reason:
         least = ".".join(map(str, entry.cuda))
         reason += f"; it also needs an NVIDIA GPU with a driver for CUDA {least}"
-    return reason
+    return entry.summary, reason
 
 
 def _builtin_states() -> list[tuple[str, str]]:

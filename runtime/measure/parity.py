@@ -28,7 +28,7 @@ _RELATIVE = ("embedding", "scores", "logits", "memory", "next_cache")
 
 @dataclass(frozen=True, kw_only=True)
 class Tolerance:
-    """The allowed deviation of an output from its reference; None means no limit.
+    """The allowed deviation of an output from its reference; None means no limit, but one limit there must be.
 
     max_difference: absolute; for `embedding` and other `_RELATIVE` outputs, a share of the reference's largest
     absolute value. cosine: lowest cosine similarity of any item of the batch. agreement: lowest share of equal
@@ -38,6 +38,10 @@ class Tolerance:
     max_difference: float | None = None
     cosine: float | None = None
     agreement: float | None = None
+
+    def __post_init__(self) -> None:
+        if self.max_difference is None and self.cosine is None and self.agreement is None:
+            raise ValueError("a tolerance without a limit judges nothing; give one")
 
 
 TOLERANCES: dict[Precision, dict[str, Tolerance]] = {
@@ -60,6 +64,10 @@ TOLERANCES: dict[Precision, dict[str, Tolerance]] = {
         "attention": Tolerance(cosine=0.999),
         "mask": Tolerance(agreement=0.99),
         "confidence": Tolerance(cosine=0.999),
+        "scores": Tolerance(max_difference=1e-2, agreement=1.0),
+        "logits": Tolerance(max_difference=1e-2, agreement=1.0),
+        "memory": Tolerance(max_difference=2e-2, cosine=0.9999),
+        "next_cache": Tolerance(max_difference=2e-2, cosine=0.9999),
     },
     "bf16": {
         "probabilities": Tolerance(max_difference=0.15, agreement=1.0),
@@ -68,6 +76,10 @@ TOLERANCES: dict[Precision, dict[str, Tolerance]] = {
         "attention": Tolerance(cosine=0.98),
         "mask": Tolerance(agreement=0.9),
         "confidence": Tolerance(cosine=0.98),
+        "scores": Tolerance(max_difference=5e-2, agreement=1.0),
+        "logits": Tolerance(max_difference=5e-2, agreement=1.0),
+        "memory": Tolerance(max_difference=0.15, cosine=0.99),
+        "next_cache": Tolerance(max_difference=0.15, cosine=0.99),
     },
     "int8": {
         "probabilities": Tolerance(max_difference=0.3, agreement=1.0),
@@ -76,13 +88,17 @@ TOLERANCES: dict[Precision, dict[str, Tolerance]] = {
         "attention": Tolerance(cosine=0.9),
         "mask": Tolerance(agreement=0.85),
         "confidence": Tolerance(cosine=0.95),
+        "scores": Tolerance(max_difference=0.1, agreement=1.0),
+        "logits": Tolerance(max_difference=0.1, agreement=1.0),
+        "memory": Tolerance(max_difference=0.3, cosine=0.97),
+        "next_cache": Tolerance(max_difference=0.3, cosine=0.97),
     },
 }
 
 
 @dataclass(frozen=True, kw_only=True)
 class Comparison:
-    """The result of a comparison: measurements by output, and one sentence for each failure."""
+    """The result of a comparison: measurements of the outputs that were judged, and one sentence for each failure."""
 
     outputs: dict[str, OutputParity]
     failures: tuple[str, ...]
@@ -102,9 +118,15 @@ def compare(
     either answer is right. Where a tie was decided differently, the item's `explanation` belongs to another
     class and is left out.
 
+    Every output is judged: one without a tolerance is a failure.
+
     reference, outputs: arrays by name. specs: the expected tensors. case: the name used in failures.
     """
     failures = _structure_failures(reference, outputs, specs=specs)
+    for name in (spec.name for spec in specs if spec.name not in tolerances):
+        failures.setdefault(
+            name, f"{name!r} has no tolerance, so nothing can judge it; add it to TOLERANCES"
+        )
     sound = {spec.name for spec in specs} - set(failures)
     parities = {}
     for spec in specs:
@@ -112,9 +134,10 @@ def compare(
             kept: slice | Array = slice(None)
             if spec.name == "explanation" and "probabilities" in sound:
                 kept = _same_top(reference["probabilities"], outputs["probabilities"])
-            tolerance = tolerances.get(spec.name, Tolerance())
             expected, received = reference[spec.name][kept], outputs[spec.name][kept]
-            parities[spec.name] = _parity(spec.name, expected, received, tolerance=tolerance)
+            parities[spec.name] = _parity(
+                spec.name, expected, received, tolerance=tolerances[spec.name]
+            )
     sentences = [
         *failures.values(),
         *(s for name, parity in parities.items() for s in _value_failures(name, parity)),

@@ -22,9 +22,10 @@ import msgspec
 from dlcv.runtime.bundle import Bundle
 from dlcv.runtime.bundle.schema import Precision
 from dlcv.runtime.engines import (
-    ENGINES,
     EngineOptions,
+    engine_entry,
     engine_model,
+    engine_names,
     engine_versions,
     load_engine,
     why_unavailable,
@@ -135,7 +136,7 @@ class _Run:
         passed: list[tuple[str, Precision, Mapping[str, str]]] = [
             (engine, precision, settings)
             for engine, precision in product(self._engines(), precisions)
-            for settings in ENGINES[engine].variations
+            for settings in engine_entry(engine).variations
             if self._passes(engine, precision, settings)
         ]
         if passed:
@@ -145,7 +146,7 @@ class _Run:
         return [
             Configuration(engine, precision, count, tuple(settings.items()), batch)
             for engine, precision, settings in passed
-            for count in ((None,) if ENGINES[engine].needs_gpu else threads)
+            for count in ((None,) if engine_entry(engine).needs_gpu else threads)
             for batch in self.batches
         ]
 
@@ -215,7 +216,7 @@ class _Run:
         alike = [
             c
             for c in ranked
-            if dict(c.settings) == ENGINES[c.engine].like_plain
+            if dict(c.settings) == engine_entry(c.engine).like_plain
             and (c.precision, c.threads) == (self.plain_precision, cpu_count())
         ]
         return list(dict.fromkeys(ranked[:_FINALISTS] + alike[:1]))
@@ -230,7 +231,7 @@ class _Run:
                 raise EngineUnavailableError(reason)
         if self.request.engines:
             return list(dict.fromkeys(self.request.engines))
-        reasons = {name: why_unavailable(name) for name in ENGINES}
+        reasons = {name: why_unavailable(name) for name in engine_names()}
         self.dropped += [reason for reason in reasons.values() if reason]
         return [name for name, reason in reasons.items() if reason is None]
 

@@ -9,6 +9,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
+from dlcv.runtime.bundle.onnx_protobuf import model_with_int32_outputs
 from dlcv.runtime.bundle.schema import Precision, TensorSpec
 from dlcv.runtime.engines.base import EngineModel, with_symbols
 from dlcv.runtime.engines.tensorrt.api import (
@@ -78,7 +79,7 @@ def _built_plan(request: BuildRequest) -> BuiltPlan:
     builder = trt.Builder(logger)
     network = builder.create_network(1 << int(trt.NetworkDefinitionCreationFlag.STRONGLY_TYPED))
     parser = trt.OnnxParser(network, logger)
-    if not parser.parse(request.model.onnx):
+    if not parser.parse(_without_uint16(request.model)):
         raise BundleError(_parse_failure(parser, request))
     shares = shares_of_network(trt, network)
     precision = realised_precision(request.model.precision, shares, source=request.model.source)
@@ -97,6 +98,12 @@ def _built_plan(request: BuildRequest) -> BuiltPlan:
         keep_timings(config, timing_key)
     seconds = time.perf_counter() - start
     return BuiltPlan(data=bytes(plan), precision=precision, shares=shares, seconds=seconds)
+
+
+def _without_uint16(model: EngineModel) -> bytes:
+    """Return the graph with int32 outputs for those of uint16, a type that TensorRT lacks; the host narrows them."""
+    has_uint16 = any(spec.dtype == "uint16" for spec in model.tensors)
+    return model_with_int32_outputs(model.onnx) if has_uint16 else model.onnx
 
 
 def _configure(trt: Any, config: Any, request: BuildRequest) -> None:

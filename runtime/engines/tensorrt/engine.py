@@ -120,7 +120,7 @@ class _PlanEngine(EngineBase):
             graphs=request.settings.cuda_graphs and self.flavour.times_kernels,
             logger=logger,
         )
-        self._inputs, self._outputs = tensors.inputs, tensors.outputs
+        self._inputs, self._outputs = tensors.inputs, tensors.results
         self._loaded: _Loaded | None = _Loaded(device=device, contexts=contexts, runner=runner)
         inspector = engine.create_engine_inspector()
         text = inspector.get_engine_information(trt.LayerInformationFormat.JSON)
@@ -199,7 +199,7 @@ class TensorRtRtxEngine(_PlanEngine):
 
 
 def tensors_of_engine(trt: Any, engine: Any, model: EngineModel) -> Tensors:
-    """Return the inputs, outputs and shapes of a loaded engine.
+    """Return the inputs, outputs and shapes of a loaded engine. int32 outputs are narrowed where the model has uint16.
 
     Raises:
         BundleError: a tensor has a dtype that dlcv does not use.
@@ -208,11 +208,13 @@ def tensors_of_engine(trt: Any, engine: Any, model: EngineModel) -> Tensors:
     specs = [_spec_from_engine(trt, engine, name) for name in names]
     fed = {name for name in names if engine.get_tensor_mode(name) == trt.TensorIOMode.INPUT}
     shapes = {name: engine.get_tensor_profile_shape(name, 0) for name in names if name in fed}
+    wide = {spec.name for spec in specs if spec.dtype == "int32" and spec.name not in fed}
     return Tensors(
         inputs=with_symbols([spec for spec in specs if spec.name in fed], model.tensors),
         outputs=with_symbols([spec for spec in specs if spec.name not in fed], model.tensors),
         least={name: tuple(least) for name, (least, _, _) in shapes.items()},
         most={name: tuple(most) for name, (_, _, most) in shapes.items()},
+        narrowed=frozenset(s.name for s in model.tensors if s.dtype == "uint16" and s.name in wide),
     )
 
 

@@ -9,6 +9,8 @@ from dataclasses import dataclass, field
 from functools import partial
 from typing import TYPE_CHECKING, Any, final
 
+import msgspec
+
 from dlcv.runtime.bundle.schema import TensorSpec
 from dlcv.runtime.engines.base import Arrays
 from dlcv.runtime.engines.cuda_device import (
@@ -34,13 +36,23 @@ SETS_OF_BUFFERS = 2  # parts under way at a time: one computes while others are 
 class Tensors:
     """The specs of a loaded engine, and the smallest and largest shape of each input.
 
-    The largest output shapes follow from the largest inputs.
+    The largest output shapes follow from the largest inputs. narrowed: the int32 outputs that the caller gets as
+    uint16.
     """
 
     inputs: tuple[TensorSpec, ...]
     outputs: tuple[TensorSpec, ...]
     least: Mapping[str, Shape]
     most: Mapping[str, Shape]
+    narrowed: frozenset[str] = frozenset()
+
+    @property
+    def results(self) -> tuple[TensorSpec, ...]:
+        """The outputs as the caller gets them."""
+        return tuple(
+            msgspec.structs.replace(spec, dtype="uint16") if spec.name in self.narrowed else spec
+            for spec in self.outputs
+        )
 
     @property
     def most_items(self) -> int:
@@ -218,6 +230,7 @@ class Runner:
             size = _size(spec, outputs[spec.name])
             pinned, address = buffers.pinned[spec.name][:size], buffers.addresses[spec.name]
             self._device.download(pinned, address, stream=self._down)
+        for spec in self._tensors.results:
             if spec.name not in run.results:
                 run.results[spec.name] = _empty(spec, (run.count, *outputs[spec.name][1:]))
         self._device.record(buffers.downloaded, stream=self._down)
@@ -311,7 +324,7 @@ class Runner:
         self._device.wait(buffers.downloaded)
         for spec in self._tensors.outputs:
             shape, target = part.outputs[spec.name], part.run.results[spec.name]
-            pinned = buffers.pinned[spec.name][: _size(spec, shape)].view(target.dtype)
+            pinned = buffers.pinned[spec.name][: _size(spec, shape)].view(spec.dtype)
             target[part.start : part.end] = pinned.reshape(shape)
 
     def _in_order(self) -> Sequence[_Buffers]:

@@ -1,5 +1,6 @@
 """A graph cut down to some outputs computes these as before, and nothing else."""
 
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -8,7 +9,7 @@ import onnx
 import pytest
 
 from dlcv.runtime import open_bundle
-from dlcv.runtime.bundle.onnx_protobuf import model_with_outputs
+from dlcv.runtime.bundle.onnx_protobuf import model_with_int32_outputs, model_with_outputs
 from dlcv.runtime.engines import EngineModel, EngineOptions
 from dlcv.runtime.engines.ort import OrtEngine
 from dlcv.runtime.errors import BundleError
@@ -73,7 +74,39 @@ def test_what_a_branch_reads_from_outside_is_kept() -> None:
     assert [node.op_type for node in cut.graph.node] == ["Exp", "If"]
 
 
+UINT16, INT32 = onnx.TensorProto.UINT16, onnx.TensorProto.INT32
+
+
+def test_outputs_of_uint16_become_int32_and_nothing_else_changes() -> None:
+    make, info = onnx.helper.make_node, onnx.helper.make_tensor_value_info
+    nodes = [
+        make("Cast", ["x"], ["mask"], to=UINT16),
+        make("Cast", ["x"], ["inner"], to=UINT16),
+        make("Cast", ["inner"], ["whole"], to=onnx.TensorProto.INT64),
+    ]
+    outputs = [
+        info("mask", UINT16, ["batch", 4]),
+        info("whole", onnx.TensorProto.INT64, ["batch", 4]),
+    ]
+    inputs = [info("x", onnx.TensorProto.FLOAT, ["batch", 4])]
+    model = onnx.helper.make_model(onnx.helper.make_graph(nodes, "g", inputs, outputs))
+    wide = onnx.load_from_string(model_with_int32_outputs(model.SerializeToString()))
+    onnx.checker.check_model(wide, full_check=True)
+    model.graph.node[0].attribute[0].i = model.graph.output[0].type.tensor_type.elem_type = INT32
+    assert wide == model
+
+
+def test_an_output_of_uint16_that_no_cast_makes_stays() -> None:
+    info = onnx.helper.make_tensor_value_info
+    node = onnx.helper.make_node("Identity", ["x"], ["y"])
+    inputs, outputs = ([info(name, UINT16, [4])] for name in "xy")
+    graph = onnx.helper.make_graph([node], "g", inputs, outputs)
+    model = onnx.helper.make_model(graph).SerializeToString()
+    assert model_with_int32_outputs(model) == model
+
+
 @pytest.mark.parametrize("data", [b"\xff" * 20, b"\x3a\x7f", b"\x3b"])
 def test_what_is_not_onnx_is_refused(data: bytes) -> None:
-    with pytest.raises(BundleError, match="not an ONNX file"):
-        model_with_outputs(data, ["y"])
+    for change in (model_with_int32_outputs, partial(model_with_outputs, outputs=["y"])):
+        with pytest.raises(BundleError, match="not an ONNX file"):
+            change(data)

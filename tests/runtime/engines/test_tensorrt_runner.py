@@ -1,8 +1,10 @@
 """Running a loaded TensorRT engine, on a device of plain memory that writes down what it is told."""
 
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from typing import Any
 
+import msgspec
 import numpy as np
 import pytest
 
@@ -128,8 +130,9 @@ class FakeDevice:
 class FakeContext:
     """Doubles its input. What it runs on is fixed when it is launched."""
 
-    def __init__(self, device: FakeDevice, *, fails: bool = False) -> None:
+    def __init__(self, device: FakeDevice, *, fails: bool = False, dtype: Any = np.float32) -> None:
         self.device = device
+        self.dtype = dtype
         self.fails = fails
         self.addresses: dict[str, int] = {}
         self.shape: tuple[int, ...] = ()
@@ -157,7 +160,7 @@ class FakeContext:
         target = self.device.memory[self.addresses["doubled"]]
 
         def compute() -> None:
-            target[: 4 * size].view(np.float32)[...] = source[:size] * 2.0
+            target[: 4 * size].view(self.dtype)[...] = source[:size] * 2.0
 
         self.device.launch_on(stream, compute)
         return True
@@ -260,6 +263,27 @@ def test_a_run_that_fails_leaves_the_one_before_it_to_be_finished(setup: Setup) 
     with pytest.raises(EngineError, match="TensorRT failed"):
         setup.runner.start({"image": images(3)})
     np.testing.assert_array_equal(first()["doubled"], image * 2.0)
+
+
+def test_int32_of_the_device_is_narrowed_to_the_uint16_of_the_bundle() -> None:
+    device = FakeDevice()
+    tensors = replace(
+        TENSORS,
+        outputs=(msgspec.structs.replace(OUTPUT, dtype="int32"),),
+        narrowed=frozenset(["doubled"]),
+    )
+    runner = Runner(
+        lambda: FakeContext(device, dtype=np.int32),
+        device,
+        tensors=tensors,
+        graphs=False,
+        logger=FakeLogger(),
+    )
+    image = images(9)
+    doubled = runner.run({"image": image})["doubled"]
+    assert doubled.dtype == np.uint16
+    assert doubled.max() > 255
+    np.testing.assert_array_equal(doubled, image.astype(np.int64) * 2)
 
 
 def test_buffers_are_made_once(setup: Setup) -> None:

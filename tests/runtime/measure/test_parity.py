@@ -1,12 +1,13 @@
 """Outputs are compared by what they are, and every failure is a sentence with the numbers."""
 
 import re
-from typing import Any
+from typing import Any, get_args
 
 import numpy as np
 import pytest
 
-from dlcv.runtime.bundle.schema import DType, TensorSpec
+from dlcv.runtime.bundle.contract import TASKS
+from dlcv.runtime.bundle.schema import DType, Precision, TensorSpec
 from dlcv.runtime.measure.parity import TOLERANCES, Comparison, Tolerance, compare, worst
 
 
@@ -125,13 +126,58 @@ def test_nothing_compared_is_nothing_found():
     assert worst([]).outputs == {}
 
 
-def test_an_output_without_a_tolerance_is_measured_only():
-    reference, received = np.zeros((1, 2), np.float32), np.ones((1, 2), np.float32)
+def test_an_output_without_a_tolerance_fails_even_if_it_is_equal():
+    same = np.ones((1, 2), np.float32)
     result = compare(
-        {"embedding": reference},
-        {"embedding": received},
-        specs=[spec("embedding", 2)],
+        {"embedding": same, "depth": same},
+        {"embedding": same, "depth": same},
+        specs=[spec("embedding", 2), spec("depth", 2)],
         case="c",
-        tolerances={"mask": Tolerance(agreement=1.0)},
     )
-    assert not result.failures
+    assert result.failures == (
+        "c: 'depth' has no tolerance, so nothing can judge it; add it to TOLERANCES",
+    )
+    assert list(result.outputs) == ["embedding"]
+
+
+def test_a_tolerance_without_a_limit_is_no_tolerance():
+    with pytest.raises(ValueError, match="a tolerance without a limit judges nothing"):
+        Tolerance()
+
+
+CONTRACTED = sorted(
+    {name for task in TASKS.values() for graph in task.graphs.values() for name in graph.outputs}
+)
+DECIDING = ("probabilities", "mask", "scores", "logits")
+BY_LOSS: tuple[Precision, ...] = ("fp32", "fp16", "bf16", "int8")
+
+
+def opposite(name: str, seed: int) -> Any:
+    """Return what no engine may give for an output whose reference has another seed."""
+    if name == "mask":
+        return np.full((2, 3, 4), seed, np.uint8)
+    return np.roll(np.eye(2, 12, dtype=np.float32), seed, axis=1)
+
+
+@pytest.mark.parametrize("precision", get_args(Precision))
+@pytest.mark.parametrize("name", CONTRACTED)
+def test_every_output_of_the_contract_is_judged_in_every_precision(precision, name):
+    reference, other = opposite(name, 0), opposite(name, 5)
+    specs = [spec(name, *reference.shape[1:], dtype="uint8" if name == "mask" else "float32")]
+    given: Any = {"specs": specs, "case": "c", "tolerances": TOLERANCES[precision]}
+    assert not compare({name: reference}, {name: reference}, **given).failures
+    assert compare({name: reference}, {name: other}, **given).failures
+    if name in DECIDING:
+        assert TOLERANCES[precision][name].agreement is not None
+
+
+@pytest.mark.parametrize("name", CONTRACTED)
+def test_a_lower_precision_is_allowed_no_less_than_a_higher_one(name):
+    for field, better in (("max_difference", 1), ("cosine", -1), ("agreement", -1)):
+        limits = [getattr(TOLERANCES[precision][name], field) for precision in BY_LOSS]
+        known = [better * limit for limit in limits if limit is not None]
+        assert known == sorted(known), field
+
+
+def test_there_is_no_tolerance_for_what_is_not_in_the_contract():
+    assert {name for judged in TOLERANCES.values() for name in judged} == set(CONTRACTED)
