@@ -49,7 +49,7 @@ def import_(
         typer.Option("--size", metavar="HxW", help="In pixels; needed where the graph takes any."),
     ] = None,
     resize: Annotated[
-        Literal["stretch", "center_crop", "longest_side"],
+        Literal["stretch", "center_crop", "longest_side", "letterbox"],
         typer.Option("--resize", help="How an image is brought to the size."),
     ] = "stretch",
     crop_fraction: Annotated[
@@ -65,6 +65,8 @@ def import_(
     multiple: Annotated[
         int, typer.Option("--multiple", min=1, help="Of longest_side: both sides divide by this.")
     ] = 1,
+    pad: options.Pad = None,
+    pad_at: options.PadAt = None,
     classes: Annotated[
         Path | None,
         typer.Option(
@@ -72,11 +74,20 @@ def import_(
             help="Class names: text, one a line, or a CSV with a column name. Without it class_0, …",
         ),
     ] = None,
-    softmax: Annotated[
+    activation: Annotated[
+        Literal["softmax", "sigmoid"] | None,
+        typer.Option(
+            "--activation",
+            help="Of a classifier: sigmoid where an image can have several labels; softmax by default. "
+            "A mask of one channel has a sigmoid by itself.",
+        ),
+    ] = None,
+    threshold: options.Threshold = None,
+    logits: Annotated[
         Literal["auto", "yes", "no"],
         typer.Option(
-            "--softmax",
-            help="Add a softmax (of one channel: a sigmoid); auto looks at the answers to photos.",
+            "--logits",
+            help="Whether the activation is to be added to the scores; auto looks at those of photos.",
         ),
     ] = "auto",
     output: Annotated[
@@ -87,7 +98,7 @@ def import_(
         str | None,
         typer.Option(
             "--embedding",
-            help="Tensor for the classifier's embedding; without it, what its last linear layer reads.",
+            help="Tensor for the classifier's embedding; without it, what its last linear layer reads, if it has one.",
         ),
     ] = None,
     opset: Annotated[
@@ -119,6 +130,13 @@ def import_(
         dlcv-export import net.onnx --task segment -o bundles/net --mean 0.5 --std 0.5
       BGR in 0..255 less a mean (Caffe):
         dlcv-export import net.onnx --task classify -o bundles/net --scale 1 --mean 104,117,123 --channels bgr
+
+    \b
+    By what it answers:
+      several labels for an image, each given from a probability of 0.3 on:
+        dlcv-export import net.onnx --task classify -o bundles/net --activation sigmoid --threshold 0.3
+      a mask of one channel, of images brought to the size by a grey border:
+        dlcv-export import net.onnx --task segment -o bundles/net --threshold 0.4 --resize letterbox --pad 114
     """
     from dlcv.runtime.errors import InputError
     from dlcv.runtime.machine.system import is_importable
@@ -127,7 +145,7 @@ def import_(
         raise InputError(
             f"this needs {', '.join(missing)}; run pip install 'dlcv[cpu]' onnx pyyaml"
         )
-    from dlcv.cli.text import size_from_text
+    from dlcv.cli.text import fractions_from_text, size_from_text
     from dlcv.export.onnx_import import ImportOptions, import_bundle
     from dlcv.export.writing import BundleOptions
 
@@ -141,8 +159,12 @@ def import_(
         crop_fraction=crop_fraction,
         resample=resample,
         multiple=multiple,
+        pad=fractions_from_text(pad, option="--pad") if pad is not None else None,
+        pad_at=pad_at,
         classes=classes,
-        softmax=softmax,
+        activation=activation,
+        threshold=threshold,
+        logits=logits,
         output=output,
         embedding=embedding,
         opset=opset,

@@ -10,11 +10,10 @@ from pathlib import Path
 import numpy as np
 import onnx
 
+from dlcv.export.onnx_import.heads import HEADS, Findings, Head
 from dlcv.export.onnx_import.image_input import Entry, entry_of
-from dlcv.export.onnx_import.intermediates import Tap, embedding_tap, output_tap
 from dlcv.export.onnx_import.normalise import core_from_model, shapes_of
 from dlcv.export.onnx_import.options import ImportOptions
-from dlcv.export.onnx_import.postprocessing import Head, head_of
 from dlcv.export.onnx_import.read import model_from_file, opset_of
 from dlcv.export.onnx_import.reference import FileReference, Original
 from dlcv.export.onnx_import.wrap import wrapped
@@ -46,13 +45,14 @@ def import_bundle(path: Path, out: Path, options: ImportOptions) -> Bundle:
     model = model_from_file(path)
     entry = entry_of(model, options)
     preprocessing = _preprocessing(entry, options)
-    taps = _taps(model, entry, options)
+    kind = HEADS[options.task]
+    taps = kind.taps(model, entry, options)
     core = core_from_model(model, entry, taps=taps, opset=options.opset)
     shapes = shapes_of(core, entry, taps)
     original = Original(model, entry, taps)
     photos = [load_pixels(p, preprocessing).pixels for p in sample_paths()[:_LOOKED_AT]]
     samples = [original.scores(photo[None], shapes)[0] for photo in photos]
-    head = head_of(shapes, samples, entry=entry, options=options)
+    head = kind.head(Findings(shapes=shapes, samples=samples, entry=entry, options=options))
     graph = wrapped(core, entry=entry, taps=taps, head=head)
     reference = FileReference(original, head, file=path.name, shapes=shapes)
     facts = _facts(path, model, head=head, preprocessing=preprocessing, options=options)
@@ -67,16 +67,11 @@ def _preprocessing(entry: Entry, options: ImportOptions) -> Preprocessing:
             multiple=options.multiple,
             resample=options.resample,
             crop_fraction=options.crop_fraction,
+            pad=options.border,
+            pad_at=options.pad_at or "center",
         )
     except ValueError as e:
         raise InputError(f"the options do not fit together: {e}") from e
-
-
-def _taps(model: onnx.ModelProto, entry: Entry, options: ImportOptions) -> tuple[Tap, ...]:
-    output = output_tap(model, options.output)
-    if options.task != "classify":
-        return (output,)
-    return output, embedding_tap(model, output, image=entry.name, name=options.embedding)
 
 
 def _facts(
@@ -94,6 +89,8 @@ def _facts(
         task=options.task,
         classes=_classes(head, options),
         preprocessing=preprocessing,
+        activation="softmax" if head.threshold is None else "sigmoid",
+        threshold=head.threshold,
         description=f"{path.name}, an ONNX file that somebody else made (producer: {producer}), "
         "wrapped by dlcv.",
         licence="not stated",
@@ -115,7 +112,7 @@ def _classes(head: Head, options: ImportOptions) -> tuple[ClassInfo, ...]:
             f"the graph has {head.classes} classes, {options.classes} names {len(classes)}; "
             "write one name a line for each"
         )
-    if head.task != "segment":
+    if not head.colors_classes:
         return classes
     colors = palette(classes).astype(np.int64).tolist()
     return tuple(

@@ -9,6 +9,7 @@ import numpy as np
 import onnx
 
 from dlcv.export.onnx_import.options import Channels, ImportOptions, Layout, Scaling
+from dlcv.runtime.bundle.schema import Dimension
 from dlcv.runtime.errors import InputError
 
 Array: TypeAlias = "np.ndarray[Any, Any]"
@@ -38,6 +39,11 @@ class Entry:
     dynamic: bool
     fixed_batch: bool
     scaling: Scaling
+
+    @property
+    def sides(self) -> tuple[Dimension, Dimension]:
+        """Height and width in the new graph: numbers, or symbols where it takes any size."""
+        return ("height", "width") if self.dynamic else self.size
 
     def shape(self, batch: int | str, *, height: int | str, width: int | str) -> list[int | str]:
         """Return the input's shape."""
@@ -167,6 +173,6 @@ def _size(
     if options.resize == "longest_side":
         raise InputError(
             f"--resize longest_side needs a graph of any size, this one takes {height}x{width}; "
-            "give --resize stretch or center_crop"
+            "give --resize letterbox, which keeps proportions too, or stretch"
         )
     return (height, width), False

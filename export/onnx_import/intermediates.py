@@ -50,11 +50,13 @@ def output_tap(model: onnx.ModelProto, name: str | None) -> Tap:
     return Tap(tensor=outputs[0])
 
 
-def embedding_tap(model: onnx.ModelProto, output: Tap, *, image: str, name: str | None) -> Tap:
-    """Return the input of the last linear layer before the output, or the named tensor.
+def embedding_tap(
+    model: onnx.ModelProto, output: Tap, *, image: str, name: str | None
+) -> Tap | None:
+    """Return the input of the last linear layer before the output, or the named tensor; None without such a layer.
 
     Raises:
-        InputError: there is no such layer, or no tensor of that name.
+        InputError: there is no tensor of that name.
     """
     if name is not None:
         _require_tensor(model, name, option="--embedding")
@@ -72,9 +74,7 @@ def embedding_tap(model: onnx.ModelProto, output: Tap, *, image: str, name: str 
                 return Tap(
                     tensor=node.input[data], quantized=(scale[0], scale[1]) if scale else None
                 )
-    raise InputError(
-        "the graph has no linear layer whose input could be the embedding; name a tensor by --embedding"
-    )
+    return None
 
 
 def tensors_from(graph: onnx.GraphProto, image: str) -> set[str]:

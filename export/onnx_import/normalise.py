@@ -97,8 +97,8 @@ def _require_batch_of_floats(tap: Tap, answer: np.ndarray[Any, Any]) -> None:
 
 
 def _declare_input(model: onnx.ModelProto, entry: Entry, *, batch: int | str) -> None:
-    sides = ("height", "width") if entry.dynamic else entry.size
-    shape = entry.shape(batch, height=sides[0], width=sides[1])
+    height, width = entry.sides
+    shape = entry.shape(batch, height=height, width=width)
     value = onnx.helper.make_tensor_value_info(entry.name, entry.kind, shape)
     next(v for v in model.graph.input if v.name == entry.name).CopyFrom(value)
     for output in model.graph.output:

@@ -8,9 +8,9 @@ from typing import Any, TypeAlias, final
 import numpy as np
 import onnx
 
+from dlcv.export.onnx_import.heads import Head
 from dlcv.export.onnx_import.image_input import Entry
 from dlcv.export.onnx_import.intermediates import Tap, with_taps
-from dlcv.export.onnx_import.postprocessing import Head
 from dlcv.export.onnx_import.session import Session
 from dlcv.runtime.engines.base import Arrays
 from dlcv.runtime.machine.system import installed_version
@@ -61,9 +61,8 @@ class FileReference:
 
     def __call__(self, image: Array) -> Arrays:
         """Return the outputs by name. image: uint8 (B, H, W, 3) RGB."""
-        scores, *embedding = self._original.scores(image, self._shapes)
-        size = (image.shape[1], image.shape[2])
-        return self._head.answers(scores, embedding[0] if embedding else None, size=size)
+        tensors = self._original.scores(image, self._shapes)
+        return self._head.answers(tensors, (image.shape[1], image.shape[2]))
 
 
 def _unbatched(array: Array, rank: int) -> Array:

@@ -48,9 +48,22 @@ def test_a_file_becomes_a_bundle(net, tmp_path):
     assert (bundle.manifest.name, bundle.variant().opset) == ("mine", 18)
 
 
+def test_labels_and_a_letterbox_reach_the_manifest(net, tmp_path):
+    out = tmp_path / "bundle"
+    labels = ["--activation", "sigmoid", "--threshold", "0.3", "--logits", "yes"]
+    border = ["--resize", "letterbox", "--pad", "1,2,3", "--pad-at", "end"]
+    result = run(net, "--task", "classify", "-o", out, *labels, *border)
+    assert result.exit_code == 0, result.stderr
+    manifest = open_bundle(out).manifest
+    assert (manifest.activation, manifest.threshold) == ("sigmoid", 0.3)
+    assert (manifest.preprocessing.pad, manifest.preprocessing.pad_at) == ((1, 2, 3), "end")
+
+
 def test_help_has_an_example_of_each_usual_scaling():
     shown = run("--help").stdout
     for words in ("--mean 0.485,0.456,0.406", "--mean 0.5 --std 0.5", "--mean 104,117,123"):
+        assert words in shown
+    for words in ("--activation sigmoid --threshold 0.3", "--resize letterbox --pad 114"):
         assert words in shown
 
 
@@ -61,6 +74,8 @@ def test_help_has_an_example_of_each_usual_scaling():
         (["--scale", "1/0"], "--scale takes numbers such as 0.5 or 1/255, not '1/0'"),
         (["--scale", "1,2,3"], "--scale takes one number, not 3"),
         (["--size", "8"], "--size must be height x width in pixels"),
+        (["--resize", "letterbox", "--pad", "grey"], "--pad takes numbers"),
+        (["--resize", "letterbox", "--pad", "1,2"], "--pad takes a colour in 0..255"),
     ],
 )
 def test_an_option_that_is_no_number_is_refused(net, tmp_path, options, message):

@@ -14,7 +14,7 @@ from dlcv.export.onnx_import import ImportOptions, Scaling, import_bundle
 from dlcv.export.writing import BundleOptions
 from dlcv.runtime.bundle import open_bundle
 from dlcv.runtime.engines import load_engine
-from dlcv.runtime.errors import ParityError
+from dlcv.runtime.errors import InputError, ParityError
 from dlcv.runtime.measure.parity import replay_golden
 
 make = helper.make_node
@@ -117,6 +117,36 @@ def test_the_embedding_is_what_the_last_linear_layer_reads_or_the_named_tensor(
         path, tmp_path / "named", ImportOptions(task="classify", embedding="out/scores")
     )
     np.testing.assert_allclose(infer(named, image)["embedding"], 2 * means, rtol=1e-5)
+
+
+def test_a_graph_without_a_linear_layer_gives_probabilities_alone(files, importing):
+    bundle = importing(files.write([GAP, make("Flatten", ["pooled"], ["out/scores"])]))
+    assert [spec.name for spec in bundle.graph().outputs] == ["probabilities"]
+    assert "It gives no embedding" in (bundle.path / "README.md").read_text()
+    image = photos()
+    powers = np.exp(image.mean(axis=(1, 2)) / 255)
+    found = infer(bundle, image)
+    np.testing.assert_allclose(
+        found["probabilities"], powers / powers.sum(1, keepdims=True), rtol=1e-5
+    )
+
+
+def test_what_a_linear_layer_reads_is_no_embedding_unless_it_is_a_vector(files, importing):
+    weights = np.random.default_rng(0).normal(size=(64, 5)).astype(np.float32)
+    nodes = [
+        make("Reshape", ["input:0", "shape"], ["tokens"]),
+        make("MatMul", ["tokens", "weights"], ["of each"]),
+        make("ReduceMean", ["of each", "one"], ["out/scores"], keepdims=0),
+    ]
+    values = [
+        *int64(shape=[0, 3, 64], one=[1]),
+        onnx.numpy_helper.from_array(weights, "weights"),
+    ]
+    path = files.write(nodes, values=values)
+    bundle = importing(path)
+    assert [str(spec) for spec in bundle.graph().outputs] == ["probabilities: float32 (batch, 5)"]
+    with pytest.raises(InputError, match=r"the embedding is \(3, 64\) .* by --embedding"):
+        importing(path, embedding="tokens", writing=BundleOptions(overwrite=True))
 
 
 def test_maps_are_averaged_into_an_embedding(files, importing):

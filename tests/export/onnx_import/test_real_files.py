@@ -9,10 +9,11 @@ import pytest
 from PIL import Image
 
 from dlcv.export.onnx_import import ImportOptions, Scaling, import_bundle
+from dlcv.export.onnx_import.heads.activation import Activation
+from dlcv.export.onnx_import.heads.segmenter import SegmenterHead
 from dlcv.export.onnx_import.image_input import entry_of
 from dlcv.export.onnx_import.intermediates import output_tap
 from dlcv.export.onnx_import.normalise import core_from_model
-from dlcv.export.onnx_import.postprocessing import Head
 from dlcv.export.onnx_import.read import model_from_file
 from dlcv.export.onnx_import.session import Session
 from dlcv.export.onnx_import.wrap import wrapped
@@ -98,18 +99,34 @@ def test_a_file_becomes_a_bundle(folder, tmp_path, name):
         assert engine.inputs[0].shape[0] == "batch"
 
 
+def test_the_threshold_of_a_mask_of_one_channel_moves_its_border(folder, data_root, tmp_path):
+    with Image.open(data_root / "segmentation" / "voc_examples" / "bird_segmentation.png") as file:
+        image = np.array(file.convert("RGB").resize((256, 256)))[None]
+    outputs = []
+    for threshold in (0.5, 0.2):
+        options = ImportOptions(task="segment", threshold=threshold)
+        made = import_bundle(
+            folder / "selfie_segmentation.onnx", tmp_path / f"{threshold}", options
+        )
+        assert (made.manifest.activation, made.manifest.threshold) == ("sigmoid", threshold)
+        with load_engine(made, "ort") as engine:
+            outputs.append(engine.infer({"image": image}))
+    half, fifth = outputs
+    sure = np.where(half["mask"] == 1, half["confidence"], 1 - half["confidence"])
+    np.testing.assert_array_equal(fifth["mask"] == 1, sure >= np.float32(0.2))
+    assert fifth["mask"].sum() > half["mask"].sum() > 0
+
+
 def test_deeplab_finds_the_bird(folder, data_root):
     options = ImportOptions(**FILES["deeplabv3_mnv2_voc"])
     model = model_from_file(folder / "deeplabv3_mnv2_voc.onnx")
     entry, tap = entry_of(model, options), output_tap(model, None)
     core = core_from_model(model, entry, taps=(tap,), opset=None)
-    head = Head(
-        task="segment",
+    head = SegmenterHead(
         shape=(21, 513, 513),
         layout="nchw",
-        channels=21,
-        logits=True,
-        embedding=None,
+        activation=Activation(name="softmax", is_added=True),
+        threshold=None,
     )
     graph = wrapped(core, entry=entry, taps=(tap,), head=head)
     examples = data_root / "segmentation" / "voc_examples"

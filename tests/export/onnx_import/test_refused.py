@@ -16,6 +16,13 @@ FLAT = make("Flatten", ["input:0"], ["out/scores"])
 MAPS = make("Relu", ["input:0"], ["out/scores"])
 CAFFE = Scaling(scale=1, mean=(104, 117, 123))
 
+CAPTION: Any = "caption"
+CONSTANTS: dict[str, Any] = {
+    "first": np.array(0),
+    "axis": np.array([1]),
+    "many": np.zeros((65_537, 3, 1, 1), np.float32),
+}
+
 # name: how to write the file, options, what the sentence says
 GRAPHS: dict[str, Any] = {
     "channels nowhere": ([FLAT], {"shape": ("N", 4, 8, 8)}, {}, "has neither 1 nor 3 channels"),
@@ -47,7 +54,7 @@ GRAPHS: dict[str, Any] = {
         [FLAT],
         {},
         {"resize": "longest_side"},
-        "give --resize stretch or center_crop",
+        "give --resize letterbox, which keeps proportions too, or stretch",
     ),
     "crop": ([FLAT], {}, {"crop_fraction": 0.9}, "crop_fraction needs resize 'center_crop'"),
     "doubles": (
@@ -69,7 +76,30 @@ GRAPHS: dict[str, Any] = {
         "--task classify needs one score a class",
     ),
     "scores are no maps": ([FLAT], {}, {"task": "segment"}, "segmentation needs scores of classes"),
-    "no linear layer": ([FLAT], {}, {}, "name a tensor by --embedding"),
+    "softmax of one channel": (
+        [make("ReduceMean", ["input:0", "axis"], ["out/scores"], keepdims=1)],
+        {},
+        {"task": "segment", "activation": "softmax"},
+        "leave out --activation softmax",
+    ),
+    "sigmoid of three channels": (
+        [MAPS],
+        {},
+        {"task": "segment", "activation": "sigmoid"},
+        "has 3 channels, one a class, and a pixel has one class; --activation sigmoid and",
+    ),
+    "threshold of three channels": (
+        [MAPS],
+        {},
+        {"task": "segment", "threshold": 0.5},
+        "are for one channel, leave them out",
+    ),
+    "more classes than 16 bits": (
+        [make("Conv", ["input:0", "many"], ["out/scores"])],
+        {"shape": ("N", 3, 2, 2)},
+        {"task": "segment"},
+        "a mask has at most 65,536 classes, the output has 65,537; name another tensor",
+    ),
     "unknown output": (
         [FLAT],
         {},
@@ -97,8 +127,8 @@ GRAPHS: dict[str, Any] = {
     "sums of softmax": (
         [make("GlobalAveragePool", ["input:0"], ["out/scores"])],
         {},
-        {"softmax": "no", "embedding": "out/scores", "scaling": Scaling(scale=1)},
-        "give --softmax yes or auto",
+        {"logits": "no", "embedding": "out/scores", "scaling": Scaling(scale=1)},
+        "(0..1, with a sum of 1 over the classes); give --logits yes or auto",
     ),
     "other operators": (
         [make("FusedConv", ["input:0"], ["out/scores"], domain="com.microsoft")],
@@ -133,8 +163,9 @@ GRAPHS: dict[str, Any] = {
 @pytest.mark.parametrize("case", GRAPHS)
 def test_a_graph_or_option_that_does_not_fit_is_refused(files, importing, tmp_path, case):
     nodes, written, options, message = GRAPHS[case]
-    first = onnx.numpy_helper.from_array(np.array(0), "first")
-    path = files.write(nodes, values=[first], **written)
+    used = {name for node in nodes for name in node.input}
+    values = [onnx.numpy_helper.from_array(CONSTANTS[n], n) for n in CONSTANTS if n in used]
+    path = files.write(nodes, values=values, **written)
     with pytest.raises(InputError) as refused:
         importing(path, **options)
     assert message in str(refused.value)
@@ -187,6 +218,15 @@ def test_several_inputs_are_refused(files, importing):
         importing(path)
 
 
+def test_names_with_control_characters_are_refused(files, importing, tmp_path):
+    names = tmp_path / "names.txt"
+    names.write_text("cat\nd\x1b[31mog\nbird\n")
+    with pytest.raises(
+        InputError, match=r"no line breaks and control characters.*; write it without"
+    ):
+        importing(files.means(), classes=names)
+
+
 def test_names_that_are_too_few_are_refused(files, importing, tmp_path):
     names = tmp_path / "names.txt"
     names.write_text("cat\ndog\n")
@@ -215,7 +255,31 @@ def test_what_is_there_is_not_replaced(files, importing):
         (lambda: ImportOptions(task="classify", opset=17), "--opset must be 18 or more, not 17"),
         (
             lambda: ImportOptions(task="segment", embedding="x"),
-            "--embedding is for --task classify",
+            "--embedding is for --task classify, not segment; leave it out",
+        ),
+        (
+            lambda: ImportOptions(task="embed", activation="sigmoid"),
+            "--activation is for --task classify and segment, not embed; leave it out",
+        ),
+        (
+            lambda: ImportOptions(task="embed", logits="yes"),
+            "--logits is for --task classify and segment, not embed; leave it out",
+        ),
+        (
+            lambda: ImportOptions(task="segment", resize="center_crop"),
+            "--task segment answers for the whole image, .*; give stretch, letterbox or longest_side",
+        ),
+        (
+            lambda: ImportOptions(task="classify", pad=(0,)),
+            "--pad and --pad-at are for --resize letterbox, not stretch",
+        ),
+        (
+            lambda: ImportOptions(task="classify", resize="letterbox", pad=(0, 256, 1.5)),
+            "--pad takes a colour in 0..255, such as 114 or 0,0,0, not 0,256,1.5",
+        ),
+        (
+            lambda: ImportOptions(task=CAPTION),
+            "an ONNX file is imported for task classify, segment, embed, not 'caption'",
         ),
     ],
 )

@@ -5,6 +5,7 @@ import onnx
 import pytest
 from onnx import helper
 
+from dlcv.runtime.bundle import open_bundle
 from dlcv.runtime.engines import load_engine
 
 make = helper.make_node
@@ -73,19 +74,26 @@ def test_any_size_stays_any_size_with_longest_side(files, importing):
         assert (found == mask).mean() > 0.7
 
 
-@pytest.mark.parametrize("sigmoid", [True, False])
-def test_one_channel_is_two_classes_parted_at_a_half(files, importing, sigmoid, tmp_path):
-    names = tmp_path / "names.txt"
-    names.write_text("background\nred\n")
+def redness(files, *tail, bias=-10.0):
+    """A file of one channel: 20 times the red, less 10, then `tail` from `maps` to `out/scores`."""
     weights = np.array([20, 0, 0], np.float32).reshape(1, 3, 1, 1)
     values = [
         onnx.numpy_helper.from_array(weights, "red"),
-        onnx.numpy_helper.from_array(np.array([-10], np.float32), "less"),
+        onnx.numpy_helper.from_array(np.array([bias], np.float32), "less"),
     ]
-    nodes = [make("Conv", ["input:0", "red", "less"], ["maps"])]
-    nodes += [make("Sigmoid" if sigmoid else "Identity", ["maps"], ["out/scores"])]
-    path = files.write(nodes, values=values, shape=(1, 3, 16, 24))
-    bundle = importing(path, task="segment", classes=names)
+    nodes = [make("Conv", ["input:0", "red", "less"], ["maps"]), *tail]
+    return files.write(nodes, values=values, shape=(1, 3, 16, 24))
+
+
+ONE_CHANNEL = {name: make(name, ["maps"], ["out/scores"]) for name in ("Sigmoid", "Identity")}
+
+
+@pytest.mark.parametrize("last", ONE_CHANNEL)
+def test_one_channel_is_two_classes_parted_at_a_half(files, importing, last, tmp_path):
+    names = tmp_path / "names.txt"
+    names.write_text("background\nred\n")
+    bundle = importing(redness(files, ONE_CHANNEL[last]), task="segment", classes=names)
+    assert (bundle.manifest.activation, bundle.manifest.threshold) == ("sigmoid", 0.5)
     image, mask = quarters()
     outputs = infer(bundle, image)
     np.testing.assert_array_equal(outputs["mask"], (mask == 0).astype(np.uint8))
@@ -94,3 +102,58 @@ def test_one_channel_is_two_classes_parted_at_a_half(files, importing, sigmoid, 
     assert [c.name for c in classes] == ["background", "red"]
     assert None not in {c.color for c in classes}
     assert classes[0].color != classes[1].color
+
+
+@pytest.mark.parametrize("last", ONE_CHANNEL)
+def test_a_threshold_parts_the_pixels_of_one_channel(files, importing, last):
+    bundle = importing(redness(files, ONE_CHANNEL[last]), task="segment", threshold=0.9)
+    assert (bundle.manifest.activation, bundle.manifest.threshold) == ("sigmoid", 0.9)
+    image = np.zeros((1, 16, 24, 3), np.uint8)
+    image[..., 0] = np.linspace(0, 255, 24).astype(np.uint8)
+    second = 1 / (1 + np.exp(10 - 20 * (image[..., 0] / 255)))
+    outputs = infer(bundle, image)
+    np.testing.assert_array_equal(outputs["mask"], (second >= 0.9).astype(np.uint8))
+    expected = np.where(second >= 0.9, second, 1 - second)
+    np.testing.assert_allclose(outputs["confidence"], expected, rtol=1e-4, atol=1e-6)
+    assert ((second > 0.5) & (second < 0.9)).any()
+
+
+def test_a_pixel_at_the_threshold_is_of_the_second_class(files, importing):
+    bundle = importing(redness(files, ONE_CHANNEL["Identity"], bias=0.0), task="segment")
+    outputs = infer(bundle, np.zeros((1, 16, 24, 3), np.uint8))
+    assert (outputs["mask"] == 1).all()
+    assert (outputs["confidence"] == 0.5).all()
+
+
+def test_more_than_256_classes_are_a_mask_of_16_bits(files, importing):
+    weights = np.zeros((300, 3, 1, 1), np.float32)
+    weights[[299, 257, 3], [0, 1, 2]] = 10  # red, green, blue
+    bias = np.full(300, -10, np.float32)
+    bias[[299, 257, 3, 256]] = 0, 0, 0, 5
+    values = [
+        onnx.numpy_helper.from_array(weights, "weights"),
+        onnx.numpy_helper.from_array(bias, "bias"),
+    ]
+    nodes = [make("Conv", ["input:0", "weights", "bias"], ["out/scores"])]
+    path = files.write(nodes, values=values, shape=("N", 3, 16, 24))
+    bundle = open_bundle(importing(path, task="segment").path)
+    assert str(bundle.graph().outputs[0]) == "mask: uint16 (batch, 16, 24)"
+    image, mask = quarters()
+    outputs = infer(bundle, image)
+    assert outputs["mask"].dtype == np.uint16
+    np.testing.assert_array_equal(outputs["mask"], np.array([299, 257, 3, 256])[mask])
+    casts = {n.output[0]: n.op_type for n in onnx.load(bundle.path / "model.onnx").graph.node}
+    assert casts["mask"] == "Cast"  # TensorRT has no uint16, and takes the tensor before
+
+
+def test_a_letterbox_is_in_the_manifest_and_the_card(files, importing):
+    path = files.colours()
+    made = importing(path, task="segment", resize="letterbox", pad=(114,), pad_at="end")
+    bundle = open_bundle(made.path)
+    preprocessing = bundle.manifest.preprocessing
+    assert (preprocessing.resize, preprocessing.size) == ("letterbox", (16, 24))
+    assert (preprocessing.pad, preprocessing.pad_at) == ((114, 114, 114), "end")
+    card = (made.path / "README.md").read_text()
+    assert "--resize letterbox --pad 114 --pad-at end -o" in card
+    images = [case.inputs["image"] for case in bundle.golden()]
+    assert any((image[:, :, -1] == 114).all() for image in images)  # the border of a taller photo
