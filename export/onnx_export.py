@@ -90,10 +90,19 @@ def graph_from_module(
             )
     except torch.onnx.OnnxExporterError as e:
         raise InputError(_why_not_exported(e)) from e
+    _free_names(program.model.graph, {spec.name for spec in (*inputs, *outputs)})
     model = _cleaned(program.model_proto, inputs=inputs, outputs=outputs)
     return ExportedGraph(
         model=model.SerializeToString(deterministic=True), inputs=inputs, outputs=outputs
     )
+
+
+def _free_names(graph: Any, names: set[str]) -> None:
+    """Rename inner tensors that torch named as an input or output is, such as "embedding", what an `nn.Embedding` gives."""
+    inner = [value for node in graph for value in node.outputs if not value.is_graph_output()]
+    for value in [*inner, *graph.initializers.values()]:
+        if value.name in names:
+            value.name = f"inner_{value.name}"
 
 
 def _why_not_exported(error: Exception) -> str:
@@ -148,7 +157,8 @@ def _seeded() -> torch.Generator:
 @contextmanager
 def _quiet() -> Iterator[None]:
     """Suppress the exporter's messages to its own developers. Errors are still raised."""
-    loggers = [logging.getLogger(name) for name in ("torch.onnx", "torch.fx", "torch.export")]
+    names = ("torch.onnx", "torch.fx", "torch.export", "onnxscript")
+    loggers = [logging.getLogger(name) for name in names]
     levels = [logger.level for logger in loggers]
     for logger in loggers:
         logger.setLevel(logging.ERROR)

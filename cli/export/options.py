@@ -31,7 +31,8 @@ Source = Annotated[
     str,
     typer.Argument(
         metavar="SOURCE",
-        help="Checkpoint folder of dlcv-train, timm:NAME, torchvision:NAME[@WEIGHTS], smp:NAME, or py:FILE.py:FUNCTION.",
+        help="Checkpoint folder of dlcv-train, timm:NAME, torchvision:NAME[@WEIGHTS], smp:NAME, hf:FOLDER, or "
+        "py:FILE.py:FUNCTION.",
         show_default=False,
     ),
 ]
@@ -86,7 +87,8 @@ Mean = Annotated[
     typer.Option(
         "--mean",
         metavar="R,G,B",
-        help="Subtracted then, by channel, or one number; by default the library's, of smp: ImageNet's, of py: 0.",
+        help="Subtracted then, by channel, or one number; by default the library's (of hf: the folder's), "
+        "of smp: ImageNet's, of py: 0.",
     ),
 ]
 Std = Annotated[

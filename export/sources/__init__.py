@@ -23,6 +23,7 @@ SOURCES = {
     "timm": "dlcv.export.sources.timm:source_from_timm",
     "torchvision": "dlcv.export.sources.torchvision:source_from_torchvision",
     "smp": "dlcv.export.sources.smp:source_from_smp",
+    "hf": "dlcv.export.sources.hf:source_from_hf",
     "py": "dlcv.export.sources.python_file:source_from_python_file",
 }
 _KNOWING_THEIR_TASK = ("timm", "torchvision")

@@ -12,6 +12,7 @@ from dlcv.export.wrappers.classifier import ClassifierWrapper
 from dlcv.export.wrappers.timm_classifier import TimmClassifierWrapper
 from dlcv.export.wrappers.timm_vit import TimmVitWrapper
 from dlcv.export.wrappers.torchvision_vit import TorchvisionVitWrapper
+from dlcv.export.wrappers.transformers_vit import TransformersVitWrapper
 from dlcv.export.wrappers.untraced_classifier import UntracedClassifierWrapper
 from dlcv.runtime.bundle.schema import Activation
 
@@ -32,6 +33,7 @@ def wrap_classifier(
     candidates: tuple[Callable[[], Wrapper], ...] = (
         lambda: TimmVitWrapper(model, normalize, activation),
         lambda: TorchvisionVitWrapper(model, normalize, activation),
+        lambda: TransformersVitWrapper(model, normalize, activation),
         lambda: TimmClassifierWrapper(model, normalize, activation, size=size),
         lambda: ClassifierWrapper(model, normalize, activation),
     )

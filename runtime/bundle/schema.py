@@ -41,7 +41,8 @@ class Preprocessing(Model, frozen=True):
     """How the host resizes a decoded, oriented image before it enters the graph.
 
     `stretch` resizes to `size` and ignores the aspect ratio. `center_crop` resizes so that the shorter relative
-    side becomes `size / crop_fraction`, and cuts `size` out of the middle. `letterbox` resizes so that the whole
+    side becomes `size / crop_fraction`, and cuts `size` out of the middle; half of an odd number of pixels left over is
+    rounded to the nearest even number (`crop_rounding` even, as torchvision does) or down. `letterbox` resizes so that the whole
     image fits into `size`, and fills the rest with the colour `pad`: on all sides (`pad_at` center) or only right and
     below (end). `longest_side` keeps the aspect ratio: the longer side becomes `max(size)`, and both sides are
     rounded to the nearest multiple of `multiple`. Sizes are (height, width) in pixels.
@@ -54,6 +55,7 @@ class Preprocessing(Model, frozen=True):
     multiple: Positive = 1
     resample: Resample = "bilinear"
     crop_fraction: Annotated[float, Meta(gt=0, le=1)] = 1.0
+    crop_rounding: Literal["even", "down"] = "even"
     pad: tuple[Channel, Channel, Channel] = (0, 0, 0)
     pad_at: Literal["center", "end"] = "center"
     channels: Literal[1, 3] = 3
@@ -65,6 +67,8 @@ class Preprocessing(Model, frozen=True):
             )
         if self.crop_fraction != 1.0 and self.resize != "center_crop":
             raise ValueError(f"crop_fraction needs resize 'center_crop', not {self.resize!r}")
+        if self.crop_rounding != "even" and self.resize != "center_crop":
+            raise ValueError(f"crop_rounding needs resize 'center_crop', not {self.resize!r}")
         if (self.pad, self.pad_at) != ((0, 0, 0), "center") and self.resize != "letterbox":
             raise ValueError(f"pad and pad_at need resize 'letterbox', not {self.resize!r}")
 

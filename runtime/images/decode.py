@@ -7,6 +7,7 @@ Training's validation transform, int8 calibration, the command line and the serv
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, TypeAlias
 
@@ -200,11 +201,12 @@ class _Place:
 
 
 def _placed(size: tuple[int, int], preprocessing: Preprocessing) -> _Place:
-    """Place an image of `size` (height, width). Rounds as torchvision's Resize and CenterCrop do."""
+    """Place an image of `size` (height, width). Sizes are rounded as by torchvision's Resize."""
     taken = input_size(size, preprocessing)
     if preprocessing.resize == "center_crop":
         scaled = _covering(size, taken, fraction=preprocessing.crop_fraction)
-        top, left = (-round((a - b) / 2) for a, b in zip(scaled, taken, strict=True))
+        half = round if preprocessing.crop_rounding == "even" else math.floor
+        top, left = (-half((a - b) / 2) for a, b in zip(scaled, taken, strict=True))
         return _Place(scaled=scaled, offset=(top, left), taken=taken)
     if preprocessing.resize == "letterbox":
         scale = min(taken[0] / size[0], taken[1] / size[1])

@@ -24,9 +24,17 @@ def region_and_target(size, preprocessing):
     if preprocessing.resize == "stretch":
         return (0, 0, W, H), (h, w)
     if preprocessing.resize == "center_crop":
-        s = max(h / H, w / W) / preprocessing.crop_fraction
-        b, a = min(h / s, H), min(w / s, W)
-        return ((W - a) / 2, (H - b) / 2, (W + a) / 2, (H + b) / 2), (h, w)
+        h1, w1 = round(h / preprocessing.crop_fraction), round(w / preprocessing.crop_fraction)
+        if h1 / H >= w1 / W:
+            H1, W1 = h1, max(w, math.floor(h1 * W / H))
+        else:
+            H1, W1 = max(h, math.floor(w1 * H / W)), w1
+        rounded = round if preprocessing.crop_rounding == "even" else math.floor
+        x, y = rounded((W1 - w) / 2), rounded((H1 - h) / 2)
+        return (x * W / W1, y * H / H1, (x + w) * W / W1, (y + h) * H / H1), (h, w)
+    if preprocessing.resize == "letterbox":
+        s = min(h / H, w / W)
+        return (0, 0, W, H), tuple(max(1, round(side * s)) for side in (H, W))
     s, multiple = max(h, w) / max(H, W), preprocessing.multiple
     return (0, 0, W, H), tuple(max(1, round(side * s / multiple)) * multiple for side in (H, W))
 
@@ -39,7 +47,7 @@ def resized_rows(pixels, b0, b1, *, n, filter_):
     S, kernel = KERNELS[filter_]
     scale = (b1 - b0) / n
     f = max(scale, 1)
-    out = np.empty((len(pixels), n, 3))
+    out = np.empty((len(pixels), n, pixels.shape[2]))
     for i in range(n):
         c = b0 + (i + 0.5) * scale
         x0 = max(0, math.floor(c - S * f + 0.5))
@@ -51,11 +59,29 @@ def resized_rows(pixels, b0, b1, *, n, filter_):
 
 
 def prepared(pixels, preprocessing):
+    if preprocessing.channels == 1:
+        pixels = grey(pixels)
     (left, top, right, bottom), (h, w) = region_and_target(pixels.shape[:2], preprocessing)
     filter_ = preprocessing.resample
     wide = resized_rows(pixels.astype(float), left, right, n=w, filter_=filter_)
     turned = resized_rows(wide.transpose(1, 0, 2), top, bottom, n=h, filter_=filter_)
-    return turned.transpose(1, 0, 2)
+    resized = turned.transpose(1, 0, 2)
+    return pasted(resized, preprocessing) if preprocessing.resize == "letterbox" else resized
+
+
+def grey(pixels):
+    red, green, blue = np.moveaxis(pixels.astype(int), -1, 0)
+    return ((19595 * red + 38470 * green + 7471 * blue + 32768) // 65536)[..., None]
+
+
+def pasted(image, preprocessing):
+    (a, b), (h, w) = image.shape[:2], preprocessing.size
+    pad = np.array(preprocessing.pad, np.uint8)[None, None]
+    out = np.tile(grey(pad) if preprocessing.channels == 1 else pad, (h, w, 1)).astype(float)
+    at_center = preprocessing.pad_at == "center"
+    y, x = ((h - a) // 2, (w - b) // 2) if at_center else (0, 0)
+    out[y : y + a, x : x + b] = image
+    return out
 
 
 @pytest.mark.parametrize("resample", ["bilinear", "bicubic", "lanczos"])
@@ -66,6 +92,9 @@ def prepared(pixels, preprocessing):
         {"resize": "stretch", "size": (90, 200)},  # larger
         {"resize": "center_crop", "size": (32, 32), "crop_fraction": 0.875},
         {"resize": "center_crop", "size": (20, 48)},
+        {"resize": "center_crop", "size": (33, 31), "crop_rounding": "down", "channels": 1},
+        {"resize": "letterbox", "size": (40, 40), "pad": (9, 99, 199)},
+        {"resize": "letterbox", "size": (80, 33), "pad_at": "end", "channels": 1, "pad": (1, 2, 3)},
         {"resize": "longest_side", "size": (48, 48), "multiple": 8},
         {"resize": "longest_side", "size": (97, 61)},  # the image's own size: nothing to do
     ],

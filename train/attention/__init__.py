@@ -11,13 +11,13 @@ from functools import partial
 from types import ModuleType
 from typing import TYPE_CHECKING
 
-from dlcv.train.attention import timm_vit, torchvision_vit
+from dlcv.train.attention import timm_vit, torchvision_vit, transformers_vit
 from dlcv.train.attention.walk import Walk
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
 
-FAMILIES: tuple[ModuleType, ...] = (timm_vit, torchvision_vit)
+FAMILIES: tuple[ModuleType, ...] = (timm_vit, torchvision_vit, transformers_vit)
 
 
 def walker_for(model: nn.Module) -> Callable[[Tensor], Walk] | None:

@@ -169,6 +169,19 @@ def test_a_central_crop_says_which_region_it_saw() -> None:
     assert one_pixel.pixels.tolist() == [[[9, 9, 9]] * 8] * 8
 
 
+@pytest.mark.parametrize(("rounding", "first"), [("even", 2), ("down", 1)])
+def test_an_odd_rest_of_a_central_crop_is_halved_as_the_bundle_says(
+    rounding: Any, first: int
+) -> None:
+    preprocessing = Preprocessing(resize="center_crop", size=(8, 8), crop_rounding=rounding)
+    columns = np.broadcast_to(np.arange(11, dtype=np.uint8)[None, :, None], (8, 11, 3))
+    decoded = load_pixels(np.ascontiguousarray(columns), preprocessing)
+    assert decoded.pixels[0, :, 0].tolist() == list(range(first, first + 8))
+    assert decoded.frame.box == (first, 0, first + 8, 8)
+    with pytest.raises(ValueError, match="crop_rounding needs resize 'center_crop'"):
+        Preprocessing(resize="stretch", size=(8, 8), crop_rounding="down")
+
+
 def test_pixels_of_the_right_size_are_not_touched() -> None:
     image = np.random.default_rng(0).integers(0, 256, (8, 8, 3), np.uint8)
     np.testing.assert_array_equal(load_pixels(image, STRETCH).pixels, image)
@@ -245,7 +258,9 @@ def test_a_central_crop_is_the_whole_image_resized_and_cut(
         if height <= width
         else (int(side * height / width), side)
     )
-    whole = np.asarray(Image.fromarray(array).resize(scaled[::-1], Image.Resampling.BILINEAR))
+    whole = np.asarray(
+        Image.fromarray(array).resize((scaled[1], scaled[0]), Image.Resampling.BILINEAR)
+    )
     top, left = (round((side - 224) / 2) for side in scaled)
     preprocessing = Preprocessing(resize="center_crop", size=(224, 224), crop_fraction=fraction)
     decoded = load_pixels(array, preprocessing)
