@@ -136,7 +136,7 @@ def test_a_network_of_a_python_file_becomes_a_bundle_that_gives_its_masks(
         (
             "swin:NAME",
             {},
-            r"give a checkpoint folder, or one of timm:\.\.\., torchvision:\.\.\., smp:\.\.\., py:\.\.\.",
+            r"give a checkpoint folder, or one of timm:\.\.\., torchvision:\.\.\., smp:\.\.\., hf:\.\.\., py:\.\.\.",
         ),
     ],
 )

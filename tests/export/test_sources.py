@@ -80,7 +80,7 @@ def test_classes_and_size_of_a_checkpoint_may_be_changed(checkpoint, tmp_path):
 def test_nothing_to_export_is_said_with_the_choices():
     with pytest.raises(
         InputError,
-        match=r"give a checkpoint folder, or one of timm:\.\.\., torchvision:\.\.\., smp:\.\.\., py:",
+        match=r"give a checkpoint folder, or one of timm:\.\.\., torchvision:\.\.\., smp:\.\.\., hf:\.\.\., py:",
     ):
         load_source("nowhere/at-all")
 
