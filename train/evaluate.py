@@ -10,8 +10,8 @@ import torch
 from torch import Tensor
 
 from dlcv.train.checkpoint import Checkpoint
-from dlcv.train.data import load_dataset
-from dlcv.train.data.batches import Dataset, PlainBatches
+from dlcv.train.data import AnyDataset, StreamedDataset, open_dataset
+from dlcv.train.data.batches import PlainBatches, prefetched, stream_workers
 from dlcv.train.metrics import (
     confusion_matrix_for,
     metrics_from_confusion,
@@ -35,7 +35,7 @@ def evaluate(checkpoint: Checkpoint[Recipe], root: Path) -> dict[str, Any]:
         RecipeError: the data is missing or does not fit.
     """
     recipe = checkpoint.recipe
-    dataset = load_dataset(recipe, root, split="test")
+    dataset = open_dataset(recipe, root, split="test")
     confusion = confusion_matrix_for(recipe)
     has_top = recipe.task == "classify" and len(recipe.classes) > _TOP
     in_top = 0
@@ -48,10 +48,12 @@ def evaluate(checkpoint: Checkpoint[Recipe], root: Path) -> dict[str, Any]:
     return {**metrics, **top5, "images": len(dataset)}
 
 
-def answers(checkpoint: Checkpoint[Recipe], dataset: Dataset) -> Iterator[tuple[Any, Tensor]]:
+def answers(checkpoint: Checkpoint[Recipe], dataset: AnyDataset) -> Iterator[tuple[Any, Tensor]]:
     """Yield the network's output and the labels for each batch of a data set, in order."""
     recipe = checkpoint.recipe
-    for images, labels in PlainBatches(dataset=dataset, batch=recipe.batch):
+    batches = PlainBatches(dataset=dataset, batch=recipe.batch)
+    workers = stream_workers() if isinstance(dataset, StreamedDataset) else 0
+    for images, labels in prefetched(batches, workers=workers) if workers else batches:
         with torch.inference_mode():
             yield checkpoint.model(normalised(images, recipe.normalization)), labels
 

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import errno
 import sys
+from collections.abc import Mapping
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
@@ -21,19 +22,20 @@ from lightning.pytorch.loggers import CSVLogger, Logger, TensorBoardLogger
 
 from dlcv.runtime.errors import OutputError, RecipeError
 from dlcv.train.checkpoint import (
+    METRICS_FILE,
     RECIPE_FILE,
     WEIGHTS_FILE,
-    backbone_state,
     load_checkpoint,
+    load_run,
     save_checkpoint,
 )
 from dlcv.train.hardware import Hardware
 from dlcv.train.models import ModelSpec
 from dlcv.train.modules import RunModule
 from dlcv.train.plan import plan_lines
-from dlcv.train.recipe import RunRecipe, load_recipe
+from dlcv.train.recipe import RunRecipe, load_recipe, portable
 from dlcv.train.tasks import task_kind
-from dlcv.train.weights import load_backbone, load_pretrained, load_without_head
+from dlcv.train.weights import load_backbone, load_pretrained
 
 RESUME_FILE = "resume.ckpt"
 _PRECISION = {"fp32": "32-true", "fp16": "16-mixed", "bf16": "bf16-mixed"}
@@ -62,12 +64,21 @@ def fit(
     hardware = hardware or Hardware()
     if hardware.threads is not None:
         torch.set_num_threads(hardware.threads)
-    _check_output(recipe, out, resume=resume)
+    if resume:
+        _check_resumed(recipe, out)
+    else:
+        check_output(out)
+        require_free(out, {METRICS_FILE: b""})
+        _require_no_other_recipe(recipe, out)
     torch.manual_seed(recipe.seed)
 
     kind = task_kind(recipe.task)
     data = kind.data(recipe, root)
     spec = kind.network(recipe)
+    if resume:
+        _require_same_files(spec, out)
+    else:
+        require_free(out, spec.files)
     left_out = [] if resume else _load_start(spec, recipe, root)
     module = kind.module(recipe, spec, data)
     trainer = _trainer(recipe, out, hardware=hardware, tensorboard=tensorboard)
@@ -213,23 +224,71 @@ def _monitor(recipe: RunRecipe) -> tuple[str, int]:
 
 def _load_start(spec: ModelSpec, recipe: RunRecipe, root: Path) -> list[str]:
     """Load pretrained weights as the recipe says. Return the tensors that keep their random initialisation."""
+    reading: dict[str, Any] = {"key": recipe.weights_key, "on_note": _tell}
     if recipe.weights is not None:
-        return load_backbone(spec, root / recipe.weights, allow_missing=recipe.allow_missing)
+        missing = recipe.allow_missing
+        return load_backbone(spec, root / recipe.weights, allow_missing=missing, **reading)
     if recipe.backbone is not None:
-        state = backbone_state(recipe.backbone)
-        return load_without_head(spec, state, source=recipe.backbone)
+        return load_run(spec, recipe.backbone, **reading)
     if recipe.pretrained:
         return load_pretrained(spec, name=recipe.model.name)
     return []
 
 
-def _check_output(recipe: RunRecipe, out: Path, *, resume: bool) -> None:
-    begun = (out / RESUME_FILE).exists()
-    if resume and not begun:
-        raise OutputError(f"nothing to resume: {out} has no {RESUME_FILE}")
-    if not resume and (begun or (out / WEIGHTS_FILE).exists()):
+def _require_same_files(spec: ModelSpec, out: Path) -> None:
+    for name, data in spec.files.items():
+        if (out / name).exists() and (out / name).read_bytes() != data:
+            raise RecipeError(
+                f"{name} is another file than when the run in {out} began; resume it with its own recipe.yaml, or begin"
+                " anew with another --out"
+            )
+
+
+def _tell(note: str) -> None:
+    sys.stderr.write(f"weights: {note}\n")
+
+
+def check_output(out: Path) -> None:
+    """Check that a folder holds no run yet.
+
+    Raises:
+        OutputError: it does.
+    """
+    if (out / RESUME_FILE).exists() or (out / WEIGHTS_FILE).exists():
         raise OutputError(f"{out} already holds a run; give --resume or another --out")
-    if resume and (out / RECIPE_FILE).exists() and load_recipe(out / RECIPE_FILE) != recipe:
+
+
+def require_free(out: Path, files: Mapping[str, bytes]) -> None:
+    """Check that files that are to be written to a folder do not replace others.
+
+    Raises:
+        OutputError: one is there with other contents.
+    """
+    for name, data in files.items():
+        path = out / name
+        if path.exists() and not (path.is_file() and path.read_bytes() == data):
+            raise OutputError(
+                f"{path} is in the way, with other contents; remove it, or give another --out"
+            )
+
+
+def _require_no_other_recipe(recipe: RunRecipe, out: Path) -> None:
+    path = out / RECIPE_FILE
+    try:
+        is_same = not path.exists() or portable(load_recipe(path)) == portable(recipe)
+    except RecipeError:
+        is_same = False
+    if not is_same:
+        raise OutputError(
+            f"{path} is in the way: it is another recipe; remove it, or give another --out"
+        )
+
+
+def _check_resumed(recipe: RunRecipe, out: Path) -> None:
+    if not (out / RESUME_FILE).exists():
+        raise OutputError(f"nothing to resume: {out} has no {RESUME_FILE}")
+    file = out / RECIPE_FILE
+    if file.exists() and portable(load_recipe(file)) != portable(recipe):
         raise RecipeError(
             f"the run in {out} has another recipe; resume it with its own recipe.yaml"
         )

@@ -6,7 +6,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from dlcv.train.data.batches import IGNORE_LABEL, Dataset
+from dlcv.train.data.batches import IGNORE_LABEL
+from dlcv.train.data.streamed import AnyDataset
 from dlcv.train.settings import LossConfig
 
 
@@ -27,11 +28,13 @@ def distillation_loss(student: Tensor, teacher: Tensor, *, temperature: float) -
     return divergence * temperature**2
 
 
-def class_weights(dataset: Dataset, config: LossConfig, *, num_classes: int) -> Tensor | None:
+def class_weights(dataset: AnyDataset, config: LossConfig, *, num_classes: int) -> Tensor | None:
     """Return the loss weight of every class, float32 (classes,) with mean 1, or None for equal weights."""
     if config.class_weights == "none":
         return None
-    counts = torch.bincount(dataset.labels.flatten().long(), minlength=IGNORE_LABEL + 1)
-    counts = counts[:num_classes].double()
+    counts = torch.zeros(num_classes, dtype=torch.float64)
+    for part in dataset.chunks():
+        found = torch.bincount(part.labels.flatten().long(), minlength=IGNORE_LABEL + 1)
+        counts += found[:num_classes]
     weights = 1 / torch.log(config.log_offset + counts / counts.sum().clamp(min=1))
     return (weights / weights.mean()).float()

@@ -43,8 +43,13 @@ def metrics_from_confusion(matrix: Tensor, recipe: Recipe) -> dict[str, Any]:
 
 def predictions_from_outputs(outputs: Any) -> Tensor:
     """Return class indices from logits (B, classes, ...), or from torchvision's `{"out": logits}`."""
+    return torch.argmax(logits_of(outputs), dim=1)
+
+
+def logits_of(outputs: Any) -> Tensor:
+    """Return the logits (B, classes, ...) that a network gives, alone or as torchvision's `{"out": logits}`."""
     logits: Tensor = outputs["out"] if isinstance(outputs, dict) else outputs
-    return torch.argmax(logits, dim=1)
+    return logits
 
 
 def _by_class(values: Tensor, present: Tensor, recipe: Recipe) -> dict[str, float | None]:

@@ -17,6 +17,7 @@ from dlcv.train.data.batches import IGNORE_LABEL, Batch
 from dlcv.train.losses import distillation_loss
 from dlcv.train.metrics import (
     confusion_matrix_for,
+    logits_of,
     metrics_from_confusion,
     predictions_from_outputs,
 )
@@ -47,7 +48,7 @@ class RunModule(LightningModule, Generic[AnyRecipe]):
         super().__init__()
         self.recipe = recipe
         self.network = spec.network.to(memory_format=torch.channels_last)
-        self.files: dict[str, bytes] = {}
+        self.files: dict[str, bytes] = dict(spec.files)
         self.metrics: dict[str, Any] = {}
         self._backbone = (spec.backbone,)  # in a tuple, so that it is not a submodule of its own
         self._head = spec.head
@@ -178,8 +179,7 @@ class RecipeModule(RunModule[Recipe]):
         return share * distilled + (1 - share) * loss
 
     def _label_loss(self, outputs: Any, labels: Tensor) -> Tensor:
-        segments = self.recipe.task == "segment"
-        logits = outputs["out"] if segments else outputs
+        segments, logits = self.recipe.task == "segment", logits_of(outputs)
         return F.cross_entropy(
             logits.float(),
             labels.long(),
@@ -218,9 +218,9 @@ def _freeze(spec: ModelSpec, prefixes: tuple[str, ...]) -> None:
 
 def _auxiliary(outputs: Any) -> dict[str, Tensor]:
     """Return the output of the auxiliary classifier in the form of the main output."""
-    if "aux" not in outputs:
+    if not isinstance(outputs, dict) or "aux" not in outputs:
         raise RecipeError(
-            "loss.aux needs a network with an auxiliary classifier, such as deeplabv3_resnet50"
+            "loss.aux needs a network with an auxiliary classifier, such as deeplabv3_resnet50; or drop loss.aux"
         )
     return {"out": outputs["aux"]}
 

@@ -50,7 +50,8 @@ RECIPES = {  # by task; imported on use
 class RunRecipe(Model, frozen=True, kw_only=True):
     """The settings of every training run, whatever its task.
 
-    weights: a file to load into the model's backbone; null trains from scratch. backbone: like `weights`, from
+    weights: a file to load into the model's backbone; null trains from scratch. weights_key: which of several state dicts
+    in that file, or in `backbone`, such as model_ema. backbone: like `weights`, from
     a run of any recipe or a weights file, without its head; a path relative to the working directory, NOT the
     data root. pretrained: download the weights that timm or torchvision publish, instead of a file.
     allow_missing: prefixes of tensors that keep random weights, whatever is in the file; `head` means the
@@ -69,6 +70,7 @@ class RunRecipe(Model, frozen=True, kw_only=True):
     preprocessing: Preprocessing
     normalization: Normalization
     weights: str | None = None
+    weights_key: str | None = None
     backbone: str | None = None
     pretrained: bool = False
     allow_missing: tuple[str, ...] = ()
@@ -195,7 +197,7 @@ def load_recipe(source: str | Path, kind: type[RunRecipe] = RunRecipe) -> RunRec
         recipe = recipe_from_yaml(path.read_text(encoding="utf-8"))
         if not isinstance(recipe, kind):
             raise RecipeError(f"this is for tasks {_tasks_of(kind)}, not {recipe.task}")
-        return recipe
+        return _beside(recipe, path.parent)
     except RecipeError as e:
         raise RecipeError(f"{path}: {e}") from e.__cause__
     except (OSError, UnicodeDecodeError) as e:
@@ -212,8 +214,10 @@ def changed(
     seed: int | None = None,
     allow_missing: tuple[str, ...] | None = None,
     backbone: str | None = None,
+    weights_key: str | None = None,
+    batch: int | None = None,
 ) -> AnyRecipe:
-    """Return a recipe with another number of epochs, seed, start or tensors that may be missing, validated again.
+    """Return a recipe with another number of epochs, seed, batch, start or tensors that may be missing, validated again.
 
     Raises:
         RecipeError: the change contradicts the rest of the recipe.
@@ -223,9 +227,32 @@ def changed(
         "seed": seed,
         "allow_missing": allow_missing,
         "backbone": backbone,
+        "weights_key": weights_key,
+        "batch": batch,
     }
     data = msgspec.to_builtins(recipe) | {k: v for k, v in changes.items() if v is not None}
     return _converted(data, type(recipe))
+
+
+def _beside(recipe: AnyRecipe, folder: Path) -> AnyRecipe:
+    """Return a recipe whose `py:` file, if it is relative and lies in the recipe's folder, is named with the folder."""
+    file = recipe.model.python_file
+    if file is None or file.is_absolute() or not (folder / file).is_file():
+        return recipe
+    model = recipe.model.with_python_file(folder.resolve() / file)
+    return msgspec.structs.replace(recipe, model=model)
+
+
+def with_network_in(recipe: AnyRecipe, folder: Path) -> AnyRecipe:
+    """Return a recipe whose `py:` network is built by the file of the same name in a folder."""
+    file = recipe.model.python_file
+    model = recipe.model.with_python_file(folder / file.name) if file else recipe.model
+    return msgspec.structs.replace(recipe, model=model)
+
+
+def portable(recipe: AnyRecipe) -> AnyRecipe:
+    """Return a recipe as a checkpoint keeps it: the file of a `py:` network lies beside it."""
+    return with_network_in(recipe, Path())
 
 
 def with_options(recipe: AnyRecipe, options: dict[str, Any]) -> AnyRecipe:
@@ -295,6 +322,8 @@ def _start_contradictions(recipe: RunRecipe) -> list[str]:
     given = [name for name, value in starts.items() if value]
     if len(given) > 1:
         problems.append(f"{' and '.join(given)} exclude each other")
+    if recipe.weights_key and not (recipe.weights or recipe.backbone):
+        problems.append("weights_key is for a weights file, of which there is none")
     if recipe.allow_missing and recipe.weights is None:
         problems.append("allow_missing is for a weights file, of which there is none")
     return problems
@@ -314,6 +343,10 @@ def _class_contradictions(recipe: LabelledRecipe) -> list[str]:
 
 def _task_contradictions(recipe: Recipe) -> list[str]:
     problems = []
+    if "encoder_weights" in recipe.model.options and not recipe.pretrained:
+        problems.append(
+            "model.options.encoder_weights names weights to download; set pretrained to true, or leave it out"
+        )
     if recipe.task == "segment":
         if any(c.color is None for c in recipe.classes):
             problems.append("segmentation needs a color for every class")

@@ -23,10 +23,25 @@ class Model(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tru
 
 
 class ModelConfig(Model, frozen=True, kw_only=True):
-    """A network by its name in `dlcv.train.models.MODELS`; `options` go to its builder."""
+    """A network by its name in `dlcv.train.models.MODELS`, or LIBRARY:NAME; `options` go to its builder.
+
+    In `py:FILE.py:FUNCTION`, a relative FILE lies beside the recipe, or in the working directory.
+    """
 
     name: str
     options: dict[str, Any] = {}
+
+    @property
+    def python_file(self) -> Path | None:
+        """The file of a `py:` network; None of others."""
+        library, _, rest = self.name.partition(":")
+        file = rest.rpartition(":")[0]
+        return Path(file) if library == "py" and file else None
+
+    def with_python_file(self, file: Path) -> ModelConfig:
+        """Return the same `py:` network, in another file."""
+        function = self.name.rpartition(":")[2]
+        return ModelConfig(name=f"py:{file}:{function}", options=self.options)
 
 
 class Normalization(Model, frozen=True, kw_only=True):
@@ -54,7 +69,10 @@ class DataConfig(Model, frozen=True, kw_only=True):
     for validation instead of training; the data set's own validation or test split is then only for the final
     score. Without it, that split is used for validation. train_limit: keep only the first images of the
     training set, for quick trials. Data sorted by class (`folders`, `labelled-names`, `csv`) is first shuffled,
-    always in the same way.
+    always in the same way. validation_share: of data without a split of their own, this share of each class's images
+    (of all images, for masks), drawn always in the same way, is for validation and the final score; the rest is
+    trained on. in_memory: whether images are decoded once and kept in memory; `auto` does so where a split takes at
+    most a quarter of the memory that is free, and otherwise decodes each image when it is needed.
     """
 
     name: str
@@ -69,6 +87,8 @@ class DataConfig(Model, frozen=True, kw_only=True):
     labels: tuple[str, ...] = ()
     hold_out: Positive | None = None
     train_limit: Positive | None = None
+    validation_share: Annotated[float, Meta(gt=0, lt=1)] | None = None
+    in_memory: bool | Literal["auto"] = "auto"
 
     def __post_init__(self) -> None:
         for key in ("root", "train", "test"):
@@ -84,6 +104,11 @@ class DataConfig(Model, frozen=True, kw_only=True):
         if (self.ignore_labels if by_color else self.ignore_colors) != ():
             fitting = "ignore_colors" if by_color else "ignore_labels"
             raise ValueError(f"data.mask_coding {self.mask_coding} goes with data.{fitting}")
+
+        if self.validation_share is not None and (self.test or self.hold_out):
+            raise ValueError(
+                "data.validation_share takes its images from data.train; leave out data.test and data.hold_out"
+            )
 
     def split_path(self, *, train: bool) -> str:
         """Return the path of a split in the data set's folder.

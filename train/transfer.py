@@ -12,13 +12,12 @@ import msgspec
 from dlcv.runtime.bundle.report import table
 from dlcv.runtime.errors import RecipeError
 from dlcv.runtime.machine.atomic_files import write_atomically
-from dlcv.train.checkpoint import METRICS_FILE, RECIPE_FILE, backbone_state
+from dlcv.train.checkpoint import METRICS_FILE, RECIPE_FILE, load_run
 from dlcv.train.fit import RESUME_FILE, fit
 from dlcv.train.hardware import Hardware
 from dlcv.train.plan import RANDOM_START, start_words
-from dlcv.train.recipe import Recipe, changed, load_recipe
+from dlcv.train.recipe import Recipe, changed, load_recipe, portable
 from dlcv.train.tasks import task_kind
-from dlcv.train.weights import load_without_head
 
 Start: TypeAlias = Literal["none", "supervised", "byol"]
 TABLE_FILE = "transfer.json"
@@ -116,8 +115,8 @@ def _recipe(comparison: Comparison, setting: Setting) -> Recipe:
 def _require_start(setting: Setting, recipe: Recipe) -> None:
     """Check that a setting has a backbone to start from, and that it fits."""
     if recipe.backbone is not None:
-        state = backbone_state(recipe.backbone)
-        load_without_head(task_kind(recipe.task).network(recipe), state, source=recipe.backbone)
+        spec = task_kind(recipe.task).network(recipe)
+        load_run(spec, recipe.backbone, key=recipe.weights_key)
     elif setting.start != "none" and start_words(recipe) == RANDOM_START:
         raise RecipeError(
             f"setting {setting.name.upper()} starts from a {setting.start} backbone and {recipe.name} names none;"
@@ -129,7 +128,7 @@ def _measured(folder: Path, recipe: Recipe) -> dict[str, float] | None:
     """Return the metrics of a finished run, or None."""
     if not (folder / METRICS_FILE).is_file():
         return None
-    if load_recipe(folder / RECIPE_FILE) != recipe:
+    if portable(load_recipe(folder / RECIPE_FILE)) != portable(recipe):
         raise RecipeError(f"the run in {folder} has another recipe; give another --out")
     metrics: dict[str, float] = msgspec.json.decode((folder / METRICS_FILE).read_bytes())
     return metrics if "images" in metrics else None

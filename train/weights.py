@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import pickle
-from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self
 
@@ -20,6 +20,7 @@ if TYPE_CHECKING:
 
 HEAD = "head"  # stands for the model's head in `allow_missing`
 _NAMED_AT_MOST = 5
+_COUNTER = "num_batches_tracked"  # of BatchNorm; it does not affect the output
 _COMPILED = "_orig_mod."  # of torch.compile
 _UNREADABLE = (  # what the readers raise on foreign bytes
     SafetensorError,
@@ -106,14 +107,24 @@ def fitted_weights(
     Raises:
         RecipeError: nothing in the file fits, or two sets of weights do and no `key` chooses.
     """
-    wanted = {name for name in module.state_dict() if not name.endswith("num_batches_tracked")}
+    return _fitted(path, _without_counters(module.state_dict()), key=key, unused=unused)
+
+
+def _without_counters(names: Iterable[str]) -> set[str]:
+    return {name for name in names if not name.endswith(_COUNTER)}
+
+
+def _fitted(
+    path: str | Path, wanted: set[str], *, key: str | None, unused: tuple[str, ...] = ()
+) -> FittedWeights:
+    """Return the set of weights in a file that holds most of the wanted names, without prefixes."""
     found = {key: read_weights(path, key=key)} if key is not None else state_dicts_in(path)
     fitted = {name: _without_prefix(state, wanted, unused) for name, state in found.items()}
     fitting = [name for name, fit in fitted.items() if wanted <= fit.state.keys()]
     if len(fitting) > 1:
         raise RecipeError(
             f"{path} holds {len(fitting)} sets of weights that fit: {', '.join(fitting)}; "
-            f"choose one with --weights-key, such as --weights-key {fitting[-1]}"
+            f"choose one with --weights-key (in a recipe, weights_key), such as --weights-key {fitting[-1]}"
         )
     name = (
         fitting[0] if fitting else max(fitted, key=lambda n: len(wanted & fitted[n].state.keys()))
@@ -190,7 +201,7 @@ def load_weights(module: nn.Module, state: Mapping[str, Tensor], *, source: str)
         RecipeError: missing, unexpected or wrongly shaped tensors, all of them counted.
     """
     own = module.state_dict()
-    missing = [k for k in own if k not in state and not k.endswith("num_batches_tracked")]
+    missing = [k for k in own if k not in state and not k.endswith(_COUNTER)]
     unexpected = [k for k in state if k not in own]
     reshaped = [
         f"{k} ({_shape(tensor)} instead of {_shape(own[k])})"
@@ -210,17 +221,50 @@ def load_weights(module: nn.Module, state: Mapping[str, Tensor], *, source: str)
 
 
 def load_backbone(
-    spec: ModelSpec, path: str | Path, *, allow_missing: tuple[str, ...] = ()
+    spec: ModelSpec,
+    path: str | Path,
+    *,
+    allow_missing: tuple[str, ...] = (),
+    key: str | None = None,
+    on_note: Callable[[str], object] = lambda _: None,
 ) -> list[str]:
     """Load a weights file into a model's backbone. Return the tensors that keep their values.
 
-    allow_missing: prefixes of tensors that are skipped, whether the file has them or not; `head` stands for the
-    model's own head.
+    The file is read as `fitted_weights` reads it: state dicts inside checkpoints, and under prefixes. Of a model with
+    `network_head`, a file of the whole network is loaded whole. allow_missing: prefixes of tensors that are skipped,
+    whether the file has them or not; `head` stands for the model's own head. on_note: told what was taken.
 
     Raises:
-        RecipeError: see `read_weights` and `load_weights`; or the model names no head of its own.
+        RecipeError: see `fitted_weights` and `load_weights`; or the model names no head of its own.
     """
-    return load_start(spec, read_weights(path), source=str(path), allow_missing=allow_missing)
+    if spec.network_head:
+        whole = replace(spec, backbone=spec.network, head=spec.network_head, network_head=())
+        fitted = _fitted(path, _wanted(whole, allow_missing), key=key)
+        if _wanted(whole, allow_missing) <= fitted.state.keys():
+            spec = whole
+        else:
+            allow_missing = tuple(prefix for prefix in allow_missing if prefix != HEAD)
+    fitted = _fitted(path, _wanted(spec, allow_missing), key=key)
+    if fitted.note:
+        on_note(fitted.note)
+    return load_start(spec, fitted.state, source=str(path), allow_missing=allow_missing)
+
+
+def _wanted(spec: ModelSpec, allow_missing: tuple[str, ...]) -> set[str]:
+    """Return the names that a weights file for a model's backbone must have."""
+    left_out = _left_out(spec, allow_missing)
+    own = _without_counters(spec.backbone.state_dict())
+    return {f"{spec.weights_prefix}{name}" for name in own if not name.startswith(left_out)}
+
+
+def _left_out(spec: ModelSpec, allow_missing: tuple[str, ...]) -> tuple[str, ...]:
+    """Return prefixes of tensors that may be missing, with those of the head in place of `head`."""
+    if HEAD in allow_missing and not spec.head:
+        raise RecipeError(
+            "allow_missing head: the backbone of this model has no head; leave it out"
+        )
+    named = tuple(prefix for prefix in allow_missing if prefix != HEAD)
+    return named + (spec.head if HEAD in allow_missing else ())
 
 
 def load_pretrained(spec: ModelSpec, *, name: str) -> list[str]:
@@ -247,13 +291,7 @@ def load_start(
     spec: ModelSpec, state: Mapping[str, Tensor], *, source: str, allow_missing: tuple[str, ...]
 ) -> list[str]:
     """Load tensors into a model's backbone, as `load_backbone` does from a file."""
-    left_out = tuple(p for p in allow_missing if p != HEAD)
-    if HEAD in allow_missing:
-        if not spec.head:
-            raise RecipeError(
-                "allow_missing head: the backbone of this model has no head; leave it out"
-            )
-        left_out += spec.head
+    left_out = _left_out(spec, allow_missing)
     # An empty prefix tuple matches no name.
     renamed = {
         name.removeprefix(spec.weights_prefix): tensor

@@ -19,7 +19,12 @@ def verify(
     source: options.LoadSource,
     images: options.Images = None,
     engine: Annotated[
-        str, typer.Option("--engine", "-e", help="auto, ort, cuda, trt, trt-rtx, openvino, or one that another package adds.")
+        str,
+        typer.Option(
+            "--engine",
+            "-e",
+            help="auto, ort, cuda, trt, trt-rtx, openvino, or one that another package adds.",
+        ),
     ] = "auto",
 ) -> None:
     """Compare a bundle with the checkpoint that it was exported from.

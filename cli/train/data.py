@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 if TYPE_CHECKING:
-    from dlcv.train.data import Dataset
+    from dlcv.train.data import AnyDataset
     from dlcv.train.recipe import Recipe
 
 
@@ -30,17 +30,21 @@ def data(
       dlcv-train data camvid-lraspp --data ~/data
       dlcv-train data my-recipe.yaml
     """
+    from dlcv.train.data.check import summary_lines
     from dlcv.train.recipe import Recipe, data_root, load_recipe
     from dlcv.train.tasks import task_kind
 
     chosen, root = load_recipe(recipe), data_root(folder)
     found: Any = task_kind(chosen.task).data(chosen, root)
-    if isinstance(chosen, Recipe):
-        print("\n".join(_balance_table(chosen, found.train_set, found.validation_set)))
-    print("\n".join(found.summary_lines()))
+    if not isinstance(chosen, Recipe):
+        print("\n".join(found.summary_lines()))
+        return
+    splits = {"train": found.train_set, "validation": found.validation_set}
+    print("\n".join(_balance_table(chosen, *splits.values())))
+    print("\n".join(summary_lines(chosen, **splits, thorough=True)))
 
 
-def _balance_table(recipe: Recipe, train: Dataset, validation: Dataset) -> list[str]:
+def _balance_table(recipe: Recipe, train: AnyDataset, validation: AnyDataset) -> list[str]:
     from dlcv.runtime.bundle.report import table
     from dlcv.train.data.check import balances
 

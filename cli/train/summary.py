@@ -12,7 +12,7 @@ def summary(
         str,
         typer.Argument(
             metavar="MODEL",
-            help="A model's name, or a recipe: its name or file.",
+            help="A model's name, such as timm:resnet18, or a recipe: its name or file.",
             show_default=False,
         ),
     ],
@@ -40,14 +40,14 @@ def summary(
 
     from dlcv.cli.text import key_values, size_from_text
     from dlcv.runtime.bundle.report import table
-    from dlcv.train.models import MODELS, build_model
+    from dlcv.train.models import LIBRARIES, MODELS, build_model
     from dlcv.train.recipe import load_recipe, with_options
     from dlcv.train.summary import layer_rows
     from dlcv.train.tasks import task_kind
 
     chosen = size_from_text(size)
     options = {key: yaml.safe_load(value) for key, value in key_values(option, "--option").items()}
-    if model in MODELS:
+    if model in MODELS or model.partition(":")[0] in LIBRARIES:
         network = build_model(model, options, num_classes=classes).network
         chosen = chosen or (224, 224)
     else:

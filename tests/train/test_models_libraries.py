@@ -52,9 +52,12 @@ def test_attention_is_not_fused_so_that_it_can_be_shown():
 @pytest.mark.parametrize(
     ("name", "reason"),
     [
-        ("keras:resnet", "no model 'keras:resnet'; models: .*timm:NAME, torchvision:NAME"),
+        (
+            "keras:resnet",
+            r"no model 'keras:resnet'; models: .*timm:NAME, torchvision:NAME, smp:NAME, py:",
+        ),
         ("timm:resnet9000", "timm has no model 'resnet9000'"),
-        ("torchvision:fcn_resnet50", "torchvision has no classifier 'fcn_resnet50'"),
+        ("torchvision:r3d_18", "torchvision has no classifier or segmenter 'r3d_18'"),
         ("torchvision:squeezenet1_1", "does not end in one linear layer"),
     ],
 )

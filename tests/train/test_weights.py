@@ -182,3 +182,31 @@ def test_a_real_weights_file_fills_the_backbone(data_root, name, file):
         torch.equal(first, tensor.float())
         for tensor in read_weights(data_root / "weights" / file).values()
     )
+
+
+@pytest.mark.parametrize("kind", ["DDP", "compile", "compiled DDP", "Lightning"])
+def test_weights_of_recipes_are_read_as_those_of_export(kind, tmp_path):
+    torch.manual_seed(0)
+    published = build_model("torchvision:mobilenet_v2", num_classes=7).network
+    torch.save(checkpoint_of(published, kind), tmp_path / "seven.ckpt")
+    said: list[str] = []
+    spec = build_model("torchvision:mobilenet_v2", num_classes=3)
+    load_backbone(spec, tmp_path / "seven.ckpt", allow_missing=("head",), on_note=said.append)
+    assert "stripped" in said[0]
+    own, state = spec.network.state_dict(), published.state_dict()
+    assert all(torch.equal(own[n], t) for n, t in state.items() if not n.startswith(spec.head))
+    segmenter = build_model("lraspp_mobilenet_v2", {"inter_channels": 8}, num_classes=3)
+    load_backbone(segmenter, tmp_path / "seven.ckpt")  # its names lack the prefix "features."
+    first = segmenter.backbone.state_dict()["0.0.weight"]
+    assert torch.equal(first, state["features.0.0.weight"])
+
+
+def test_a_recipe_chooses_one_of_two_sets_of_weights(tmp_path):
+    spec = build_model("cifar_resnet20", num_classes=3)
+    state = spec.network.state_dict()
+    averaged = {name: torch.ones_like(tensor) for name, tensor in state.items()}
+    torch.save({"model": state, "model_ema": averaged}, tmp_path / "two.pth")
+    with pytest.raises(RecipeError, match=r"2 sets .*\(in a recipe, weights_key\), such as --weig"):
+        load_backbone(spec, tmp_path / "two.pth")
+    load_backbone(spec, tmp_path / "two.pth", key="model_ema")
+    assert all(bool((p == 1).all()) for p in spec.network.parameters())

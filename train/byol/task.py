@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
+from typing import Any, overload
 
 import torch
 from torch import nn
@@ -13,8 +13,8 @@ from dlcv.train.byol.probe import probe_accuracy
 from dlcv.train.byol.recipe import ByolRecipe
 from dlcv.train.byol.views import TwoViews
 from dlcv.train.checkpoint import Checkpoint
-from dlcv.train.data import load_dataset, load_unlabelled
-from dlcv.train.data.batches import Augment, Batch, Dataset, PlainBatches
+from dlcv.train.data import AnyDataset, Dataset, StreamedDataset, open_dataset, open_unlabelled
+from dlcv.train.data.batches import Augment, Batch, PlainBatches
 from dlcv.train.data.check import summary_lines
 from dlcv.train.data.module import LabelledData
 from dlcv.train.models import ModelSpec, build_model
@@ -33,11 +33,11 @@ class ByolData(LabelledData[ByolRecipe]):
         super().__init__(recipe, root)
         self.probe_set = probe_images(self.train_set, recipe)
         if recipe.unlabelled is not None:
-            self.train_set = load_unlabelled(recipe, root, path=recipe.unlabelled)
+            self.train_set = open_unlabelled(recipe, root, path=recipe.unlabelled)
 
     def summary_lines(self) -> list[str]:
         """Return lines with the number of training images, and with findings about the labelled images."""
-        height, width = self.train_set.images.shape[1:3]
+        height, width = self.train_set.size
         return [
             f"unlabelled: {len(self.train_set):,} images, {height}x{width} pixels; for the probe:",
             *summary_lines(self.recipe, train=self.probe_set, validation=self.validation_set),
@@ -49,10 +49,14 @@ class ByolData(LabelledData[ByolRecipe]):
 
     def val_dataloader(self) -> Any:
         sets = (self.probe_set, self.validation_set)
-        return [PlainBatches(dataset=dataset, batch=self.recipe.batch) for dataset in sets]
+        return [self._in_order(dataset) for dataset in sets]
 
 
-def probe_images(dataset: Dataset, recipe: ByolRecipe) -> Dataset:
+@overload
+def probe_images(dataset: Dataset, recipe: ByolRecipe) -> Dataset: ...
+@overload
+def probe_images(dataset: StreamedDataset, recipe: ByolRecipe) -> StreamedDataset: ...
+def probe_images(dataset: AnyDataset, recipe: ByolRecipe) -> AnyDataset:
     """Return the labelled training images of the probe."""
     return dataset[: recipe.probe.images]
 
@@ -73,8 +77,8 @@ def evaluate(checkpoint: Checkpoint[ByolRecipe], root: Path) -> dict[str, Any]:
         RecipeError: the data is missing or does not fit.
     """
     recipe = checkpoint.recipe
-    known = probe_images(load_dataset(recipe, root, split="train"), recipe)
-    asked = load_dataset(recipe, root, split="test")
+    known = probe_images(open_dataset(recipe, root, split="train"), recipe)
+    asked = open_dataset(recipe, root, split="test")
     torch.manual_seed(recipe.seed)
     untrained = _network(recipe).network.eval()
     networks = {"probe_accuracy": checkpoint.model, "random_accuracy": untrained}
@@ -90,7 +94,7 @@ def evaluate(checkpoint: Checkpoint[ByolRecipe], root: Path) -> dict[str, Any]:
     return {**scores, "images": len(asked)}
 
 
-def embedded(network: nn.Module, dataset: Dataset, recipe: ByolRecipe) -> Batch:
+def embedded(network: nn.Module, dataset: AnyDataset, recipe: ByolRecipe) -> Batch:
     """Return embeddings, float (N, D), and labels of a data set."""
     rows = []
     for images, _ in PlainBatches(dataset=dataset, batch=recipe.batch):

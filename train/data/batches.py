@@ -1,4 +1,4 @@
-"""An in-memory data set and its batches.
+"""An in-memory data set, and batches of it or of one that is streamed from disk.
 
 Images stay uint8 (H, W, 3) RGB up to the network, as in a bundle's graph. All randomness of a batch comes from
 one generator seeded by (seed, epoch, number). A resumed run therefore sees the same batches, whichever process
@@ -11,17 +11,20 @@ import math
 from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cached_property
-from itertools import islice
-from typing import Protocol, TypeAlias
+from typing import Any, Protocol, TypeAlias
 
 import torch
 from torch import Tensor
 from torch.utils.data import DataLoader
 
+from dlcv.runtime.errors import UserError
+from dlcv.runtime.machine.system import cpu_count
+
 Batch: TypeAlias = tuple[Tensor, Tensor]
 
 IGNORE_LABEL = 255
 _EPOCHS_A_SEED = 100_003  # above any number of epochs, so (seed, epoch) pairs stay distinct
+_MOST_WORKERS = 8
 _BATCHES_AN_EPOCH = 10_000_019  # and these batches
 
 
@@ -38,6 +41,16 @@ class Augment(Protocol):
         self, images: Tensor, labels: Tensor, generator: torch.Generator, copy: Tensor
     ) -> Batch:
         """Augment a batch. images: uint8 (B, H, W, 3). copy: int64 (B,), the pass that an image belongs to."""
+        ...
+
+
+class Rows(Protocol):
+    """Images and labels of which batches are made: a `Dataset`, or one that decodes them when asked."""
+
+    def __len__(self) -> int: ...
+
+    def batch(self, chosen: Tensor | slice) -> Batch:
+        """Return images, uint8 (B, H, W, 3), and labels of the rows that are chosen, by int64 numbers (B,) or a slice."""
         ...
 
 
@@ -67,6 +80,19 @@ class Dataset:
     def __len__(self) -> int:
         return len(self.images)
 
+    @property
+    def size(self) -> tuple[int, int]:
+        """(height, width) of the images."""
+        return self.images.shape[1], self.images.shape[2]
+
+    def batch(self, chosen: Tensor | slice) -> Batch:
+        """Return images and labels of the rows that are chosen."""
+        return self.images[chosen], self.labels[chosen]
+
+    def chunks(self) -> Iterator[Dataset]:
+        """Yield the data set in parts that fit into memory: itself."""
+        yield self
+
     def __getitem__(self, chosen: slice) -> Dataset:
         return Dataset(
             images=self.images[chosen],
@@ -85,7 +111,7 @@ class TrainBatches:
     gets every `world`-th batch; all get the same number of batches.
     """
 
-    dataset: Dataset
+    dataset: Rows
     batch: int
     augment: Augment
     seed: int
@@ -102,7 +128,7 @@ class TrainBatches:
         generator = self._generator(number + 1)
         drawn = self._order[number * self.batch : (number + 1) * self.batch]
         chosen = drawn % len(self.dataset)
-        images, labels = self.dataset.images[chosen], self.dataset.labels[chosen]
+        images, labels = self.dataset.batch(chosen)
         return self.augment(images, labels, generator, drawn // len(self.dataset))
 
     def __iter__(self) -> Iterator[Batch]:
@@ -123,17 +149,11 @@ def generator_for(seed: int, *, epoch: int, number: int) -> torch.Generator:
     return torch.Generator().manual_seed(mixed % 2**63)
 
 
-def prefetched(batches: TrainBatches, *, workers: int) -> DataLoader[Batch]:
-    """Make batches in worker processes, two ahead per worker, in the same order as without workers."""
-    pinned = torch.cuda.is_available()
-    return DataLoader(batches, batch_size=None, num_workers=workers, pin_memory=pinned)  # type: ignore[arg-type]
-
-
 @dataclass(frozen=True, kw_only=True)
 class PlainBatches:
     """The whole split in order, without augmentation. Of `world` processes, `rank` gets every `world`-th batch."""
 
-    dataset: Dataset
+    dataset: Rows
     batch: int
     rank: int = 0
     world: int = 1
@@ -141,7 +161,59 @@ class PlainBatches:
     def __len__(self) -> int:
         return len(range(self.rank, math.ceil(len(self.dataset) / self.batch), self.world))
 
+    def __getitem__(self, number: int) -> Batch:
+        start = (number * self.world + self.rank) * self.batch
+        return self.dataset.batch(slice(start, min(start + self.batch, len(self.dataset))))
+
     def __iter__(self) -> Iterator[Batch]:
-        images = torch.split(self.dataset.images, self.batch)
-        batches = zip(images, torch.split(self.dataset.labels, self.batch), strict=True)
-        yield from islice(batches, self.rank, None, self.world)
+        return (self[number] for number in range(len(self)))
+
+
+class Prefetched:
+    """Batches made in worker processes, two ahead per worker, in the same order as without workers.
+
+    An error about the user's data in a worker is raised here as it was there.
+    """
+
+    def __init__(self, batches: TrainBatches | PlainBatches, *, workers: int) -> None:
+        self._loader: DataLoader[Any] = DataLoader(
+            _Reporting(batches),  # type: ignore[arg-type]  # it is a sequence, which suffices
+            batch_size=None,
+            num_workers=workers,
+            pin_memory=torch.cuda.is_available(),
+        )
+
+    def __len__(self) -> int:
+        return len(self._loader)
+
+    def __iter__(self) -> Iterator[Batch]:
+        for found in self._loader:
+            if isinstance(found, UserError):
+                raise found
+            yield found
+
+
+@dataclass(frozen=True)
+class _Reporting:
+    """The same batches, with the error in place of a batch that cannot be made; PyTorch would wrap it in a traceback."""
+
+    batches: TrainBatches | PlainBatches
+
+    def __len__(self) -> int:
+        return len(self.batches)
+
+    def __getitem__(self, number: int) -> Batch | UserError:
+        try:
+            return self.batches[number]
+        except UserError as e:
+            return e
+
+
+def stream_workers() -> int:
+    """Return how many processes decode a streamed split."""
+    return min(_MOST_WORKERS, cpu_count())
+
+
+def prefetched(batches: TrainBatches | PlainBatches, *, workers: int) -> Prefetched:
+    """Make batches in worker processes; with 0, in this one."""
+    return Prefetched(batches, workers=workers)

@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from dlcv.train.checkpoint import Checkpoint
-    from dlcv.train.data import Dataset
+    from dlcv.train.data import AnyDataset
     from dlcv.train.recipe import Recipe
 
 _SCORES = {"accuracy": "accuracy", "mean_iou": "mean IoU"}
@@ -44,7 +44,7 @@ def draw_confusion(request: Request) -> Drawn:
         yield "iou", iou_figure(scores, mean=mean, title=recipe.name)
 
 
-def confusion_on(checkpoint: Checkpoint[Recipe], dataset: Dataset) -> Tensor:
+def confusion_on(checkpoint: Checkpoint[Recipe], dataset: AnyDataset) -> Tensor:
     """Return the confusion matrix of a checkpoint, int64 (classes, classes), rows = labels."""
     confusion = confusion_matrix_for(checkpoint.recipe)
     for outputs, labels in answers(checkpoint, dataset):

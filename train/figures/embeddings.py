@@ -16,7 +16,7 @@ import torch
 from torch import nn
 
 from dlcv.train.byol.recipe import ByolRecipe
-from dlcv.train.data import load_dataset
+from dlcv.train.data import AnyDataset, open_dataset
 from dlcv.train.data.batches import Dataset, PlainBatches
 from dlcv.train.fewshot.data import load_split
 from dlcv.train.fewshot.recipe import FewShotRecipe
@@ -52,7 +52,8 @@ def embeddings_of_run(request: Request) -> tuple[Sequence[Embeddings], Indices, 
     """
     everything, names = _test_images(request)
     chosen = evenly_by_class(everything.labels.numpy(), request.points)
-    dataset = Dataset(images=everything.images[chosen], labels=everything.labels[chosen])
+    images, labels = everything.batch(torch.from_numpy(chosen))
+    dataset = Dataset(images=images, labels=labels)
     monitor = task_kind(request.final.recipe.task).monitor
     found = []
     for title, checkpoint in request.checkpoints():
@@ -64,14 +65,14 @@ def embeddings_of_run(request: Request) -> tuple[Sequence[Embeddings], Indices, 
     return found, dataset.labels.numpy(), names
 
 
-def _test_images(request: Request) -> tuple[Dataset, Sequence[str]]:
+def _test_images(request: Request) -> tuple[AnyDataset, Sequence[str]]:
     """Return the labelled test images of a run, and the class names."""
     recipe = request.final.recipe
     if isinstance(recipe, FewShotRecipe):
         split = load_split(recipe, request.root, split="test")
         return split.images, split.classes
     if isinstance(recipe, ByolRecipe):
-        return load_dataset(recipe, request.root, split="test"), recipe.class_names
+        return open_dataset(recipe, request.root, split="test"), recipe.class_names
     if request.labelled.recipe.task != "classify":
         raise Skipped("the run segments")
     if last_linear(request.final.model) is None:

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from dlcv.train.checkpoint import Checkpoint, load_checkpoint
-from dlcv.train.data import Dataset, listed, load_dataset
+from dlcv.train.data import AnyDataset, listed, open_dataset
 from dlcv.train.recipe import Recipe
 
 if TYPE_CHECKING:
@@ -74,9 +74,9 @@ class Request:
         return self.final
 
     @cached_property
-    def test_set(self) -> Dataset:
+    def test_set(self) -> AnyDataset:
         """The images that the run is scored on."""
-        return load_dataset(self.labelled.recipe, self.root, split="test")
+        return open_dataset(self.labelled.recipe, self.root, split="test")
 
     @cached_property
     def test_images(self) -> list[LabelledImage]:

@@ -1,6 +1,6 @@
 """Builds networks by name from a dict of builders, imported on use; one file per family.
 
-Classifiers of timm and torchvision are named `timm:NAME` and `torchvision:NAME`.
+Networks of libraries are named `timm:NAME`, `torchvision:NAME` and `smp:NAME`, those of your own `py:FILE.py:FUNCTION`.
 """
 
 from __future__ import annotations
@@ -26,8 +26,11 @@ MODELS = {
 }
 LIBRARIES = {
     "timm": "dlcv.train.models.classifiers:timm_classifier",
-    "torchvision": "dlcv.train.models.classifiers:torchvision_classifier",
+    "torchvision": "dlcv.train.models.classifiers:torchvision_network",
+    "smp": "dlcv.train.models.smp:smp_segmenter",
+    "py": "dlcv.train.models.python_file:python_network",
 }
+_NAMES = {"py": "FILE.py:FUNCTION"}
 
 
 def build_model(
@@ -41,13 +44,14 @@ def build_model(
     library, _, inner = name.partition(":")
     path = LIBRARIES.get(library) if inner else MODELS.get(name)
     if path is None:
-        known = ", ".join((*MODELS, *(f"{library}:NAME" for library in LIBRARIES)))
+        named = [f"{library}:{_NAMES.get(library, 'NAME')}" for library in LIBRARIES]
+        known = ", ".join((*MODELS, *named))
         raise RecipeError(f"no model {name!r}; models: {known}")
     module, _, function = path.partition(":")
     builder = getattr(import_module(module), function)
-    named = {"name": inner} if inner else {}
+    inner_name = {"name": inner} if inner else {}
     try:
-        spec: ModelSpec = builder(num_classes, **named, **(options or {}))
+        spec: ModelSpec = builder(num_classes, **inner_name, **(options or {}))
     except (AssertionError, TypeError, ValueError) as e:  # timm uses assert for invalid options
         raise RecipeError(f"model {name!r} refuses its options {dict(options or {})}: {e}") from e
     return spec

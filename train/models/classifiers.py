@@ -1,4 +1,4 @@
-"""Classifiers of timm or torchvision by name, with a head for the recipe's classes.
+"""Classifiers of timm or torchvision by name, with a head for the recipe's classes. torchvision's segmenters go to theirs.
 
 For example `timm:efficientnet_b4`, `torchvision:resnet18`. Parameter names are the library's own, so its
 weights load.
@@ -15,6 +15,7 @@ import torchvision
 from torch import nn
 
 from dlcv.train.models.published import timm_state, torchvision_state
+from dlcv.train.models.segmenters import torchvision_segmenter
 from dlcv.train.models.spec import ModelSpec
 
 
@@ -39,6 +40,17 @@ def timm_classifier(
     return _with_head(network, num_classes, head=head, pretrained=pretrained)
 
 
+def torchvision_network(num_classes: int, *, name: str, **options: Any) -> ModelSpec:
+    """Build a classifier or segmenter of torchvision. options: as for the one or the other.
+
+    Raises:
+        ValueError: torchvision has neither of this name, or no head fits.
+    """
+    if name in torchvision.models.list_models(module=torchvision.models.segmentation):
+        return torchvision_segmenter(num_classes, name=name, **options)
+    return torchvision_classifier(num_classes, name=name, **options)
+
+
 def torchvision_classifier(
     num_classes: int, *, name: str, head: Mapping[str, Any] | None = None, **options: Any
 ) -> ModelSpec:
@@ -49,7 +61,7 @@ def torchvision_classifier(
     """
     if name not in torchvision.models.list_models(module=torchvision.models):
         raise ValueError(
-            f"torchvision has no classifier {name!r}; torchvision.models.list_models() names them"
+            f"torchvision has no classifier or segmenter {name!r}; torchvision.models.list_models() names them"
         )
     network = torchvision.models.get_model(name, weights=None, num_classes=num_classes, **options)
     pretrained = partial(torchvision_state, name)

@@ -24,7 +24,7 @@ def torchvision_state(name: str, *, weights: str = "DEFAULT") -> Mapping[str, Te
         state: Mapping[str, Tensor] = published.get_state_dict(progress=False, check_hash=True)
         return state
 
-    return _downloaded(f"torchvision:{name}", download)
+    return downloaded(f"torchvision:{name}", download)
 
 
 def timm_state(name: str, **options: Any) -> Mapping[str, Tensor]:
@@ -33,15 +33,20 @@ def timm_state(name: str, **options: Any) -> Mapping[str, Tensor]:
     Raises:
         RecipeError: none is published, or the download failed.
     """
-    return _downloaded(
+    return downloaded(
         f"timm:{name}", lambda: timm.create_model(name, pretrained=True, **options).state_dict()
     )
 
 
-def _downloaded(name: str, download: Callable[[], Mapping[str, Tensor]]) -> Mapping[str, Tensor]:
+def downloaded(name: str, download: Callable[[], Mapping[str, Tensor]]) -> Mapping[str, Tensor]:
+    """Return what a download gives. name: of the network, for the message.
+
+    Raises:
+        RecipeError: nothing is published, or the download failed.
+    """
     try:
         return download()
-    except (OSError, RuntimeError, KeyError) as e:  # no network; none published
+    except (OSError, RuntimeError, KeyError, ValueError) as e:  # no network; none published
         reason = " ".join(str(e).split()) or type(e).__name__
         raise RecipeError(
             f"the pretrained weights of {name} could not be had ({reason}); retry with a network, or set"

@@ -1,4 +1,4 @@
-"""Segmentation networks: torchvision's heads on a dilated MobileNetV2, and its DeepLabV3 on ResNet-50.
+"""Segmentation networks: torchvision's own, and its heads on a dilated MobileNetV2.
 
 LR-ASPP: Howard et al. 2019 (https://arxiv.org/abs/1905.02244, section 6.4). DeepLabV3: Chen et al. 2017
 (https://arxiv.org/abs/1706.05587). MobileNetV2: Sandler et al. 2018 (https://arxiv.org/abs/1801.04381). The
@@ -12,6 +12,7 @@ from functools import partial
 from typing import Any
 
 from torch import nn
+from torchvision import models
 from torchvision.models import mobilenet_v2, segmentation
 from torchvision.models._utils import IntermediateLayerGetter
 from torchvision.models.segmentation import LRASPP, DeepLabV3
@@ -28,6 +29,9 @@ _FIRST_STRIDE_32_LAYER = 14
 _AUX_LAYER, _AUX_CHANNELS = 13, 96
 # Without the prefix "features.", which the sliced backbone does not have.
 _UNUSED_WEIGHTS = ("features.18.", "classifier.")
+
+_FCN_HEAD = ("classifier.4.", "aux_classifier.4.")  # of FCN and DeepLabV3
+_LRASPP_HEAD = ("classifier.low_classifier.", "classifier.high_classifier.")
 
 
 def lraspp_mobilenet_v2(
@@ -82,9 +86,28 @@ def deeplabv3_resnet50(num_classes: int, *, aux: bool = True, coco: bool = False
     return ModelSpec(
         network=network,
         backbone=network,
-        head=("classifier.4.", "aux_classifier.4."),
+        head=_FCN_HEAD,
         unused_weights=() if aux else ("aux_classifier.",),
         pretrained=partial(torchvision_state, "deeplabv3_resnet50"),
+    )
+
+
+def torchvision_segmenter(num_classes: int, *, name: str, **options: Any) -> ModelSpec:
+    """Build a segmenter of torchvision, such as `fcn_resnet50`, `deeplabv3_mobilenet_v3_large`, `lraspp_mobilenet_v3_large`.
+
+    options: of torchvision's builder; aux_loss adds an auxiliary classifier, whose loss a recipe weighs by `loss.aux`.
+    Weights are those of the whole network, from COCO.
+    """
+    network = models.get_model(
+        name, weights=None, weights_backbone=None, num_classes=num_classes, **options
+    )
+    return ModelSpec(
+        network=network,
+        backbone=network,
+        head=_LRASPP_HEAD if isinstance(network, LRASPP) else _FCN_HEAD,
+        unused_weights=() if options.get("aux_loss") else ("aux_classifier.",),
+        pretrained=partial(torchvision_state, name),
+        segments=True,
     )
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING
 
 from torch import nn
@@ -28,6 +28,10 @@ class ModelSpec:
     head: prefixes of the backbone's tensors that depend on the classes, if any; `pretrained` weights are for
         other classes and are loaded without them.
     pretrained: downloads weights, named as in a weights file.
+    segments: whether it gives a class for each pixel.
+    network_head: prefixes of the network's tensors that depend on the classes, where a weights file may also be of
+        the whole network instead of the backbone.
+    files: what a checkpoint must hold besides, by name, to build the network again.
     """
 
     network: nn.Module
@@ -36,6 +40,9 @@ class ModelSpec:
     weights_prefix: str = ""
     head: tuple[str, ...] = ()
     pretrained: Callable[[], Mapping[str, Tensor]] | None = None
+    segments: bool = False
+    network_head: tuple[str, ...] = ()
+    files: Mapping[str, bytes] = field(default_factory=dict)
 
 
 def backbone_names(spec: ModelSpec) -> list[str]:
@@ -59,7 +66,7 @@ def without_head(spec: ModelSpec, *, name: str) -> ModelSpec:
     """
     heads = [prefix.rstrip(".") for prefix in spec.head]
     there = [head for head in heads if head in dict(spec.network.named_modules())]
-    if spec.backbone is not spec.network or not there:
+    if spec.segments or spec.backbone is not spec.network or not there:
         raise RecipeError(
             f"model {name} is not a classifier that ends in a head, so it gives no embedding; take another,"
             " such as torchvision:resnet50"

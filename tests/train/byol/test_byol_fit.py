@@ -92,7 +92,7 @@ def test_images_without_labels_can_be_a_folder_of_their_own(new_byol, toy_data, 
     for number in range(10):
         Image.new("RGB", (20, 30), (20 * number, 0, 0)).save(tmp_path / "photos" / f"{number}.png")
     data = ByolData(new_byol(unlabelled="photos"), tmp_path)
-    assert data.train_set.images.shape == (10, 16, 16, 3)
+    assert data.train_set.batch(slice(None))[0].shape == (10, 16, 16, 3)
     assert len(data.probe_set) == 32
     assert data.summary_lines()[0] == "unlabelled: 10 images, 16x16 pixels; for the probe:"
     with pytest.raises(RecipeError, match="no data at"):
