@@ -20,10 +20,10 @@ from dlcv.export.sources.hf_network import (
 from dlcv.export.sources.hf_processor import FILE, image_facts, json_object, read_processor
 from dlcv.export.sources.module import (
     ModuleFacts,
-    ModuleTask,
     facts_from_options,
     source_from_module,
 )
+from dlcv.export.sources.module_tasks import ModuleTask
 from dlcv.runtime.errors import InputError
 
 _KINDS: dict[ModuleTask, str] = {

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Literal, TypeAlias, get_args
+from typing import TYPE_CHECKING, Any, Literal
 
 import torch
 from torch import Tensor, nn
@@ -19,6 +19,7 @@ from dlcv.export.sources.base import (
     read_classes,
     threshold_for,
 )
+from dlcv.export.sources.module_tasks import MODULE_KINDS, ModuleKind, ModuleTask
 from dlcv.export.sources.pretrained import LIMITS_OF_RANDOM
 from dlcv.runtime.bundle.schema import Activation, ClassInfo, Preprocessing, Resample, Resize
 from dlcv.runtime.errors import InputError
@@ -30,7 +31,6 @@ if TYPE_CHECKING:
     from dlcv.export.writing import BundleOptions
     from dlcv.runtime.bundle import Bundle
 
-ModuleTask: TypeAlias = Literal["classify", "segment", "embed"]
 _MULTIPLES = (32, 16, 8, 4, 2, 1)  # by which networks shrink an image, and it must be divisible
 
 
@@ -69,13 +69,18 @@ class ModuleFacts:
     limits: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
-        if self.task not in get_args(ModuleTask):
+        if self.task not in MODULE_KINDS:
             raise InputError(
-                f"a module is exported for task {', '.join(get_args(ModuleTask))}, not {self.task!r}"
+                f"a module is exported for task {', '.join(MODULE_KINDS)}, not {self.task!r}"
             )
         if not all(self.std) or not self.scale:
             raise InputError(f"scale and std must not be 0, received {self.scale} and {self.std}")
         self.normalisation()
+
+    @property
+    def kind(self) -> ModuleKind:
+        """What modules of the task return."""
+        return MODULE_KINDS[self.task]
 
     @property
     def channel_count(self) -> int:
@@ -127,9 +132,8 @@ def source_from_module(module: nn.Module, facts: ModuleFacts) -> ExportSource:
     model = _Answer(module)
     model.training = False
     shape = _shape_of_answers(model, facts)
-    if facts.task == "segment":
-        model.up_samples = shape[2:] != facts.size
-    activation = _activation(facts, channels=shape[1])
+    model.up_samples = facts.kind.is_dense and shape[2:] != facts.size
+    activation = facts.kind.activation(facts.activation, shape[1])
     mean, std = facts.normalisation()
     name = facts.name or type(module).__name__.strip("_")
     return ExportSource(
@@ -137,7 +141,7 @@ def source_from_module(module: nn.Module, facts: ModuleFacts) -> ExportSource:
         model=module if model.changes_nothing else model,
         name=bundle_name(name),
         task=facts.task,
-        classes=_classes(facts, _class_count(facts, shape[1])),
+        classes=_classes(facts, channels=shape[1]),
         preprocessing=_preprocessing(facts),
         activation=activation,
         threshold=threshold_for(activation, facts.threshold),
@@ -271,40 +275,21 @@ def _shape_of_answers(model: _Answer, facts: ModuleFacts) -> tuple[int, ...]:
         )
     shape = tuple(answer.shape)
     model.is_one_tensor = answer is outputs
-    axes = "(batch, classes, H, W)" if facts.task == "segment" else "(batch, outputs)"
-    if len(shape) != axes.count(",") + 1 or shape[0] != 2:
+    axes = facts.kind.axes
+    if len(shape) != len(axes) or shape[0] != 2:
         raise InputError(
-            f"for task {facts.task!r} the network must give {axes}; for two images of {height}x{width} it gave {shape}"
+            f"for task {facts.task!r} the network must give ({', '.join(axes)}); for two images of {height}x{width} it gave {shape}"
         )
     return shape
 
 
-def _class_count(facts: ModuleFacts, channels: int) -> int:
-    return 2 if facts.task == "segment" and channels == 1 else channels
-
-
-def _activation(facts: ModuleFacts, *, channels: int) -> Activation:
-    if facts.task == "classify":
-        return facts.activation or "softmax"
-    own: Activation = "sigmoid" if facts.task == "segment" and channels == 1 else "softmax"
-    if facts.activation not in (None, own):
-        what = f"a segmenter with {channels} channels" if facts.task == "segment" else "an embedder"
-        raise InputError(
-            f"{what} is not exported with activation {facts.activation}; leave it out, it is for classifiers"
-        )
-    return own
-
-
-def _classes(facts: ModuleFacts, count: int) -> tuple[ClassInfo, ...]:
-    if facts.task == "embed":
-        return ()
-    given = facts.classes if facts.classes is not None else count
-    unnamed = [f"class {number}" for number in range(given)] if isinstance(given, int) else []
-    if facts.task == "segment" and facts.classes is None and given == 2:
-        unnamed = ["background", "foreground"]
-    names = unnamed if isinstance(given, int) else list(given)
-    if len(names) != count:
-        raise InputError(f"the network has {count} classes, {len(names)} are named")
+def _classes(facts: ModuleFacts, *, channels: int) -> tuple[ClassInfo, ...]:
+    """Return the classes: as the user names them, or by the task's own names."""
+    own, given = facts.kind.class_names(channels), facts.classes
+    names = own if given is None or isinstance(given, int) else list(given)
+    count = given if isinstance(given, int) else len(names)
+    if count != len(own):
+        raise InputError(f"the network has {len(own)} classes, {count} are named")
     return classes_from_names(names)
 
 
@@ -314,17 +299,17 @@ def _divides(multiple: int, side: int) -> bool:
 
 
 def _preprocessing(facts: ModuleFacts) -> Preprocessing:
-    multiple = 1
-    if facts.task == "segment":
-        multiple = next(m for m in _MULTIPLES if m == 1 or all(_divides(m, s) for s in facts.size))
-    if facts.task == "segment" and facts.resize == "center_crop":
+    is_dense, size = facts.kind.is_dense, facts.size
+    candidates = _MULTIPLES if is_dense else (1,)
+    multiple = next(m for m in candidates if m == 1 or all(_divides(m, side) for side in size))
+    if is_dense and facts.resize == "center_crop":
         raise InputError(
             "a mask covers the whole image, so a segmenter's resize is stretch, letterbox or longest_side, not center_crop"
         )
     try:
         return Preprocessing(
             resize=facts.resize,
-            size=facts.size,
+            size=size,
             multiple=multiple,
             resample=facts.resample,
             crop_fraction=facts.crop_fraction,

@@ -23,7 +23,6 @@ from dlcv.runtime.bundle.schema import Preprocessing
 from dlcv.runtime.caption.vocabulary import TOKENIZER_FILE, vocabulary_from_captions
 from dlcv.runtime.images import load_pixels
 from dlcv.runtime.images.samples import sample_paths
-from dlcv.train.caption.network import Captioner
 from dlcv.train.caption.recipe import CaptionRecipe
 from dlcv.train.checkpoint import save_checkpoint
 from dlcv.train.modules import normalised
@@ -45,7 +44,7 @@ def untrained_source(recipe: RunRecipe, folder: Path) -> ExportSource:
     with seeded(), torch.no_grad():
         network = task_kind(recipe.task).network(recipe).network.eval()
         images = normalised(_photos(recipe.preprocessing), recipe.normalization)
-        scaled = network.encoder if isinstance(network, Captioner) else network
+        scaled: Any = getattr(network, "encoder", network)  # of a captioner
         scale_layers(
             scaled, images, classes=len(recipe.classes) if isinstance(recipe, Recipe) else 0
         )

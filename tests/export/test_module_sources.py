@@ -125,7 +125,7 @@ def test_a_network_of_a_python_file_becomes_a_bundle_that_gives_its_masks(
         (
             "py:{}:UNet",
             {"task": "classify"},
-            r"must give \(batch, outputs\); .* it gave \(2, 3, 64, 64\)",
+            r"must give \(batch, classes\); .* it gave \(2, 3, 64, 64\)",
         ),
         (
             "py:{}:UNet",
