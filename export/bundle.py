@@ -118,7 +118,9 @@ def verify_bundle(
         with load_engine(bundle, engine, graph=graph.name) as loaded:
             pass_gate(graph.runs(runs), loaded, reference=reference, images=words)
     with load_engine(bundle, engine) as loaded:
-        return pass_gate(runs, loaded, reference=reference, images=words)
+        return pass_gate(
+            runs, loaded, reference=reference, images=words, threshold=source.threshold
+        )
 
 
 def _require_fit(source: ExportSource) -> None:

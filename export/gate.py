@@ -105,18 +105,19 @@ def pass_gate(
     *,
     reference: str,
     images: str,
+    threshold: float | None = None,
 ) -> ParityReport:
     """Run an engine on every batch and report its deviation from the reference.
 
     The tolerances are those of the engine's precision.
 
-    reference, images: for the report, in words.
+    reference, images: for the report, in words. threshold: of independent labels, as in the manifest.
 
     Raises:
         ParityError: anything is out of tolerance; the message lists every failure.
         EngineError: the engine failed.
     """
-    result = worst([_compared(run, engine) for run in runs])
+    result = worst([_compared(run, engine, threshold=threshold) for run in runs])
     if result.failures:
         raise ParityError(_failure_text(result.failures, reference=reference, engine=engine))
     return ParityReport(
@@ -128,13 +129,14 @@ def pass_gate(
     )
 
 
-def _compared(run: Run, engine: Engine) -> Comparison:
+def _compared(run: Run, engine: Engine, *, threshold: float | None) -> Comparison:
     return compare(
         run.expected,
         engine.infer(run.feeds),
         specs=engine.outputs,
         case=run.name,
         tolerances=TOLERANCES[engine.info.precision],
+        threshold=threshold,
     )
 
 

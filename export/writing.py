@@ -7,6 +7,7 @@ import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from functools import partial
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -133,11 +134,16 @@ def require_writable(out: Path, *, overwrite: bool) -> None:
 
 
 def prove(
-    graph: ExportedGraph, runs: Sequence[Run], *, reference: str, images: str
+    graph: ExportedGraph,
+    runs: Sequence[Run],
+    *,
+    reference: str,
+    images: str,
+    threshold: float | None = None,
 ) -> ParityReport:
     """Load a graph on ONNX Runtime, check its tensors, and pass the gate.
 
-    reference, images: for the report, in words.
+    reference, images, threshold: see `pass_gate`.
 
     Raises:
         BundleError: the graph does not load, or has other tensors than it says.
@@ -147,7 +153,7 @@ def prove(
     model = EngineModel(onnx=graph.model, precision=graph.precision)
     with OrtEngine(model, EngineOptions()) as engine:
         check_specs(described, engine, source="the exported graph")
-        return pass_gate(runs, engine, reference=reference, images=images)
+        return pass_gate(runs, engine, reference=reference, images=images, threshold=threshold)
 
 
 def proved_bundle(
@@ -179,7 +185,8 @@ def proved_bundle(
     parts = [model, *(further(model) if further else ())]
     options.progress("comparing them with the bundle's on ONNX Runtime")
     words = words_for(options.images)
-    graphs = {part.name: _proved(part, reference=reference.words, images=words) for part in parts}
+    asked = partial(_proved, reference=reference.words, images=words, threshold=facts.threshold)
+    graphs = {part.name: asked(part) for part in parts}
     golden_files = {name: data for part in parts for name, data in _golden_files(part).items()}
     files = {part.file: part.graph.model for part in parts} | golden_files | dict(facts.files)
     manifest = _manifest(facts, graphs, options=options, files=files, golden=tuple(golden_files))
@@ -188,9 +195,15 @@ def proved_bundle(
     return save_bundle(out, manifest, files=files, overwrite=options.overwrite)
 
 
-def _proved(part: Part, *, reference: str, images: str) -> Graph:
+def _proved(part: Part, *, reference: str, images: str, threshold: float | None) -> Graph:
     graph = part.graph
-    parity = prove(graph, [*part.runs, *part.golden], reference=reference, images=images)
+    parity = prove(
+        graph,
+        [*part.runs, *part.golden],
+        reference=reference,
+        images=images,
+        threshold=threshold,
+    )
     variant = Variant(file=part.file, opset=graph.opset, parity=parity)
     return Graph(inputs=graph.inputs, outputs=graph.outputs, variants={graph.precision: variant})
 

@@ -132,6 +132,7 @@ class Gates:
                 engine,
                 reference=f"{self._reference}, and PyTorch in the golden cases",
                 images=f"some of {self._words}, and the golden cases",
+                threshold=self._bundle.manifest.threshold,
             )
             ran = f"{engine.info.name} {engine.info.version} {engine.info.device}, {candidate.how}"
         return msgspec.structs.replace(report, engine=ran), self._within_budget(candidate)

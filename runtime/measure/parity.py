@@ -111,6 +111,7 @@ def compare(
     specs: Sequence[TensorSpec],
     case: str,
     tolerances: Mapping[str, Tolerance] = TOLERANCES["fp32"],
+    threshold: float | None = None,
 ) -> Comparison:
     """Compare one batch of outputs with its reference: names, dtypes, shapes, then values.
 
@@ -119,6 +120,9 @@ def compare(
     class and is left out.
 
     Every output is judged: one without a tolerance is a failure.
+
+    threshold: of labels that are independent of each other; then each label is a decision, and a tie where its
+    probability differs from the threshold by that much.
 
     reference, outputs: arrays by name. specs: the expected tensors. case: the name used in failures.
     """
@@ -136,7 +140,11 @@ def compare(
                 kept = _same_top(reference["probabilities"], outputs["probabilities"])
             expected, received = reference[spec.name][kept], outputs[spec.name][kept]
             parities[spec.name] = _parity(
-                spec.name, expected, received, tolerance=tolerances[spec.name]
+                spec.name,
+                expected,
+                received,
+                tolerance=tolerances[spec.name],
+                threshold=threshold,
             )
     sentences = [
         *failures.values(),
@@ -171,6 +179,7 @@ def replay_golden(bundle: Bundle, engine: Engine, *, graph: str | None = None) -
                 specs=engine.outputs,
                 case=f"golden case {case.name}",
                 tolerances=TOLERANCES[engine.info.precision],
+                threshold=bundle.manifest.threshold,
             )
             for case in bundle.golden(graph)
         ]
@@ -211,7 +220,14 @@ def _fits(spec: TensorSpec, shape: tuple[int, ...]) -> bool:
     )
 
 
-def _parity(name: str, expected: Array, received: Array, *, tolerance: Tolerance) -> OutputParity:
+def _parity(
+    name: str,
+    expected: Array,
+    received: Array,
+    *,
+    tolerance: Tolerance,
+    threshold: float | None,
+) -> OutputParity:
     if name == "mask":
         difference = (expected != received).astype(np.float64)
     else:
@@ -224,7 +240,10 @@ def _parity(name: str, expected: Array, received: Array, *, tolerance: Tolerance
         agreement = 1.0 - float(difference.mean())
     elif name in _CHOICES:
         margin = 2 * (tolerance.max_difference or 0.0) * (scale if name in _RELATIVE else 1.0)
-        agreement = _top_agreement(expected, received, margin=margin)
+        if name == "probabilities" and threshold is not None:
+            agreement = _label_agreement(expected, received, threshold=threshold, margin=margin)
+        else:
+            agreement = _top_agreement(expected, received, margin=margin)
     return OutputParity(
         max_difference=float(difference.max(initial=0)),
         mean_difference=float(difference.mean()) if difference.size else 0.0,
@@ -246,6 +265,12 @@ def _top_agreement(expected: Array, received: Array, *, margin: float) -> float:
     items = np.arange(len(expected))
     chosen = expected[items, received.argmax(1)]
     return float(np.mean(expected.max(1) - chosen <= margin))
+
+
+def _label_agreement(expected: Array, received: Array, *, threshold: float, margin: float) -> float:
+    """Return the share of equal decisions about labels (batch, labels). Those within the margin are ties."""
+    is_tie = np.abs(expected - threshold) <= margin
+    return float(np.mean(((expected >= threshold) == (received >= threshold)) | is_tie))
 
 
 def _least_cosine(expected: Array, received: Array) -> float:

@@ -181,3 +181,21 @@ def test_a_lower_precision_is_allowed_no_less_than_a_higher_one(name):
 
 def test_there_is_no_tolerance_for_what_is_not_in_the_contract():
     assert {name for judged in TOLERANCES.values() for name in judged} == set(CONTRACTED)
+
+
+def test_of_independent_labels_each_is_a_decision_at_the_threshold():
+    expected = np.array([[0.9, 0.45, 0.1], [0.2, 0.8, 0.3]], np.float32)
+    received = np.array([[0.9, 0.55, 0.1], [0.2, 0.8, 0.3]], np.float32)
+    loose = TOLERANCES["fp32"] | {"probabilities": Tolerance(max_difference=0.2, agreement=1.0)}
+    given: Any = {"specs": [spec("probabilities", 3)], "case": "c", "threshold": 0.5}
+
+    def agreement(tolerances: Any, **changes: Any) -> Any:
+        pair = {"probabilities": expected}, {"probabilities": received}
+        return compare(*pair, **{**given, **changes, "tolerances": tolerances})
+
+    assert not agreement(loose).failures  # a tie: .05 from the threshold, .4 are allowed
+    far = {"probabilities": Tolerance(max_difference=0.02, agreement=1.0)}
+    result = agreement(far)
+    assert result.outputs["probabilities"].agreement == pytest.approx(5 / 6)
+    assert any("agreement of 0.833333" in failure for failure in result.failures)
+    assert agreement(far, threshold=None).outputs["probabilities"].agreement == 1.0
