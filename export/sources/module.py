@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal
 
 import torch
-from torch import Tensor, nn
-from torch.nn import functional
+from torch import nn
 
 from dlcv.export.sources.base import (
     DEFAULT_SCALE,
@@ -22,7 +21,8 @@ from dlcv.export.sources.base import (
 from dlcv.export.sources.module_tasks import MODULE_KINDS, ModuleKind, ModuleTask
 from dlcv.export.sources.pretrained import LIMITS_OF_RANDOM
 from dlcv.runtime.bundle.schema import Activation, ClassInfo, Preprocessing, Resample, Resize
-from dlcv.runtime.errors import InputError
+from dlcv.runtime.errors import InputError, RecipeError
+from dlcv.train.models.answers import OneAnswer, answer_of
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -129,16 +129,15 @@ def source_from_module(module: nn.Module, facts: ModuleFacts) -> ExportSource:
     if not isinstance(module, nn.Module):
         raise InputError(f"an nn.Module is exported, not {type(module).__name__}")
     _put_into_evaluation(module)
-    model = _Answer(module)
-    model.training = False
-    shape = _shape_of_answers(model, facts)
-    model.up_samples = facts.kind.is_dense and shape[2:] != facts.size
+    shape, is_alone = _shape_of_answers(module, facts)
+    up_samples = facts.kind.is_dense and shape[2:] != facts.size
+    is_usual = is_alone and not up_samples
     activation = facts.kind.activation(facts.activation, shape[1])
     mean, std = facts.normalisation()
     name = facts.name or type(module).__name__.strip("_")
     return ExportSource(
         # What is traced is the network itself, where its answers are already as wrappers take them.
-        model=module if model.changes_nothing else model,
+        model=module if is_usual else OneAnswer(module, up_samples=up_samples).eval(),
         name=bundle_name(name),
         task=facts.task,
         classes=_classes(facts, channels=shape[1]),
@@ -205,82 +204,36 @@ def _put_into_evaluation(module: nn.Module) -> None:
         )
 
 
-class _Answer(nn.Module):
-    """A network's answers as wrappers take them: one tensor; of a segmenter of the images' size.
-
-    up_samples: logits are smaller than the image, as SegFormer's.
-    """
-
-    def __init__(self, network: nn.Module) -> None:
-        super().__init__()
-        self.network = network
-        self.up_samples = False
-        self.is_one_tensor = True
-
-    @property
-    def changes_nothing(self) -> bool:
-        """Whether the network's answers are already as wrappers take them; known after a run."""
-        return self.is_one_tensor and not self.up_samples
-
-    def forward(self, pixels: Tensor) -> Tensor:
-        """Return logits or embeddings. pixels: normalised float32 (B, C, H, W)."""
-        answer = answer_of(self.network(pixels))
-        if self.up_samples:
-            answer = functional.interpolate(
-                answer, size=pixels.shape[-2:], mode="bilinear", align_corners=False
-            )
-        return answer
-
-
-def answer_of(outputs: Any) -> Tensor:
-    """Return the logits or embedding in what a network returns.
-
-    Raises:
-        InputError: there is no tensor that can be it.
-    """
-    if isinstance(outputs, Mapping):
-        named = [outputs[key] for key in ("out", "logits") if key in outputs]
-        outputs = named[0] if named else next(iter(outputs.values()), None)
-    if isinstance(outputs, (tuple, list)):
-        outputs = outputs[0] if outputs else None
-    if not isinstance(outputs, Tensor):
-        raise InputError(
-            "the network returns no tensor of answers; return logits, or a dict with 'out' or 'logits'"
-        )
-    return outputs
-
-
-def _shape_of_answers(model: _Answer, facts: ModuleFacts) -> tuple[int, ...]:
-    """Run a module twice on two noisy images, and return the shape of what it gives."""
+def _shape_of_answers(module: nn.Module, facts: ModuleFacts) -> tuple[tuple[int, ...], bool]:
+    """Run a module twice on two noisy images. Return the shape of its answers, and whether it returns nothing else."""
     height, width = facts.size
     random = torch.Generator().manual_seed(0)
     pixels = torch.rand(2, facts.channel_count, height, width, generator=random)
     try:
         with torch.inference_mode():
-            outputs = model.network(pixels)
-            again = answer_of(model.network(pixels))
+            outputs = module(pixels)
+            again = answer_of(module(pixels))
         answer = answer_of(outputs)
-    except InputError:
-        raise
+    except RecipeError as e:
+        raise InputError(str(e)) from e
     except Exception as e:  # anything can come from the user's code
         reason = " ".join(str(e).split()) or type(e).__name__
         raise InputError(
             f"the network fails on float32 {tuple(pixels.shape)} ({reason}); give another --size or --channels, or mend it"
         ) from e
-    _put_into_evaluation(model.network)
+    _put_into_evaluation(module)
     if answer.shape != again.shape or not torch.allclose(answer, again, equal_nan=True):
         raise InputError(
             "the network gives other answers for the same images when it is run again; in evaluation mode it must not "
             "draw random numbers (F.dropout takes training=self.training) or change itself"
         )
     shape = tuple(answer.shape)
-    model.is_one_tensor = answer is outputs
     axes = facts.kind.axes
     if len(shape) != len(axes) or shape[0] != 2:
         raise InputError(
             f"for task {facts.task!r} the network must give ({', '.join(axes)}); for two images of {height}x{width} it gave {shape}"
         )
-    return shape
+    return shape, answer is outputs
 
 
 def _classes(facts: ModuleFacts, *, channels: int) -> tuple[ClassInfo, ...]:

@@ -119,7 +119,7 @@ def test_a_run_is_resumed_with_the_file_that_it_began_with(net, new_recipe, toy_
     [
         ("build", {"depth": 3}, r"cannot be called \(.*'depth'\); give arguments with --set NAME="),
         ("gone", {}, r"has no function or class 'gone'; there are Small, block, build"),
-        ("Small", {"form": "none"}, "the network returns no tensor of logits; return it alone"),
+        ("Small", {"form": "none"}, "the network returns no tensor of answers; return logits, or"),
         (
             "Small",
             {},

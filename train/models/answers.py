@@ -19,10 +19,10 @@ if TYPE_CHECKING:
 _IMAGES = 2
 
 
-class Logits(nn.Module):
-    """A network that gives its logits alone, a segmenter's up-sampled to the images' size.
+class OneAnswer(nn.Module):
+    """A network that gives one tensor: its logits or embeddings alone, a segmenter's logits up-sampled to the images' size.
 
-    network: gives them alone, first in a tuple, or in a dict under `out` or `logits`.
+    network: gives them alone, first in a tuple, or in a dict, under `out` or `logits` if it has several values.
     """
 
     def __init__(self, network: nn.Module, *, up_samples: bool) -> None:
@@ -31,7 +31,7 @@ class Logits(nn.Module):
         self.up_samples = up_samples
 
     def forward(self, pixels: Tensor) -> Tensor:
-        """Return logits (B, classes), or (B, classes, H, W). pixels: normalised float32 (B, 3, H, W)."""
+        """Return logits (B, classes), (B, classes, H, W) or embeddings (B, D). pixels: normalised float32 (B, C, H, W)."""
         logits = answer_of(self.network(pixels))
         if self.up_samples:
             size = pixels.shape[-2:]
@@ -54,7 +54,7 @@ def usual_answers(spec: ModelSpec, recipe: Recipe) -> ModelSpec:
     is_usual = outputs is logits or (isinstance(outputs, dict) and outputs.get("out") is logits)
     if is_usual and not is_small:
         return spec
-    return replace(spec, network=Logits(spec.network, up_samples=is_small))
+    return replace(spec, network=OneAnswer(spec.network, up_samples=is_small))
 
 
 def require_answers(network: nn.Module, recipe: Recipe) -> None:
@@ -100,17 +100,18 @@ def outputs_for(network: nn.Module, size: tuple[int, int]) -> Any:
 
 
 def answer_of(outputs: Any) -> Tensor:
-    """Return the logits in what a network returns.
+    """Return the logits or embeddings in what a network returns.
 
     Raises:
         RecipeError: there is no tensor that can be they.
     """
     if isinstance(outputs, Mapping):
-        outputs = next((outputs[key] for key in ("out", "logits") if key in outputs), None)
+        named = [outputs[key] for key in ("out", "logits") if key in outputs]
+        outputs = named[0] if named else next(iter(outputs.values()), None)
     if isinstance(outputs, (tuple, list)):
         outputs = outputs[0] if outputs else None
     if not isinstance(outputs, Tensor):
         raise RecipeError(
-            "the network returns no tensor of logits; return it alone, or in a dict as 'out' or 'logits'"
+            "the network returns no tensor of answers; return logits, or a dict with 'out' or 'logits'"
         )
     return outputs
