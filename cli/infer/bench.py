@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -13,6 +13,9 @@ from dlcv.cli.infer.task import loading, say
 from dlcv.cli.text import numbers_from_text, words_from_text
 
 if TYPE_CHECKING:
+    from dlcv.export.sources import ExportSource
+    from dlcv.runtime.bundle import Bundle
+    from dlcv.runtime.bundle.manifest import Manifest
     from dlcv.runtime.measure.bench import Contestant
 
 
@@ -42,6 +45,9 @@ def bench(
     ] = None,
     weights: source_options.Weights = None,
     random: source_options.Random = False,
+    set_: source_options.Settings = None,
+    task: source_options.TaskName = None,
+    classes: source_options.Classes = None,
     out: Annotated[
         Path | None, typer.Option("--out", "-o", help="Folder for bench.json and bench.png.")
     ] = None,
@@ -57,6 +63,7 @@ def bench(
       dlcv-infer bench camvid-lraspp --out report
       dlcv-infer bench pets-vit --engines ort,openvino --batches 1,8,32 --images photos/
       dlcv-infer bench bundles/mobilenet --checkpoint torchvision:mobilenet_v2 --out report
+      dlcv-infer bench bundles/unet --checkpoint py:unet.py:UNet --set classes=3 --weights w.pth --task segment
     """
     from dlcv.runtime.bundle import open_bundle
     from dlcv.runtime.bundle.report import table
@@ -79,7 +86,16 @@ def bench(
             seconds=seconds,
             images=images,
             size=size,
-            baselines=_baselines(checkpoint, weights=weights, random=random, threads=threads),
+            baselines=_baselines(
+                opened,
+                checkpoint,
+                threads=threads,
+                weights=weights,
+                random=random,
+                set_=set_,
+                task=task,
+                classes=classes,
+            ),
             on_progress=settings.on_progress,
         )
         report = measure(opened, request)
@@ -93,16 +109,37 @@ def bench(
 
 
 def _baselines(
-    checkpoint: str | None, *, weights: Path | None, random: bool, threads: int | None
+    bundle: Bundle, checkpoint: str | None, *, threads: int | None, **given: Any
 ) -> tuple[Contestant, ...]:
+    """Return PyTorch's contestants. given: options of the source that `checkpoint` names."""
     from dlcv.runtime.errors import InputError
 
     if checkpoint is None:
-        if weights or random:
-            raise InputError("--weights and --random say what --checkpoint loads; give that too")
+        if unused := [name.strip("_") for name, value in given.items() if value]:
+            raise InputError(
+                f"{', '.join(f'--{name}' for name in unused)} says what --checkpoint loads; give that too"
+            )
         return ()
     source_options.require_extra()
     from dlcv.export.baselines import torch_baselines
 
-    source = source_options.loaded_source(checkpoint, weights=weights, random=random)
+    source = source_options.loaded_source(checkpoint, **given)
+    _require_same(bundle.manifest, source)
     return torch_baselines(source, threads=threads)
+
+
+def _require_same(manifest: Manifest, source: ExportSource) -> None:
+    """Refuse a checkpoint whose network takes or gives something else than the bundle's."""
+    from dlcv.runtime.errors import InputError
+
+    pairs = {
+        "task": (source.task, manifest.task),
+        "number of classes": (len(source.classes), len(manifest.classes)),
+        "channels": (source.preprocessing.channels, manifest.preprocessing.channels),
+    }
+    for name, (theirs, ours) in pairs.items():
+        if theirs != ours:
+            raise InputError(
+                f"--checkpoint has {name} {theirs}, the bundle {manifest.name!r} {ours}; give the options that it was exported "
+                "with, such as --set and --task"
+            )

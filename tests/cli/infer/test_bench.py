@@ -38,7 +38,7 @@ def test_malformed_batches_are_an_error(classify_bundle: Path) -> None:
 def test_options_of_a_checkpoint_need_the_checkpoint(classify_bundle: Path) -> None:
     ran = infer("bench", classify_bundle, "--random")
     assert isinstance(ran.exception, InputError)
-    assert "--weights and --random say what --checkpoint loads" in str(ran.exception)
+    assert "--random says what --checkpoint loads" in str(ran.exception)
 
 
 def test_a_plot_without_matplotlib_is_refused_before_the_work(
@@ -48,3 +48,26 @@ def test_a_plot_without_matplotlib_is_refused_before_the_work(
     ran = infer("bench", classify_bundle, "--out", tmp_path)
     assert isinstance(ran.exception, InputError)
     assert "pip install 'dlcv[plot]'" in str(ran.exception)
+
+
+@pytest.mark.parametrize(
+    ("more", "message"),
+    [
+        (["--set", "in_chans=1"], "has number of classes 1000, the bundle 'toy-classify' 3"),
+        (["--classes", "3.txt", "--set", "in_chans=1"], "channels 1, the bundle 'toy-classify' 3"),
+        (["--set", "num_classes=0"], "has task embed, the bundle 'toy-classify' classify"),
+    ],
+)
+def test_a_checkpoint_of_another_network_is_refused(
+    classify_bundle: Path,
+    more: list[str],
+    message: str,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    pytest.importorskip("timm")
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "3.txt").write_text("one\ntwo\nthree\n")
+    ran = infer("bench", classify_bundle, "--checkpoint", "timm:resnet10t", "--random", *more)
+    assert isinstance(ran.exception, InputError)
+    assert message in str(ran.exception)
