@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any, TextIO
 import typer
 
 from dlcv.cli.edge import EXIT_FAILED, EXIT_INTERRUPTED, EXIT_SOME_REFUSED
-from dlcv.cli.infer.quiet import quiet_decoders
+from dlcv.cli.quiet import quiet_decoders
 from dlcv.cli.text import key_values
 
 if TYPE_CHECKING:
