@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import unicodedata
 from typing import Annotated, Any, Literal, TypeAlias
 
 import msgspec
@@ -20,6 +21,9 @@ Sha256: TypeAlias = Annotated[str, Meta(pattern="^[0-9a-f]{64}$")]
 ScoreName: TypeAlias = Literal["top1", "mean_iou"]
 
 
+_CONTROL = ("Cc", "Zl", "Zp")  # control characters, separators of lines and paragraphs
+
+
 class Model(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """Base class of all parts of a manifest: frozen, keyword-only, unknown keys are refused."""
 
@@ -31,7 +35,7 @@ class ClassInfo(Model, frozen=True):
     color: tuple[Channel, Channel, Channel] | None = None
 
     def __post_init__(self) -> None:
-        if not self.name.isprintable():
+        if any(unicodedata.category(character) in _CONTROL for character in self.name):
             raise ValueError(
                 f"a class name has no line breaks and control characters, as {self.name!r} has"
             )

@@ -164,6 +164,20 @@ def test_a_graph_that_is_not_onnx_is_refused(new_bundle: NewBundle) -> None:
         (lambda m: m["files"]["model.onnx"].update(sha256="abc"), "matching regex"),
         (lambda m: m["preprocessing"].update(multiple=3), "not a multiple of 3"),
         (lambda m: m["preprocessing"].update(size=[0, 8]), ">= 1"),
+        (
+            lambda m: m["preprocessing"].update(channels=1),
+            "'image' has 3 channels, 'preprocessing' makes 1",
+        ),
+        (lambda m: m["preprocessing"].update(pad=[1, 2, 3]), "pad and pad_at need resize"),
+        (lambda m: m["preprocessing"].update(pad=[1, 2, 300]), "<= 255"),
+        (lambda m: m.update(threshold=0.5), "'threshold' belongs to activation 'sigmoid'"),
+        (lambda m: m.update(activation="sigmoid"), "'threshold' belongs to activation 'sigmoid'"),
+        (lambda m: m.update(activation="sigmoid", threshold=1), "< 1"),
+        (
+            lambda m: m["classes"][0].update(name="red\x1b[31m"),
+            r"no line breaks and control characters, as 'red\\x1b\[31m' has",
+        ),
+        (lambda m: m["classes"][0].update(name="red\nhat"), "no line breaks"),
     ],
 )
 def test_a_manifest_that_breaks_the_spec_is_refused_with_the_place(
@@ -174,6 +188,31 @@ def test_a_manifest_that_breaks_the_spec_is_refused_with_the_place(
     with pytest.raises(BundleError, match=message) as caught:
         open_bundle(bundle)
     assert "\n" not in str(caught.value)
+
+
+def test_of_version_1_a_manifest_without_the_newer_keys_is_read(new_bundle: NewBundle) -> None:
+    def of_version_1(manifest: dict[str, Any]) -> None:
+        manifest["schema_version"] = 1
+        for key in ("activation", "threshold"):
+            del manifest[key]
+        for key in ("channels", "crop_rounding", "pad", "pad_at"):
+            del manifest["preprocessing"][key]
+
+    bundle = new_bundle()
+    newer = open_bundle(bundle).manifest
+    edit_manifest(bundle, of_version_1)
+    older = open_bundle(bundle).manifest
+    assert older.schema_version == 1
+    assert (older.activation, older.preprocessing) == (newer.activation, newer.preprocessing)
+
+
+@pytest.mark.parametrize(
+    "name", ["tabby cat", "café\u00a0crème", "\u0645\u06cc\u200c\u062e\u0648", "日本\u3000語"]
+)
+def test_a_class_may_have_a_name_of_any_script(new_bundle: NewBundle, name: str) -> None:
+    bundle = new_bundle()
+    edit_manifest(bundle, lambda m: m["classes"][0].update(name=name))
+    assert open_bundle(bundle).manifest.classes[0].name == name
 
 
 @pytest.mark.parametrize(
