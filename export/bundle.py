@@ -24,6 +24,7 @@ from dlcv.export.writing import (
     words_for,
 )
 from dlcv.runtime.bundle import Bundle, open_bundle
+from dlcv.runtime.bundle.contract import TASKS as CONTRACTS
 from dlcv.runtime.bundle.manifest import Manifest
 from dlcv.runtime.bundle.schema import ParityReport
 from dlcv.runtime.engines import load_engine
@@ -125,6 +126,10 @@ def verify_bundle(
 
 def _require_fit(source: ExportSource) -> None:
     """Run the model once, because the size and classes that users give may be wrong."""
+    if CONTRACTS[source.task].covers_image and source.preprocessing.resize == "center_crop":
+        raise InputError(
+            "a mask covers the whole image, so a segmenter's resize is stretch, letterbox or longest_side, not center_crop"
+        )
     task, (height, width) = TASKS[source.task], source.preprocessing.size
     pixels = torch.zeros(1, source.preprocessing.channels, height, width)
     try:

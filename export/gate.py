@@ -26,7 +26,7 @@ Pixels: TypeAlias = "np.ndarray[Any, np.dtype[np.uint8]]"
 
 @dataclass(frozen=True, kw_only=True)
 class Batch:
-    """Pixels for one run. image: uint8 (B, H, W, 3) RGB."""
+    """Pixels for one run. image: uint8 (B, H, W, C)."""
 
     name: str
     image: Pixels

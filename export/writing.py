@@ -119,7 +119,7 @@ class Answerer(Protocol):
     def words(self) -> str: ...
 
     def __call__(self, image: Pixels) -> Arrays:
-        """Return an array for each output of the graph, from pixels, uint8 (B, H, W, 3) RGB."""
+        """Return an array for each output of the graph, from pixels, uint8 (B, H, W, C)."""
         ...
 
 

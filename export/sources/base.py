@@ -27,6 +27,11 @@ if TYPE_CHECKING:
     from torch import nn
 
 
+DEFAULT_SCALE = 1 / 255
+DEFAULT_THRESHOLD = 0.5
+_PREPROCESSING_FIELDS = ("resize", "resample", "crop_fraction", "pad", "pad_at")
+
+
 @dataclass(frozen=True, kw_only=True)
 class ImageOptions:
     """How images were prepared when a network was trained, where it cannot say that itself. None: its source's default.
@@ -148,9 +153,6 @@ class ExportSource(ModelFacts):
     distance: nn.Module | None = None
 
 
-DEFAULT_SCALE = 1 / 255
-
-
 def by_channel(
     values: tuple[float, ...], *, channels: int, scale: float, name: str
 ) -> tuple[float, ...]:
@@ -183,45 +185,49 @@ def prepared_images(
     Raises:
         InputError: an option does not fit.
     """
-    images, count = options.images, preprocessing.channels
-    if (images.channels == "grey") != (count == 1) and images.channels is not None:
+    images, is_grey = options.images, preprocessing.channels == 1
+    if images.channels is not None and (images.channels == "grey") != is_grey:
         raise InputError(
-            f"the network takes {count} channel{'s' * (count > 1)}, not those of --channels {images.channels}; build it for "
-            "greyscale with --set in_chans=1, or leave --channels out"
+            f"the network takes {'one channel' if is_grey else '3 channels'}, not those of --channels {images.channels}; build "
+            "it for greyscale with --set in_chans=1, or leave --channels out"
         )
     own = {k: v for k, v in images.given().items() if k in _PREPROCESSING_FIELDS}
     if own.get("resize", "center_crop") != "center_crop":
         own.setdefault("crop_fraction", 1.0)
-    if count == 1 and len(mean) == 3:
+    try:
+        changed = msgspec.structs.replace(with_size(preprocessing, options.size), **own)
+    except ValueError as e:
+        raise InputError(f"the image options do not fit: {e}") from e
+    mean, std = _normalisation(mean, std, options=options, is_grey=is_grey)
+    is_bgr = images.channels == "bgr"
+    return {"preprocessing": changed, "mean": mean, "std": std, "is_bgr": is_bgr}
+
+
+def _normalisation(
+    mean: tuple[float, ...], std: tuple[float, ...], *, options: SourceOptions, is_grey: bool
+) -> tuple[tuple[float, ...], tuple[float, ...]]:
+    """Return a library's mean and std, or the user's, by channel in the network's order and in units of 0..1."""
+    images, count = options.images, 1 if is_grey else 3
+    is_whole = images.mean is not None and images.std is not None
+    if images.scale is not None and not is_whole:
+        raise InputError("--scale is the unit of --mean and --std; give these too, or leave it out")
+    scale = DEFAULT_SCALE if images.scale is None else images.scale
+    if not scale or not all(images.std or (1,)):
+        raise InputError("--scale and --std must not be 0")
+    if is_grey and len(mean) == 3:
         mean, std = (sum(mean) / 3,), (sum(std) / 3,)
-        if images.mean is None or images.std is None:
+        if not is_whole:
             options.on_note(
                 f"one channel: mean {mean[0]:.4g} and std {std[0]:.4g}, the averages of the three; give --mean and --std if "
                 "it was trained with others"
             )
     if images.channels == "bgr":  # the library's are of red, green and blue
         mean, std = mean[::-1], std[::-1]
-    scale = DEFAULT_SCALE if images.scale is None else images.scale
-    if not scale or (images.std is not None and not all(images.std)):
-        raise InputError("--scale and --std must not be 0")
     if images.mean is not None:
         mean = by_channel(images.mean, channels=count, scale=scale, name="--mean")
     if images.std is not None:
         std = by_channel(images.std, channels=count, scale=scale, name="--std")
-    try:
-        changed = msgspec.structs.replace(with_size(preprocessing, options.size), **own)
-    except ValueError as e:
-        raise InputError(f"the image options do not fit: {e}") from e
-    return {
-        "preprocessing": changed,
-        "mean": mean,
-        "std": std,
-        "is_bgr": images.channels == "bgr",
-    }
-
-
-_PREPROCESSING_FIELDS = ("resize", "resample", "crop_fraction", "pad", "pad_at")
-DEFAULT_THRESHOLD = 0.5
+    return mean, std
 
 
 def activation_of_classifier(options: SourceOptions, *, task: Task) -> dict[str, Any]:

@@ -51,7 +51,8 @@ class TransformersNetwork(nn.Module):
             pixels = _middle(pixels, self.crop)
         outputs = self.network(pixel_values=pixels, return_dict=True)
         if self.answer == "class token":
-            return outputs.last_hidden_state[:, 0]  # type: ignore[no-any-return]
+            first: Tensor = outputs.last_hidden_state[:, 0]
+            return first
         answer: Tensor = outputs[self.answer]
         if self.answer != "logits":
             answer = answer.flatten(1)  # pooled maps are (B, D, 1, 1)

@@ -255,10 +255,6 @@ def _preprocessing(facts: ModuleFacts) -> Preprocessing:
     is_dense, size = facts.kind.is_dense, facts.size
     candidates = _MULTIPLES if is_dense else (1,)
     multiple = next(m for m in candidates if m == 1 or all(_divides(m, side) for side in size))
-    if is_dense and facts.resize == "center_crop":
-        raise InputError(
-            "a mask covers the whole image, so a segmenter's resize is stretch, letterbox or longest_side, not center_crop"
-        )
     try:
         return Preprocessing(
             resize=facts.resize,

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 from pathlib import Path
 from typing import Any
 
@@ -12,11 +11,9 @@ from dlcv.export.sources.base import ExportSource, SourceOptions, settings_from_
 from dlcv.export.sources.module import ModuleFacts, facts_from_options, source_from_module
 from dlcv.export.sources.pretrained import origin_of, seeded, take_weights
 from dlcv.runtime.errors import InputError
+from dlcv.train.folders.images import IMAGENET_MEAN, IMAGENET_STD
+from dlcv.train.models.smp import architecture_of, build_segmenter, smp_library
 
-_MEAN, _STD = (
-    (0.485, 0.456, 0.406),
-    (0.229, 0.224, 0.225),
-)  # the library's own for most of its encoders
 _NO_UPERNET = (
     "smp:UPerNet is not exported: at other image sizes than the one it was exported with its graph fails (GatherND, out "
     "of range); take smp:FPN, smp:Unet or smp:DeepLabV3Plus"
@@ -32,14 +29,10 @@ def source_from_smp(spec: str, options: SourceOptions) -> ExportSource:
         InputError: the library is not installed, has no such architecture, or options do not fit.
         RecipeError: the weights file does not fit.
     """
-    try:
-        import segmentation_models_pytorch as smp
-    except ModuleNotFoundError as e:
-        raise InputError("smp: needs segmentation_models_pytorch: pip install 'dlcv[smp]'") from e
     if options.task not in (None, "segment"):
         raise InputError(f"smp: networks segment; leave out --task {options.task}")
     folder = Path(spec)
-    model = _of_folder(smp, folder, options) if folder.is_dir() else _built(smp, spec, options)
+    model = _of_folder(folder, options) if folder.is_dir() else _built(spec, options)
     if "upernet" in type(model).__name__.lower():
         raise InputError(_NO_UPERNET)
     name = folder.name if folder.is_dir() else spec
@@ -59,15 +52,18 @@ def source_from_smp(spec: str, options: SourceOptions) -> ExportSource:
 
 
 def _images(model: Any, options: SourceOptions) -> dict[str, Any]:
-    """Return ImageNet's mean and std, with which most encoders were trained, unless the user gives others."""
+    """Return ImageNet's mean and std, with which most encoders were trained; the user's own go before them."""
     given = options.images
     if _channels_of(model) == 1:
         return {"channels": "grey"}
-    if given.mean is None and given.std is None and given.scale is None:
-        options.on_note(f"no --mean, --std given: those of ImageNet, {_MEAN} and {_STD}")
-        order = -1 if given.channels == "bgr" else 1
-        return {"mean": _MEAN[::order], "std": _STD[::order]}
-    return {}
+    if given.scale is not None:  # in other units
+        return {}
+    if given.mean is None and given.std is None:
+        options.on_note(
+            f"no --mean, --std given: those of ImageNet, {IMAGENET_MEAN} and {IMAGENET_STD}"
+        )
+    order = -1 if given.channels == "bgr" else 1
+    return {"mean": IMAGENET_MEAN[::order], "std": IMAGENET_STD[::order]}
 
 
 def _channels_of(model: nn.Module) -> int:
@@ -75,29 +71,23 @@ def _channels_of(model: nn.Module) -> int:
     return next((p.shape[1] for p in model.parameters() if p.ndim == 4), 3)
 
 
-def _built(smp: Any, name: str, options: SourceOptions) -> nn.Module:
-    known = {arch.__name__: arch for arch in smp.MODEL_ARCHITECTURES_MAPPING.values()}
-    by_lower = {arch.lower(): arch for arch in known}
-    if name.lower() not in by_lower:
-        near = difflib.get_close_matches(name, known, n=2) or sorted(known)
-        raise InputError(
-            f"segmentation_models_pytorch {smp.__version__} has no architecture {name!r}; there are {', '.join(near)}"
-        )
+def _built(name: str, options: SourceOptions) -> nn.Module:
+    architecture = architecture_of(name)
     if options.weights is None and not options.random:
         raise InputError(
             f"smp:{name} needs --weights FILE with its trained weights, or --random for random ones"
         )
-    settings = settings_from_text(options.settings)
     with seeded():
-        try:
-            model = known[by_lower[name.lower()]](encoder_weights=None, **settings)
-        except Exception as e:  # the library raises KeyError, ValueError and TypeError for options
-            reason = " ".join(str(e).split())
-            raise InputError(f"smp:{name} cannot be built with these --set: {reason}") from e
+        model = build_segmenter(
+            architecture,
+            settings_from_text(options.settings),
+            refusal=f"smp:{name} cannot be built with these --set",
+        )
     return take_weights(model, options)
 
 
-def _of_folder(smp: Any, folder: Path, options: SourceOptions) -> nn.Module:
+def _of_folder(folder: Path, options: SourceOptions) -> nn.Module:
+    smp = smp_library()
     if options.settings or options.weights or options.random:
         raise InputError(
             f"{folder} holds its settings and weights; leave out --set, --weights and --random"

@@ -81,7 +81,7 @@ class Wrapper(nn.Module, ABC):
 
     @abstractmethod
     def forward(self, image: Tensor) -> tuple[Tensor, ...]:
-        """Return the outputs, in the order of `output_names`. image: uint8 (B, H, W, 3)."""
+        """Return the outputs, in the order of `output_names`. image: uint8 (B, H, W, C)."""
 
 
 class Unwrappable(Exception):  # noqa: N818 - not an error until every wrapper has said so

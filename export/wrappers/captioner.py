@@ -21,5 +21,5 @@ class CaptionEncoderWrapper(Wrapper):
         self.model = model
 
     def forward(self, image: Tensor) -> tuple[Tensor, ...]:
-        """Return the outputs. image: uint8 (B, H, W, 3)."""
+        """Return the outputs. image: uint8 (B, H, W, C)."""
         return (self.model.decoder.memory(self.model.encoder(self.normalize(image))),)

@@ -56,7 +56,7 @@ class ClassifierWrapper(Wrapper):
             self.output_names += ("explanation",)
 
     def forward(self, image: Tensor) -> tuple[Tensor, ...]:
-        """Return the outputs. image: uint8 (B, H, W, 3)."""
+        """Return the outputs. image: uint8 (B, H, W, C)."""
         logits, embedding, features = self.traced(self.normalize(image))
         probabilities = self.probabilities(logits)
         if not self._has_features:

@@ -20,5 +20,5 @@ class EmbedderWrapper(Wrapper):
         self.model = model
 
     def forward(self, image: Tensor) -> tuple[Tensor, ...]:
-        """Return the outputs. image: uint8 (B, H, W, 3)."""
+        """Return the outputs. image: uint8 (B, H, W, C)."""
         return (self.model(self.normalize(image)),)

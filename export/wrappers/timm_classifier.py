@@ -37,7 +37,7 @@ class TimmClassifierWrapper(Wrapper):
             self.output_names += ("explanation",)
 
     def forward(self, image: Tensor) -> tuple[Tensor, ...]:
-        """Return the outputs. image: uint8 (B, H, W, 3)."""
+        """Return the outputs. image: uint8 (B, H, W, C)."""
         features = self.model.forward_features(self.normalize(image))
         logits = self.model.forward_head(features)
         answers = self.probabilities(logits), self.model.forward_head(features, pre_logits=True)

@@ -31,7 +31,7 @@ class TimmVitWrapper(Wrapper):
         self.model: Any = model
 
     def forward(self, image: Tensor) -> tuple[Tensor, ...]:
-        """Return the outputs. image: uint8 (B, H, W, 3)."""
+        """Return the outputs. image: uint8 (B, H, W, C)."""
         walked = walk(self.model, self.normalize(image))
         tokens = self.model.norm(walked.tokens)
         probabilities = self.probabilities(self.model.forward_head(tokens))

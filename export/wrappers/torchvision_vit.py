@@ -30,7 +30,7 @@ class TorchvisionVitWrapper(Wrapper):
         self.model: Any = model
 
     def forward(self, image: Tensor) -> tuple[Tensor, ...]:
-        """Return the outputs. image: uint8 (B, H, W, 3)."""
+        """Return the outputs. image: uint8 (B, H, W, C)."""
         walked = walk(self.model, self.normalize(image))
         embedding = self.model.heads[:-1](self.model.encoder.ln(walked.tokens)[:, 0])
         probabilities = self.probabilities(self.model.heads[-1](embedding))

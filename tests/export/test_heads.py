@@ -279,3 +279,36 @@ def test_options_of_a_trained_timm_network_replace_its_own() -> None:
     assert source.preprocessing.pad == (1, 2, 3)
     assert (source.activation, source.threshold) == ("sigmoid", 0.5)
     assert " --activation sigmoid --mean 0.4 --channels bgr --resize letterbox" in source.remake[0]
+
+
+@pytest.mark.parametrize(
+    ("spec", "images", "message"),
+    [
+        (
+            "torchvision:lraspp_mobilenet_v3_large",
+            ImageOptions(resize="center_crop"),
+            "a mask covers the whole image",
+        ),
+        ("timm:resnet10t", ImageOptions(scale=1.0), "--scale is the unit of --mean and --std"),
+        ("timm:resnet10t", ImageOptions(std=(0.0,)), "--scale and --std must not be 0"),
+        ("timm:resnet10t", ImageOptions(channels="grey"), "takes 3 channels, not .*in_chans=1"),
+    ],
+)
+def test_image_options_that_do_not_fit_a_library_are_one_sentence(
+    tmp_path: Path, spec: str, images: ImageOptions, message: str
+) -> None:
+    options = SourceOptions(random=True, size=(64, 64), images=images)
+    with pytest.raises(InputError, match=message):
+        export_bundle(load_source(spec, options), tmp_path / "b")
+
+
+def test_of_smp_the_mean_alone_leaves_the_std_of_imagenet() -> None:
+    pytest.importorskip("segmentation_models_pytorch")
+    options = SourceOptions(
+        random=True,
+        size=(64, 64),
+        images=ImageOptions(mean=(0.5,)),
+        settings={"encoder_name": "resnet18"},
+    )
+    source = load_source("smp:FPN", options)
+    assert (source.mean, source.std) == ((0.5, 0.5, 0.5), (0.229, 0.224, 0.225))

@@ -30,17 +30,20 @@ WEIGHTS = {
 }
 
 
-def transform_of(spec: str) -> Callable[[Image.Image], torch.Tensor]:
+Transform = Callable[[Image.Image], torch.Tensor]
+
+
+def transform_of(spec: str) -> Transform:
     """Return what the library does to a Pillow image, to float32 (3, H, W)."""
     library, _, name = spec.partition(":")
     if library == "timm":
         config: dict[str, Any] = resolve_model_data_config(timm.create_model(name))
-        made: Any = create_transform(**config, is_training=False)
-        return made  # type: ignore[no-any-return]
+        made: Transform = create_transform(**config, is_training=False)
+        return made
     name, _, entry = name.partition("@")
     weights: Any = get_model_weights(name)
-    preset: Any = (weights[entry] if entry else weights.DEFAULT).transforms()
-    return preset  # type: ignore[no-any-return]
+    preset: Transform = (weights[entry] if entry else weights.DEFAULT).transforms()
+    return preset
 
 
 def ours(source: ExportSource, image: Any) -> torch.Tensor:

@@ -7,13 +7,14 @@ size.
 from __future__ import annotations
 
 import difflib
+import importlib
 from collections.abc import Mapping
 from functools import partial
 from typing import Any
 
 from torch import Tensor, nn
 
-from dlcv.runtime.errors import RecipeError
+from dlcv.runtime.errors import InputError, RecipeError
 from dlcv.train.models.published import downloaded
 from dlcv.train.models.spec import ModelSpec
 
@@ -37,10 +38,17 @@ def smp_segmenter(
     Raises:
         RecipeError: the library is not installed, has no such architecture, or refuses the options.
     """
-    architecture = _architecture(name)
     if "classes" in options:
         raise RecipeError("the classes of an smp: network are the recipe's; leave the option out")
-    network = _built(architecture, name, {**options, "classes": num_classes})
+    if name.lower() == "upernet":
+        raise RecipeError(_NO_UPERNET)
+    try:
+        architecture = architecture_of(name)
+        given = {**options, "classes": num_classes}
+        refusal = f"smp:{name} refuses its options {given}"
+        network = build_segmenter(architecture, given, refusal=refusal)
+    except InputError as e:
+        raise RecipeError(str(e)) from e.__cause__
     published = {**options, "encoder_weights": encoder_weights or _PUBLISHED}
     encoder: nn.Module = network.encoder
     return ModelSpec(
@@ -52,29 +60,48 @@ def smp_segmenter(
     )
 
 
-def _architecture(name: str) -> Any:
+def smp_library() -> Any:
+    """Import segmentation_models_pytorch.
+
+    Raises:
+        InputError: it is not installed.
+    """
     try:
-        import segmentation_models_pytorch as smp
+        return importlib.import_module("segmentation_models_pytorch")
     except ModuleNotFoundError as e:
-        raise RecipeError("smp: needs segmentation_models_pytorch: pip install 'dlcv[smp]'") from e
+        raise InputError("smp: needs segmentation_models_pytorch: pip install 'dlcv[smp]'") from e
+
+
+def architecture_of(name: str) -> Any:
+    """Return the library's class of an architecture, whatever the case of its name.
+
+    Raises:
+        InputError: the library is not installed, or has no such architecture.
+    """
+    smp = smp_library()
     known = {arch.__name__.lower(): arch for arch in smp.MODEL_ARCHITECTURES_MAPPING.values()}
-    if name.lower() == "upernet":
-        raise RecipeError(_NO_UPERNET)
     if name.lower() not in known:
         names = sorted(arch.__name__ for arch in known.values())
         near = difflib.get_close_matches(name, names, n=2) or names
-        raise RecipeError(
+        raise InputError(
             f"segmentation_models_pytorch {smp.__version__} has no architecture {name!r}; there are {', '.join(near)}"
         )
     return known[name.lower()]
 
 
-def _built(architecture: Any, name: str, options: Mapping[str, Any]) -> Any:
+def build_segmenter(architecture: Any, options: Mapping[str, Any], *, refusal: str) -> Any:
+    """Build a segmenter, with random weights unless the options say otherwise.
+
+    refusal: the beginning of the sentence where it refuses them.
+
+    Raises:
+        InputError: it refuses the options.
+    """
     try:
         return architecture(**{"encoder_weights": None, **options})
     except Exception as e:  # the library raises KeyError, ValueError and TypeError for options
         reason = " ".join(str(e).split())
-        raise RecipeError(f"smp:{name} refuses its options {dict(options)}: {reason}") from e
+        raise InputError(f"{refusal}: {reason}") from e
 
 
 def _encoder_state(
