@@ -7,7 +7,7 @@ the other side, by 1 of 255; a JPEG may be scaled while it is decoded, which mov
 import zipfile
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import pytest
@@ -38,8 +38,7 @@ def transform_of(spec: str) -> Transform:
     library, _, name = spec.partition(":")
     if library == "timm":
         config: dict[str, Any] = resolve_model_data_config(timm.create_model(name))
-        made: Transform = create_transform(**config, is_training=False)
-        return made
+        return cast("Transform", create_transform(**config, is_training=False))
     name, _, entry = name.partition("@")
     weights: Any = get_model_weights(name)
     preset: Transform = (weights[entry] if entry else weights.DEFAULT).transforms()
