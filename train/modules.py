@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from dataclasses import dataclass
 from typing import Any, Generic
 
 import torch
@@ -34,6 +35,28 @@ def normalised(images: Tensor, normalization: Normalization) -> Tensor:
     mean = pixels.new_tensor(normalization.mean)[:, None, None]
     std = pixels.new_tensor(normalization.std)[:, None, None]
     return (pixels - mean) / std
+
+
+@dataclass(frozen=True, kw_only=True)
+class MixedLabels:
+    """Labels (B,) of mixed images: `share` of each image is of `labels`, the rest of `partners`; None: unmixed."""
+
+    labels: Tensor
+    partners: Tensor | None = None
+    share: float = 1.0
+
+
+def mixed_up(pixels: Tensor, labels: Tensor, *, alpha: float) -> tuple[Tensor, MixedLabels]:
+    """Mix each image of a batch (B, ...) with another one of it, in one share from Beta(alpha, alpha); 0: leave them.
+
+    Zhang et al. 2018 (https://arxiv.org/abs/1710.09412).
+    """
+    if not alpha:
+        return pixels, MixedLabels(labels=labels)
+    share = float(torch.distributions.Beta(alpha, alpha).sample())
+    order = torch.randperm(len(pixels), device=pixels.device)
+    pixels = share * pixels + (1 - share) * pixels[order]
+    return pixels, MixedLabels(labels=labels, partners=labels[order], share=share)
 
 
 class RunModule(LightningModule, Generic[AnyRecipe]):
@@ -145,8 +168,9 @@ class RecipeModule(RunModule[Recipe]):
     def training_step(self, batch: Batch, batch_index: int) -> Tensor:
         images, labels = batch
         pixels = normalised(images, self.recipe.normalization)
+        pixels, mixed = mixed_up(pixels, labels, alpha=self.recipe.augment.mixup)
         outputs = self.network(pixels)
-        loss = self._loss(pixels, outputs, labels)
+        loss = self._loss(pixels, outputs, mixed)
         self.require_finite(loss, batch_index)
         scores = {"loss": loss.detach(), "train_accuracy": _accuracy(outputs, labels)}
         self.log_step(scores, batch_size=len(images))
@@ -166,8 +190,13 @@ class RecipeModule(RunModule[Recipe]):
         self.confusion.reset()
         self.validation_loss.reset()
 
-    def _loss(self, pixels: Tensor, outputs: Any, labels: Tensor) -> Tensor:
+    def _loss(self, pixels: Tensor, outputs: Any, mixed: MixedLabels) -> Tensor:
+        labels = mixed.labels
         loss = self._label_loss(outputs, labels)
+        if mixed.partners is not None:
+            loss = mixed.share * loss + (1 - mixed.share) * self._label_loss(
+                outputs, mixed.partners
+            )
         if self.recipe.loss.aux is not None:
             loss = loss + self.recipe.loss.aux * self._label_loss(_auxiliary(outputs), labels)
         if self.recipe.distill is None:

@@ -137,6 +137,7 @@ class Recipe(LabelledRecipe, frozen=True, kw_only=True):
             *super().contradictions(),
             *_task_contradictions(self),
             *_data_contradictions(self),
+            *_teacher_contradictions(self),
         ]
 
     @property
@@ -341,6 +342,13 @@ def _class_contradictions(recipe: LabelledRecipe) -> list[str]:
     return problems
 
 
+def _teacher_contradictions(recipe: Recipe) -> list[str]:
+    known, wanted = len(recipe.distill.classes) if recipe.distill else 0, len(recipe.classes)
+    if known and known != wanted:
+        return [f"distill.classes names {known} of the teacher's classes, not {wanted}"]
+    return []
+
+
 def _task_contradictions(recipe: Recipe) -> list[str]:
     problems = []
     if "encoder_weights" in recipe.model.options and not recipe.pretrained:
@@ -368,7 +376,9 @@ def _data_contradictions(recipe: Recipe) -> list[str]:
     augment = recipe.augment
     if recipe.task == "segment":
         unfit = [
-            k for k in ("policies", "area", "resize", "pad", "rotation") if getattr(augment, k)
+            k
+            for k in ("policies", "area", "resize", "pad", "rotation", "mixup")
+            if getattr(augment, k)
         ]
         problems += [f"augment.{key} is for task classify" for key in unfit]
     elif augment.area is None and recipe.preprocessing.resize != "longest_side":

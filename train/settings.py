@@ -161,8 +161,9 @@ class AugmentConfig(Model, frozen=True, kw_only=True):
     et al. 2015, https://arxiv.org/abs/1409.4842). resize: sides are first resized to this. pad: zero pixels
     added on each side before cropping. crop: side of the square crop in pixels. scale: range of random scaling
     before cropping (segment). flip: mirror left-right. rotation: up to this many degrees either way. jitter:
-    brightness, contrast and saturation vary by up to this factor. All but crop, scale, flip and jitter are for
-    task classify.
+    brightness, contrast and saturation vary by up to this factor. mixup: images of a batch are mixed in pairs, and
+    their losses with them, in shares drawn from Beta(mixup, mixup) (Zhang et al. 2018,
+    https://arxiv.org/abs/1710.09412). All but crop, scale, flip and jitter are for task classify.
     """
 
     stored: tuple[Positive, Positive] | None = None
@@ -175,6 +176,7 @@ class AugmentConfig(Model, frozen=True, kw_only=True):
     flip: bool = True
     rotation: Annotated[float, Meta(ge=0, le=180)] = 0.0
     jitter: Annotated[float, Meta(ge=0, lt=1)] = 0.0
+    mixup: NonNegative = 0.0
 
     def __post_init__(self) -> None:
         if self.scale[0] > self.scale[1]:
@@ -215,16 +217,27 @@ class StopConfig(Model, frozen=True, kw_only=True):
 class DistillConfig(Model, frozen=True, kw_only=True):
     """Knowledge distillation. The teacher sees the same crop as the student.
 
-    weight: share of the distillation term in the loss; the rest is cross-entropy with the labels.
+    weight: share of the distillation term in the loss; the rest is cross-entropy with the labels. outputs: how many
+    classes the teacher tells apart, and classes: which of them are the recipe's, in its order; without them it has
+    the recipe's own. normalization: of the teacher; without it, the recipe's.
     """
 
     model: ModelConfig
     weights: str
     temperature: AboveZero = 1.0
     weight: Share = 1.0
+    outputs: Positive | None = None
+    classes: tuple[Annotated[int, Meta(ge=0)], ...] = ()
+    normalization: Normalization | None = None
 
     def __post_init__(self) -> None:
         require_relative("distill.weights", self.weights)
+        if (self.outputs is None) == bool(self.classes):
+            raise ValueError("distill.outputs and distill.classes go together")
+        if self.outputs is not None and max(self.classes) >= self.outputs:
+            raise ValueError(
+                f"distill.classes names {max(self.classes)}, and distill.outputs is {self.outputs}"
+            )
 
 
 def require_relative(key: str, path: str) -> None:

@@ -44,6 +44,9 @@ def test_what_is_not_a_recipe_is_refused(text, message):
         recipe_from_yaml(text)
 
 
+TEACHER = {"model": {"name": "cifar_resnet20"}, "weights": "weights/teacher.pth"}
+
+
 @pytest.mark.parametrize(
     ("task", "changes", "message"),
     [
@@ -68,6 +71,11 @@ def test_what_is_not_a_recipe_is_refused(text, message):
         ("classify", {"normalization": {"mean": [0, 0, 0], "std": [1, 0, 1]}}, "above 0"),
         ("classify", {"normalization": {"mean": [123, 116, 103], "std": [58, 57, 57]}}, "0..255"),
         ("segment", {"augment": {"crop": 32, "scale": [2, 1]}}, "must be (low, high)"),
+        ("segment", {"augment": {"crop": 32, "mixup": 0.2}}, "augment.mixup is for task classify"),
+        ("classify", {"distill": TEACHER | {"outputs": 7}}, "go together"),
+        ("classify", {"distill": TEACHER | {"classes": [0, 1, 2]}}, "go together"),
+        ("classify", {"distill": TEACHER | {"outputs": 7, "classes": [7]}}, "names 7"),
+        ("classify", {"distill": TEACHER | {"outputs": 7, "classes": [0]}}, "names 1 of the"),
     ],
 )
 def test_unknown_keys_and_contradictions_are_refused(new_recipe, task, changes, message):

@@ -38,7 +38,7 @@ def draw_attention(request: Request) -> Drawn:
 
 
 def attention_figure(photos: Sequence[Photo], walked: Walk, *, title: str) -> Figure:
-    """Plot one row per photo: rollout, the last layer's mean over the heads, and each of its heads.
+    """Plot one row per photo: the last layer's mean over the heads, rollout, and each head of the last layer.
 
     Each map is scaled to its own range.
     """
@@ -50,7 +50,7 @@ def attention_figure(photos: Sequence[Photo], walked: Walk, *, title: str) -> Fi
     figure = new_figure(_SIDE * (3 + columns / rows) + 0.4, sum(heights) / rows + 0.6)
     grid = figure.add_gridspec(len(heights), 3 * rows + columns, height_ratios=heights)
     for number, photo in enumerate(photos):
-        maps = {"rollout": rollout[number], "last layer, mean of heads": attention[number].mean(0)}
+        maps = {"last layer, mean of heads": attention[number].mean(0), "rollout": rollout[number]}
         first, last = number * rows, (number + 1) * rows
         for column, (name, picture) in enumerate(_pictures(photo, maps).items()):
             axes = figure.add_subplot(grid[first:last, column * rows : (column + 1) * rows])
