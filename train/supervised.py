@@ -33,6 +33,9 @@ def _module(recipe: Recipe, spec: ModelSpec, data: RecipeData) -> RecipeModule:
 class Teacher(nn.Module):
     """A network that a student follows: it takes the student's pixels, and gives logits of the student's classes."""
 
+    scale: Tensor
+    shift: Tensor
+
     def __init__(
         self, network: nn.Module, config: DistillConfig, normalization: Normalization
     ) -> None:

@@ -14,7 +14,7 @@ from dlcv.runtime.errors import OutputError, RecipeError
 from dlcv.train.checkpoint import load_checkpoint
 from dlcv.train.fit import fit
 from dlcv.train.models import ModelSpec
-from dlcv.train.modules import RecipeModule
+from dlcv.train.modules import MixedLabels, RecipeModule
 from dlcv.train.recipe import yaml_from_recipe
 
 SMALL = {"model": {"name": "small_cnn"}, "augment": {"crop": 32, "flip": False}}
@@ -67,13 +67,15 @@ def test_the_auxiliary_loss_is_weighed_and_added_in_training(new_recipe):
     pixels, labels = torch.rand(2, 3, 8, 8), torch.zeros(2, 8, 8, dtype=torch.uint8)
     recipe = new_recipe("segment", loss={"aux": 0.4})
     outputs = network(pixels)
-    loss = RecipeModule(recipe, spec)._loss(pixels, outputs, labels)
+    loss = RecipeModule(recipe, spec)._loss(pixels, outputs, MixedLabels(labels=labels))
     out, aux = (nn.functional.cross_entropy(outputs[k], labels.long()) for k in ("out", "aux"))
     assert loss.item() == pytest.approx((out + 0.4 * aux).item())
     with pytest.raises(
         RecipeError, match=r"loss\.aux needs a network with an auxiliary classifier"
     ):
-        RecipeModule(recipe, spec)._loss(pixels, {"out": outputs["out"]}, labels)
+        RecipeModule(recipe, spec)._loss(
+            pixels, {"out": outputs["out"]}, MixedLabels(labels=labels)
+        )
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="a GPU trains in fp16")
