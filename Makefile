@@ -8,7 +8,7 @@ DEV := .venv-dev/bin
 BENCH_ARGS ?=
 
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
-PROJECT := pyproject.toml setup.py
+PROJECT := pyproject.toml setup.py packages/vit/pyproject.toml
 
 .PHONY: help demo test check format bench benchmarks docs systems clean
 .DELETE_ON_ERROR:
@@ -16,9 +16,10 @@ PROJECT := pyproject.toml setup.py
 help: ## this list
 	@sed -n 's/^\([a-z]*\):.*## /make \1\t/p' $(MAKEFILE_LIST)
 
-demo: .venv/installed ## run the bundles that ship with dlcv over its sample photos (CPU, no PyTorch)
-	$(RUN)/dlcv-infer segment $(STREETS) --out $(PICTURES)/segment --overlay --overwrite
+demo: .venv/installed ## name, segment and explain the sample photos (CPU, no PyTorch)
 	$(RUN)/dlcv-infer classify $(OBJECTS) --out $(PICTURES)/classify --overlay --overwrite
+	$(RUN)/dlcv-infer segment $(OBJECTS) --out $(PICTURES)/segment --overlay --overwrite
+	$(RUN)/dlcv-infer segment $(STREETS) -m camvid-lraspp --out $(PICTURES)/streets --overlay --overwrite
 	$(RUN)/dlcv-infer attend $(OBJECTS) --out $(PICTURES)/attend --overwrite
 	@echo "The pictures are in $(abspath $(PICTURES))"
 
@@ -56,11 +57,11 @@ clean: ## remove environments, caches, builds and the demo's pictures
 .venv/installed: $(PROJECT)
 	$(PYTHON) -m venv .venv
 	@echo "Installing dlcv with ONNX Runtime for the CPU into .venv"
-	@$(RUN)/python -m pip install --quiet --editable '.[cpu]'
+	@$(RUN)/python -m pip install --quiet --editable '.[cpu]' --editable packages/vit
 	@touch $@
 
 .venv-dev/installed: $(PROJECT)
 	$(PYTHON) -m venv .venv-dev
 	@echo "Installing dlcv, PyTorch and the development tools into .venv-dev (some minutes, 6 GB)"
-	@$(DEV)/python -m pip install --quiet --editable '.[dev]'
+	@$(DEV)/python -m pip install --quiet --editable '.[dev]' --editable packages/vit
 	@touch $@

@@ -30,7 +30,7 @@ from dlcv.runtime.running.pipeline import windows
 ROUNDS = 3
 TASKS = {
     # task: built-in bundle, outputs, what is written
-    "classify": ("cifar10-vit", ["probabilities"], WriteOptions()),
+    "classify": ("imagenet-lite0", ["probabilities"], WriteOptions()),
     "segment": ("camvid-lraspp", ["mask"], WriteOptions(masks=True)),
 }
 

@@ -23,7 +23,7 @@ run_job(predictor, expand_inputs(photos * int(repeats)), writer)
 print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024)
 """
 TASKS = {
-    "classify": ("cifar10-vit", "probabilities", "-"),
+    "classify": ("imagenet-lite0", "probabilities", "-"),
     "segment": ("camvid-lraspp", "mask", "masks"),
 }
 

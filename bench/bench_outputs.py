@@ -16,9 +16,9 @@ from dlcv.runtime.engines import EngineOptions, load_engine
 ROUNDS = 15
 CASES = {
     # bundle, the output everybody wants, another one, input shape
-    "embedding": ("cifar10-vit", "probabilities", (16, 32, 32, 3)),
-    "explanation": ("cifar10-vit", "probabilities", (16, 32, 32, 3)),
-    "attention": ("cifar10-vit", "probabilities", (16, 32, 32, 3)),
+    "embedding": ("imagenet-lite0", "probabilities", (8, 224, 224, 3)),
+    "explanation": ("imagenet-lite0", "probabilities", (8, 224, 224, 3)),
+    "attention": ("imagenette-vit", "probabilities", (4, 224, 224, 3)),
     "confidence": ("camvid-lraspp", "mask", (2, 360, 480, 3)),
 }
 

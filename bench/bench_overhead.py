@@ -20,7 +20,7 @@ from dlcv.runtime.measure.timing import interleaved, subject_from_call
 SECONDS = 15
 CASES = {
     # bundle, outputs, input shape
-    "classifier, batch 1": ("cifar10-vit", ["probabilities"], (1, 32, 32, 3)),
+    "classifier, batch 1": ("imagenet-lite0", ["probabilities"], (1, 224, 224, 3)),
     "segmenter, batch 1": ("camvid-lraspp", ["mask"], (1, 96, 128, 3)),
 }
 

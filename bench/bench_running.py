@@ -34,7 +34,7 @@ from dlcv.runtime.images import load_pixels
 ROUNDS = 5
 CALLS, CALL_ROUNDS = 20, 15
 THREADS = 8
-BUNDLES = {"classify": ("cifar10-vit", "probabilities"), "segment": ("camvid-lraspp", "mask")}
+BUNDLES = {"classify": ("imagenet-lite0", "probabilities"), "segment": ("camvid-lraspp", "mask")}
 NOW = Path(dlcv.__file__).parents[1]
 BEFORE = os.environ.get("DLCV_BEFORE")
 

@@ -117,10 +117,16 @@ def verify_bundle(
     reference, words = parts.reference.words, words_for(images)
     for graph in parts.further:
         with load_engine(bundle, engine, graph=graph.name) as loaded:
-            pass_gate(graph.runs(runs), loaded, reference=reference, images=words)
+            weights = bundle.variant(graph=graph.name).weights
+            pass_gate(graph.runs(runs), loaded, reference=reference, images=words, weights=weights)
     with load_engine(bundle, engine) as loaded:
         return pass_gate(
-            runs, loaded, reference=reference, images=words, threshold=source.threshold
+            runs,
+            loaded,
+            reference=reference,
+            images=words,
+            threshold=source.threshold,
+            weights=bundle.variant().weights,
         )
 
 

@@ -13,7 +13,7 @@ import msgspec
 
 from dlcv.runtime.bundle import Bundle, save_bundle
 from dlcv.runtime.bundle.manifest import Manifest
-from dlcv.runtime.bundle.schema import FileEntry, Graph, Plan, Precision
+from dlcv.runtime.bundle.schema import FileEntry, Graph, Plan, Precision, Target, VariantName
 from dlcv.runtime.engines import EngineOptions, engine_model, why_unavailable
 from dlcv.runtime.engines.tensorrt.api import TENSORRT, TENSORRT_RTX, require_gpu
 from dlcv.runtime.engines.tensorrt.build import BuildRequest, BuiltPlan, plan_from_graph
@@ -25,6 +25,7 @@ from dlcv.runtime.machine.gpu import Gpu, driver
 from dlcv.runtime.machine.system import is_importable
 
 TARGETS = {"trt": TENSORRT, "rtx": TENSORRT_RTX}
+_TARGET: Target = "tensorrt"  # of int8 graphs, this one's
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -125,7 +126,7 @@ def engine_into_bundle(bundle: Bundle, build: EngineBuild) -> MadeEngine:
         bundle.manifest,
         entry,
         graph=build.graph or bundle.manifest.main_graph,
-        precision=request.model.precision,
+        variant=bundle.variant_name(build.precision, graph=build.graph, target=_TARGET),
     )
     used = {plan.file for g in graphs.values() for v in g.variants.values() for plan in v.plans}
     files = {
@@ -178,23 +179,24 @@ def _request(bundle: Bundle, build: EngineBuild) -> BuildRequest:
         precision=build.precision,
         outputs=build.outputs,
         largest=build.largest,
+        target=_TARGET,
     )
     return build_request(flavour, model, build.options, gpu=gpu)
 
 
 def _graphs_with_plan(
-    manifest: Manifest, entry: Plan, *, graph: str, precision: Precision
+    manifest: Manifest, entry: Plan, *, graph: str, variant: VariantName
 ) -> dict[str, Graph]:
     described = manifest.graphs[graph]
-    variant = described.variants[precision]
+    changed = described.variants[variant]
     kept = tuple(
         plan
-        for plan in variant.plans
+        for plan in changed.plans
         if (plan.engine, plan.graph_sha256, plan.fields)
         != (entry.engine, entry.graph_sha256, entry.fields)
     )
     replace = msgspec.structs.replace
-    variants = {**described.variants, precision: replace(variant, plans=(*kept, entry))}
+    variants = {**described.variants, variant: replace(changed, plans=(*kept, entry))}
     return {**manifest.graphs, graph: replace(described, variants=variants)}
 
 

@@ -9,11 +9,11 @@ from typing import Any, TypeAlias
 
 import numpy as np
 
-from dlcv.runtime.bundle.schema import ParityReport, Preprocessing
+from dlcv.runtime.bundle.schema import ParityReport, Preprocessing, Storage
 from dlcv.runtime.engines.base import Arrays, Engine
 from dlcv.runtime.errors import ImageError, InputError, ParityError
 from dlcv.runtime.images import SUFFIXES, load_pixels
-from dlcv.runtime.measure.parity import TOLERANCES, Comparison, compare, worst
+from dlcv.runtime.measure.parity import compare, tolerances_of, worst
 
 MAX_IMAGES = 32
 _LARGER_BATCH = 4
@@ -106,18 +106,32 @@ def pass_gate(
     reference: str,
     images: str,
     threshold: float | None = None,
+    weights: Storage = "fp32",
 ) -> ParityReport:
     """Run an engine on every batch and report its deviation from the reference.
 
     The tolerances are those of the engine's precision.
 
-    reference, images: for the report, in words. threshold: of independent labels, as in the manifest.
+    reference, images: for the report, in words. threshold: of independent labels, as in the manifest. weights: fp16 if they
+    are the reference's, rounded.
 
     Raises:
         ParityError: anything is out of tolerance; the message lists every failure.
         EngineError: the engine failed.
     """
-    result = worst([_compared(run, engine, threshold=threshold) for run in runs])
+    tolerances = tolerances_of(engine.info.precision, weights=weights)
+    compared = [
+        compare(
+            run.expected,
+            engine.infer(run.feeds),
+            specs=engine.outputs,
+            case=run.name,
+            tolerances=tolerances,
+            threshold=threshold,
+        )
+        for run in runs
+    ]
+    result = worst(compared)
     if result.failures:
         raise ParityError(_failure_text(result.failures, reference=reference, engine=engine))
     return ParityReport(
@@ -126,17 +140,6 @@ def pass_gate(
         images=images,
         input_shapes=tuple(dict.fromkeys(next(iter(run.feeds.values())).shape for run in runs)),
         outputs=result.outputs,
-    )
-
-
-def _compared(run: Run, engine: Engine, *, threshold: float | None) -> Comparison:
-    return compare(
-        run.expected,
-        engine.infer(run.feeds),
-        specs=engine.outputs,
-        case=run.name,
-        tolerances=TOLERANCES[engine.info.precision],
-        threshold=threshold,
     )
 
 

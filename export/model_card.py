@@ -39,11 +39,17 @@ _PARITY_NOTE = (
     "or pixels of the mask."
 )
 
+_HALF_WEIGHTS = (
+    "Stored in fp16, computed in fp32: the file is about half as large, an engine turns the weights into fp32 when it loads "
+    "the graph, and all arithmetic is fp32."
+)
+
 
 def card_from_manifest(manifest: Manifest, source: ModelFacts) -> str:
     """Return the model card as Markdown."""
     graph = manifest.graphs[manifest.main_graph]
-    parity = next(iter(graph.variants.values())).parity
+    variant = next(iter(graph.variants.values()))
+    parity = variant.parity
     names = {spec.name for spec in graph.outputs}
     meanings = _OUTPUTS | ({"explanation": _ROLLOUT} if "attention" in names else {})
     meanings |= _OUTPUTS_OF.get(manifest.task, {}) | _by_activation(manifest)
@@ -58,6 +64,7 @@ def card_from_manifest(manifest: Manifest, source: ModelFacts) -> str:
             ]
         ),
         "Classes": _classes(manifest),
+        "Weights": "" if variant.weights == "fp32" else _HALF_WEIGHTS,
         "Data": source.data,
         "Licence": manifest.licence,
         "Metrics": metrics_table(manifest),
@@ -176,7 +183,9 @@ def _settings(recipe: dict[str, Any] | None) -> str:
 
 def _made_by(manifest: Manifest, source: ModelFacts) -> str:
     libraries = ", ".join(f"{k} {v}" for k, v in manifest.provenance.libraries.items())
-    commands = [*source.remake[:-1], f"{source.remake[-1]} -o {manifest.name}"]
+    *before, last = source.remake
+    out = f" -o {manifest.name}" if last.startswith("dlcv-") else ""
+    commands = [*before, last + out]
     made = f"{manifest.provenance.source}; {manifest.provenance.created}; {libraries}."
     return f"{made}\n\n{_code(commands)}"
 

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import io
 import re
+import shlex
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from functools import partial
 from pathlib import Path
@@ -23,11 +24,12 @@ from dlcv.export.gate import (
     pass_gate,
     runs_from,
 )
+from dlcv.export.half_storage import storage_of, stored_in_half
 from dlcv.export.model_card import card_from_manifest
 from dlcv.export.sources.base import ModelFacts
 from dlcv.runtime.bundle import Bundle, save_bundle
 from dlcv.runtime.bundle.contract import main_graph
-from dlcv.runtime.bundle.manifest import SCHEMA_VERSION, Manifest
+from dlcv.runtime.bundle.manifest import CARD_FILE, SCHEMA_VERSION, Manifest
 from dlcv.runtime.bundle.schema import (
     FileEntry,
     Graph,
@@ -35,6 +37,7 @@ from dlcv.runtime.bundle.schema import (
     Precision,
     Preprocessing,
     Provenance,
+    Storage,
     TensorSpec,
     Variant,
 )
@@ -47,7 +50,6 @@ from dlcv.runtime.machine.system import installed_version
 
 OPSET = 18  # the default of torch's exporter; every engine of dlcv reads it
 NAME_PATTERN = r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}"
-CARD_FILE = "README.md"
 _LIBRARIES = ("dlcv", "torch", "torchvision", "timm", "onnx", "onnxscript", "onnxruntime")
 
 
@@ -58,13 +60,18 @@ def _silent(_: str) -> None: ...
 class BundleOptions:
     """How to write a bundle.
 
-    name: in the manifest, instead of the source's. licence: instead of the source's text. images: files and
-    folders for the parity gate; empty means dlcv's sample photos. overwrite: replace an existing bundle.
-    progress: called with progress messages.
+    name, description, licence: in the manifest, instead of the source's. data: what the weights were trained on, in the model
+    card, instead of the source's text. limits: sentences for the model card, besides the source's. weights: how to store the
+    graph's large weights; fp16 halves its file, and the arithmetic stays fp32. images: files and folders for the parity
+    gate; empty means dlcv's sample photos. overwrite: replace an existing bundle. progress: called with progress messages.
     """
 
     name: str | None = None
+    description: str | None = None
     licence: str | None = None
+    data: str | None = None
+    limits: tuple[str, ...] = ()
+    weights: Storage = "fp32"
     images: tuple[Path, ...] = ()
     overwrite: bool = False
     progress: Callable[[str], None] = _silent
@@ -75,17 +82,58 @@ class BundleOptions:
                 f"a bundle's name has letters, digits, '.', '_' and '-' and at most 100 of them, "
                 f"not {self.name!r}"
             )
+        texts = {"--description": self.description, "--licence": self.licence}
+        texts |= {"--data-note": self.data}
+        for option, text in (*texts.items(), *(("--limit", limit) for limit in self.limits)):
+            if text is not None and (not text.strip() or len(text.splitlines()) > 1):
+                raise InputError(f"{option} takes one line of text, not {text!r}")
+
+    @property
+    def command_line(self) -> str:
+        """The options as typed on the command line, file names without folders. Starts with a space, if there are any."""
+        given: list[tuple[str, str | None]] = [
+            ("--name", self.name),
+            ("--description", self.description),
+            ("--licence", self.licence),
+            ("--data-note", self.data),
+            *(("--limit", limit) for limit in self.limits),
+            ("--store-weights", None if self.weights == "fp32" else self.weights),
+            *(("--images", path.name) for path in self.images),
+        ]
+        return "".join(f" {option} {shlex.quote(text)}" for option, text in given if text)
+
+    def applied_to(self, facts: ModelFacts) -> ModelFacts:
+        """Return a source's facts with what these options say instead."""
+        *before, last = facts.remake
+        return replace(
+            facts,
+            name=self.name or facts.name,
+            description=self.description or facts.description,
+            licence=self.licence or facts.licence,
+            data=self.data or facts.data,
+            limits=(*facts.limits, *self.limits),
+            remake=(*before, last + self.command_line),
+        )
 
 
 @dataclass(frozen=True, kw_only=True)
 class ExportedGraph:
-    """An ONNX model as bytes, its tensors as in the manifest, and the precision of its arithmetic."""
+    """An ONNX model as bytes, its tensors as in the manifest, and the precision of its arithmetic.
+
+    is_rounded: its weights are the reference's, rounded to fp16.
+    """
 
     model: bytes
     inputs: tuple[TensorSpec, ...]
     outputs: tuple[TensorSpec, ...]
     opset: int = OPSET
     precision: Precision = "fp32"
+    is_rounded: bool = False
+
+    @property
+    def weights(self) -> Storage:
+        """How the weights are stored, of a graph of fp32 arithmetic."""
+        return storage_of(self.model) if self.precision == "fp32" else "fp32"
 
     @property
     def is_dynamic(self) -> bool:
@@ -153,7 +201,14 @@ def prove(
     model = EngineModel(onnx=graph.model, precision=graph.precision)
     with OrtEngine(model, EngineOptions()) as engine:
         check_specs(described, engine, source="the exported graph")
-        return pass_gate(runs, engine, reference=reference, images=images, threshold=threshold)
+        return pass_gate(
+            runs,
+            engine,
+            reference=reference,
+            images=images,
+            threshold=threshold,
+            weights="fp16" if graph.is_rounded else "fp32",
+        )
 
 
 def proved_bundle(
@@ -168,13 +223,15 @@ def proved_bundle(
     """Compare a graph with its reference and write the bundle, if the parity gate passes.
 
     further: returns the graphs besides `model`; called with that part, whose runs hold the reference's outputs.
-    Golden cases are always made from dlcv's sample photos, which may be redistributed.
+    Golden cases are always made from dlcv's sample photos, which may be redistributed. With weights in fp16, the graphs pass
+    the gate twice: as exported, with the tolerances of fp32, and as they are written.
 
     Raises:
         InputError: the images do not do.
         OutputError: `out` exists, or cannot be written.
         ParityError: a graph does not give what the reference gives.
     """
+    facts = options.applied_to(facts)
     options.progress(f"asking {reference.words} for the answers")
     batches = golden_batches(sample_paths(), facts.preprocessing, dynamic=graph.is_dynamic)
     golden = runs_from(reference, batches)
@@ -187,12 +244,38 @@ def proved_bundle(
     words = words_for(options.images)
     asked = partial(_proved, reference=reference.words, images=words, threshold=facts.threshold)
     graphs = {part.name: asked(part) for part in parts}
+    if options.weights == "fp16":
+        parts = _stored_in_half(parts, options.progress)
+        graphs = {part.name: asked(part) for part in parts}
     golden_files = {name: data for part in parts for name, data in _golden_files(part).items()}
     files = {part.file: part.graph.model for part in parts} | golden_files | dict(facts.files)
-    manifest = _manifest(facts, graphs, options=options, files=files, golden=tuple(golden_files))
+    manifest = _manifest(facts, graphs, files=files, golden=tuple(golden_files))
     files[CARD_FILE] = card_from_manifest(manifest, facts).encode()
     options.progress("writing the bundle")
     return save_bundle(out, manifest, files=files, overwrite=options.overwrite)
+
+
+def _stored_in_half(parts: Sequence[Part], progress: Callable[[str], None]) -> list[Part]:
+    """Return the parts with large weights in fp16.
+
+    Raises:
+        InputError: none of them has such weights.
+    """
+    progress("storing the weights in fp16, and comparing again")
+    stored = []
+    for part in parts:
+        graph = part.graph
+        if graph.precision == "fp32":
+            half = stored_in_half(graph.model)
+            if half.kept:
+                progress(f"in fp32 stay {', '.join(half.kept)}: float16 cannot hold their values")
+            graph = replace(graph, model=half.model, is_rounded=not half.is_exact)
+        stored.append(replace(part, graph=graph))
+    if all(part.graph.weights == "fp32" for part in stored):
+        raise InputError(
+            "no large part of the weights is float32 that float16 can hold; leave out --store-weights fp16"
+        )
+    return stored
 
 
 def _proved(part: Part, *, reference: str, images: str, threshold: float | None) -> Graph:
@@ -204,7 +287,7 @@ def _proved(part: Part, *, reference: str, images: str, threshold: float | None)
         images=images,
         threshold=threshold,
     )
-    variant = Variant(file=part.file, opset=graph.opset, parity=parity)
+    variant = Variant(file=part.file, opset=graph.opset, parity=parity, weights=graph.weights)
     return Graph(inputs=graph.inputs, outputs=graph.outputs, variants={graph.precision: variant})
 
 
@@ -246,16 +329,15 @@ def _manifest(
     facts: ModelFacts,
     graphs: dict[str, Graph],
     *,
-    options: BundleOptions,
     files: dict[str, bytes],
     golden: tuple[str, ...],
 ) -> Manifest:
     fields = {
         "schema_version": SCHEMA_VERSION,
-        "name": options.name or facts.name,
+        "name": facts.name,
         "task": facts.task,
         "description": facts.description,
-        "licence": options.licence or facts.licence,
+        "licence": facts.licence,
         "classes": facts.classes,
         "preprocessing": facts.preprocessing,
         "activation": facts.activation,

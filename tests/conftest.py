@@ -68,6 +68,17 @@ def cache_of_tests(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
         yield folder
 
 
+@pytest.fixture(scope="session", autouse=True)
+def bundles_of_tests() -> Iterator[None]:
+    """Let `cifar10-vit`, a small bundle of tests, be opened by its name, as if a package had brought it."""
+    folder = str(TESTS / "bundles")
+    paths = [folder, *filter(None, [os.environ.get("PYTHONPATH")])]
+    with pytest.MonkeyPatch.context() as patch:
+        patch.syspath_prepend(folder)
+        patch.setenv("PYTHONPATH", os.pathsep.join(paths))  # for processes that tests start
+        yield
+
+
 @pytest.fixture(scope="session")
 def data_root() -> Path:
     """Folder with the datasets: DLCV_DATA, or shared/data beside the repository."""

@@ -17,16 +17,14 @@ def bundle(
     out: Annotated[
         Path, typer.Option("--out", "-o", help="Folder of the new bundle.", show_default=False)
     ],
-    name: Annotated[
-        str | None, typer.Option("--name", help="Name in the manifest, instead of the source's.")
-    ] = None,
-    licence: Annotated[
-        str | None, typer.Option("--licence", help="Terms of the weights, for the manifest.")
-    ] = None,
+    store_weights: options.StoreWeights = "fp32",
+    name: options.Name = None,
+    description: options.Description = None,
+    licence: options.Licence = None,
+    data_note: options.DataNote = None,
+    limit: options.Limits = None,
     images: options.Images = None,
-    overwrite: Annotated[
-        bool, typer.Option("--overwrite", help="Replace the bundle in --out.")
-    ] = False,
+    overwrite: options.Overwrite = False,
 ) -> None:
     """Export a model and write a bundle, if its graph gives PyTorch's answers.
 
@@ -39,7 +37,7 @@ def bundle(
       dlcv-export bundle runs/cifar10-vit -o bundles/cifar10-vit
       dlcv-export bundle torchvision:deeplabv3_resnet50 -o bundles/deeplab --size 512x512
       dlcv-export bundle torchvision:mobilenet_v2@IMAGENET1K_V1 --weights mobilenet.pth -o bundles/mobilenet
-      dlcv-export bundle timm:vit_base_patch16_384 -o bundles/vit --images photos/
+      dlcv-export bundle timm:vit_base_patch16_384 -o bundles/vit --images photos/ --store-weights fp16
       dlcv-export bundle timm:vit_tiny_patch16_224 --random -o bundles/any-vit
       dlcv-export bundle py:unet.py:UNet --set classes=3 --weights w.pth --task segment --classes names.txt \\
           --mean 0.485,0.456,0.406 --std 0.229,0.224,0.225 --size 256x256 -o bundles/unet
@@ -52,7 +50,11 @@ def bundle(
     loaded = source()
     settings = BundleOptions(
         name=name,
+        description=description,
         licence=licence,
+        data=data_note,
+        limits=tuple(limit or ()),
+        weights=store_weights,
         images=tuple(images or ()),
         overwrite=overwrite,
         progress=options.tell,

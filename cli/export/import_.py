@@ -71,7 +71,8 @@ def import_(
         Path | None,
         typer.Option(
             "--classes",
-            help="Class names: text, one a line, or a CSV with a column name. Without it class_0, …",
+            help="Class names: text, one a line, or a CSV with columns name and, if wished, color (#rrggbb); or imagenet, or voc. "
+            "Without it class_0, …",
         ),
     ] = None,
     activation: Annotated[
@@ -104,16 +105,14 @@ def import_(
     opset: Annotated[
         int | None, typer.Option("--opset", help="Of the new graph; 18, or the file's if newer.")
     ] = None,
-    name: Annotated[
-        str | None, typer.Option("--name", help="Name in the manifest, instead of the file's.")
-    ] = None,
-    licence: Annotated[
-        str | None, typer.Option("--licence", help="Terms of the weights, for the manifest.")
-    ] = None,
+    store_weights: options.StoreWeights = "fp32",
+    name: options.Name = None,
+    description: options.Description = None,
+    licence: options.Licence = None,
+    data_note: options.DataNote = None,
+    limit: options.Limits = None,
     images: options.Images = None,
-    overwrite: Annotated[
-        bool, typer.Option("--overwrite", help="Replace the bundle in --out.")
-    ] = False,
+    overwrite: options.Overwrite = False,
 ) -> None:
     """Wrap an ONNX file that somebody else made into a bundle, if its graph gives the file's answers.
 
@@ -125,7 +124,7 @@ def import_(
     Examples, by what the network was trained on:
       ImageNet's mean and standard deviation (PyTorch):
         dlcv-export import net.onnx --task classify -o bundles/net --mean 0.485,0.456,0.406 \\
-          --std 0.229,0.224,0.225 --resize center_crop --crop-fraction 0.875 --classes imagenet.csv
+          --std 0.229,0.224,0.225 --resize center_crop --crop-fraction 0.875 --classes imagenet
       -1..1 (TensorFlow):
         dlcv-export import net.onnx --task segment -o bundles/net --mean 0.5 --std 0.5
       BGR in 0..255 less a mean (Caffe):
@@ -170,7 +169,11 @@ def import_(
         opset=opset,
         writing=BundleOptions(
             name=name,
+            description=description,
             licence=licence,
+            data=data_note,
+            limits=tuple(limit or ()),
+            weights=store_weights,
             images=tuple(images or ()),
             overwrite=overwrite,
             progress=options.tell,

@@ -49,7 +49,13 @@ WeightsKey = Annotated[
 Random = Annotated[
     bool, typer.Option("--random", help="Random weights, always the same; for tests of programs.")
 ]
-Classes = Annotated[Path | None, typer.Option("--classes", help="File with one class name a line.")]
+Classes = Annotated[
+    Path | None,
+    typer.Option(
+        "--classes",
+        help="Class names: text, one a line, or a CSV with columns name and, if wished, color (#rrggbb); or imagenet, or voc.",
+    ),
+]
 Size = Annotated[
     str | None,
     typer.Option(
@@ -141,6 +147,34 @@ Images = Annotated[
         "Without it, the sample photos of dlcv.",
     ),
 ]
+
+Name = Annotated[
+    str | None, typer.Option("--name", help="Name in the manifest, instead of the source's.")
+]
+Description = Annotated[
+    str | None, typer.Option("--description", help="What it is, in a sentence, for the manifest.")
+]
+Licence = Annotated[
+    str | None, typer.Option("--licence", help="Terms of the weights, for the manifest.")
+]
+DataNote = Annotated[
+    str | None,
+    typer.Option("--data-note", help="What the weights were trained on, for the model card."),
+]
+Limits = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--limit", help="What it cannot do, for the model card; give it again for more sentences."
+    ),
+]
+StoreWeights = Annotated[
+    Literal["fp32", "fp16"],
+    typer.Option(
+        "--store-weights",
+        help="fp16: the file is half as large; the arithmetic stays fp32. Weights that float16 cannot hold stay fp32.",
+    ),
+]
+Overwrite = Annotated[bool, typer.Option("--overwrite", help="Replace the bundle in --out.")]
 
 
 def require_extra() -> None:

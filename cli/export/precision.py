@@ -12,7 +12,7 @@ from dlcv.cli.export import options
 
 if TYPE_CHECKING:
     from dlcv.runtime.bundle import Bundle
-    from dlcv.runtime.bundle.schema import Precision
+    from dlcv.runtime.bundle.schema import VariantName
 
 _NEEDED = ("onnx", "onnxruntime")
 
@@ -22,6 +22,15 @@ def precision(
         str, typer.Argument(metavar="BUNDLE", help="Bundle folder.", show_default=False)
     ],
     to: Annotated[Literal["fp16", "bf16", "int8"], typer.Option("--to", help="Precision to add.")],
+    for_: Annotated[
+        Literal["cpu", "tensorrt"] | None,
+        typer.Option(
+            "--for",
+            help="What runs the int8 graph: cpu (default; ONNX Runtime and OpenVINO, made by NNCF), or tensorrt. "
+            "A bundle may have both.",
+            show_default=False,
+        ),
+    ] = None,
     calibrate: Annotated[
         list[str] | None,
         typer.Option(
@@ -58,6 +67,7 @@ def precision(
     Examples:
       dlcv-export precision bundles/pets --to fp16
       dlcv-export precision bundles/pets --to int8 --calibrate train/ --labelled val.zip
+      dlcv-export precision bundles/pets --to int8 --for tensorrt --calibrate train/
       dlcv-export precision camvid-lraspp --to int8 --calibrate "street/*.jpg" -o bundles/camvid-int8
     """
     from dlcv.runtime.errors import InputError
@@ -69,6 +79,7 @@ def precision(
 
     settings = PrecisionOptions(
         precision=to,
+        target=for_,
         calibrate=tuple(calibrate or ()),
         labelled=labelled,
         budget=budget_from_text(budget),
@@ -77,7 +88,7 @@ def precision(
         warn=_warn,
     )
     made = add_precision(bundle, settings)
-    print("\n".join(_report(made, to)), file=sys.stderr)
+    print("\n".join(_report(made, settings.variant)), file=sys.stderr)
     print(out or bundle)
 
 
@@ -98,10 +109,10 @@ def budget_from_text(text: str) -> float:
     return number
 
 
-def _report(bundle: Bundle, precision: Precision) -> list[str]:
+def _report(bundle: Bundle, name: VariantName) -> list[str]:
     from dlcv.runtime.bundle.report import parity_table, variant_lines
 
-    variant, files = bundle.variant(precision), bundle.manifest.files
+    variant, files = bundle.graph().variants[name], bundle.manifest.files
     exact, size = files[bundle.variant("fp32").file], files[variant.file]
     return [
         f"{variant.parity.engine} against {variant.parity.reference}, on {variant.parity.images}",

@@ -33,7 +33,7 @@ def attend(
 ) -> None:
     """Show where a vision transformer looks.
 
-    Draws attention rollout and the last layer's attention over each photo, and writes a line an image.
+    Draws the last layer's attention and the rollout of all layers over each photo, and writes a line an image.
 
     Without --out the results go to dlcv-attend/ (dlcv-attend-2/ if that exists, and so on).
 

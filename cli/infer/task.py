@@ -117,6 +117,7 @@ def load_bundle(request: TaskRequest) -> Predictor:
         DlcvError: the bundle or the engine do not fit.
     """
     from dlcv.runtime.bundle import BUILTIN, open_bundle
+    from dlcv.runtime.bundle.ready import ready_folder
     from dlcv.runtime.errors import InputError
     from dlcv.runtime.images import DecodeOptions
     from dlcv.runtime.running.predictor import load
@@ -128,7 +129,8 @@ def load_bundle(request: TaskRequest) -> Predictor:
                 f"no bundle for {request.command} ships with dlcv; name one with -m BUNDLE"
             )
         bundle = BUILTIN[request.command]
-        say(f"no -m given: using the built-in bundle {bundle} (dlcv-infer info {bundle})")
+        if ready_folder(bundle):
+            say(f"no -m given: using the bundle {bundle} (dlcv-infer info {bundle})")
     with loading(request.engine_settings, threads=request.threads, batch=request.batch) as options:
         opened = open_bundle(bundle)
         there = {spec.name for spec in opened.graph().outputs}

@@ -4,9 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
+from functools import partial
 
 import numpy as np
+import onnx
 
+from dlcv.export.precision.cpu import converted_nodes, cpu_model
 from dlcv.export.precision.half import Half, half_model, half_plan, kept_nodes, rehearsal
 from dlcv.export.precision.images import batches_of
 from dlcv.export.precision.int8 import (
@@ -19,7 +22,8 @@ from dlcv.export.precision.int8 import (
 from dlcv.export.precision.intermediates import Pixels, histograms, largest_values, noise_by_tensor
 from dlcv.export.precision.nodes import activations, float_tensors, prepared_model
 from dlcv.export.precision.search import NodeNoise
-from dlcv.runtime.bundle.schema import Precision
+from dlcv.runtime.bundle.schema import VariantName
+from dlcv.runtime.bundle.variants import is_narrow
 from dlcv.runtime.errors import InputError
 
 _COMPARED_BATCHES = 2
@@ -31,7 +35,7 @@ class Candidate:
 
     data: the ONNX file. gated: the graph that the gate runs: the same, or its rehearsal. how: a description for
     the report. converted: the nodes in the lower precision. kept: the nodes that stayed in fp32; for int8, only
-    convolutions and matrix products.
+    those that could be converted.
     """
 
     data: bytes
@@ -47,43 +51,57 @@ class Maker:
     def __init__(
         self,
         data: bytes,
-        precision: Precision,
+        variant: VariantName,
         images: Sequence[Pixels],
         *,
         progress: Callable[[str], None],
     ) -> None:
-        """Measure what the precision requires. data: the fp32 graph. images: uint8 (H, W, 3).
+        """Measure what the variant requires. data: the fp32 graph. images: uint8 (H, W, 3).
 
         Raises:
-            InputError: the precision is fp32.
+            InputError: the variant is fp32.
             BundleError: the graph cannot be converted.
         """
         self._data = data
         self._model = prepared_model(data)
-        self._images = batches_of(images)
+        self._all, self._images = images, batches_of(images)
         self._progress = progress
-        if precision == "fp32":
-            raise InputError("a bundle's own graph is fp32; give --to fp16, bf16 or int8")
-        self._half: Half | None = None if precision == "int8" else precision
-        progress(f"measuring ranges on {len(images)} images")
-        if self._half:
-            names = activations(self._model, float_tensors(self._model))
-            self._ranges = largest_values(data, names, self._images)
-        else:
-            self._calibrate()
+        self._narrow = is_narrow(variant)
+        self._build: Callable[[Collection[str]], Candidate]
+        match variant:
+            case "fp32":
+                raise InputError("a bundle's own graph is fp32; give --to fp16, bf16 or int8")
+            case "int8-cpu":
+                self._build = self._built_for_cpu
+            case "int8" | "int8-tensorrt":
+                self._build = self._built_symmetric
+                self._calibrate()
+            case _:
+                self._build = partial(self._built_half, variant)
+                progress(f"measuring ranges on {len(images)} images")
+                names = activations(self._model, float_tensors(self._model))
+                self._ranges = largest_values(data, names, self._images)
 
     def build(self, keep: Collection[str]) -> Candidate:
-        """Return the candidate that keeps the nodes `keep` in fp32."""
-        return self._built_half(self._half, keep) if self._half else self._built_int8(keep)
+        """Return the candidate that keeps the nodes `keep` in fp32.
+
+        Raises:
+            InputError: NNCF is not installed, or there is nothing to convert.
+            BundleError: the graph cannot be converted.
+        """
+        return self._build(keep)
 
     def rank(self, candidate: Candidate) -> list[NodeNoise]:
         """Return the converted nodes by how much noise they add, worst first."""
         floats = float_tensors(self._model)
         nodes = {n.name: n for n in self._model.graph.node if n.name in candidate.converted}
-        computed = set(activations(self._model, floats))
+        lower = onnx.load_from_string(candidate.gated).graph.node  # NNCF drops Casts that change nothing
+        computed = set(activations(self._model, floats)) & {o for n in lower for o in n.output}
         wanted = {name for n in nodes.values() for name in (*n.input, *n.output)} & computed
         batches = self._images[:_COMPARED_BATCHES]
-        noise = noise_by_tensor(self._data, candidate.gated, sorted(wanted), batches)
+        noise = noise_by_tensor(
+            self._data, candidate.gated, sorted(wanted), batches, narrow=self._narrow
+        )
         entries = []
         for name, node in nodes.items():
             result = noise.get(node.output[0], 0.0)
@@ -101,7 +119,18 @@ class Maker:
             kept=kept_nodes(self._model, plan.nodes),
         )
 
-    def _built_int8(self, keep: Collection[str]) -> Candidate:
+    def _built_for_cpu(self, keep: Collection[str]) -> Candidate:
+        self._progress(f"calibrating on {len(self._all)} images with NNCF")
+        data = cpu_model(self._model, self._all, keep=keep)
+        return Candidate(
+            data=data,
+            gated=data,
+            how="int8 by NNCF",
+            converted=tuple(converted_nodes(self._model, data)),
+            kept=tuple(node.name for node in self._model.graph.node if node.name in keep),
+        )
+
+    def _built_symmetric(self, keep: Collection[str]) -> Candidate:
         data = quantised_model(self._model, self._thresholds[self._method], keep=keep)
         eligible = [node.name for node in quantisable_nodes(self._model)]
         return Candidate(
@@ -117,6 +146,7 @@ class Maker:
         names = list(dict.fromkeys(n.input[0] for n in quantisable_nodes(self._model)))
         if not names:
             raise InputError("the graph has no convolution or matrix product to quantise")
+        self._progress(f"measuring ranges on {len(self._all)} images")
         largest = largest_values(self._data, names, self._images)
         self._progress("counting values")
         counts = histograms(self._data, largest, self._images)

@@ -20,8 +20,8 @@ _BINS = 2048
 class Tap:
     """Runs a graph on the CPU and returns intermediate tensors along with its outputs."""
 
-    def __init__(self, data: bytes, tensors: Collection[str]) -> None:
-        """Load a graph. tensors: names of float32 tensors in it."""
+    def __init__(self, data: bytes, tensors: Collection[str], *, narrow: bool = False) -> None:
+        """Load a graph. tensors: names of float32 tensors in it. narrow: as of `EngineModel`."""
         model = onnx.load_from_string(data)
         given = {value.name for value in model.graph.output}
         model.graph.output.extend(
@@ -31,7 +31,7 @@ class Tap:
         )
         settings = onnxruntime.SessionOptions()
         settings.log_severity_level = _LOG_ERRORS_ONLY
-        settings.add_session_config_entry("session.x64quantprecision", "1")
+        settings.add_session_config_entry("session.x64quantprecision", str(int(not narrow)))
         self._session: Any = onnxruntime.InferenceSession(
             model.SerializeToString(), settings, providers=["CPUExecutionProvider"]
         )
@@ -70,13 +70,18 @@ def histograms(
 
 
 def noise_by_tensor(
-    exact: bytes, lower: bytes, tensors: Sequence[str], batches: Iterable[Pixels]
+    exact: bytes,
+    lower: bytes,
+    tensors: Sequence[str],
+    batches: Iterable[Pixels],
+    *,
+    narrow: bool = False,
 ) -> dict[str, float]:
     """Return the noise-to-signal ratio of each tensor: energy of the difference over energy of the exact values.
 
-    exact, lower: two graphs that both compute the tensors.
+    exact, lower: two graphs that both compute the tensors. narrow: of the lower one, as of `EngineModel`.
     """
-    taps = Tap(exact, tensors), Tap(lower, tensors)
+    taps = Tap(exact, tensors), Tap(lower, tensors, narrow=narrow)
     signal, noise = dict.fromkeys(tensors, 0.0), dict.fromkeys(tensors, 0.0)
     for image in batches:
         wanted, received = (tap(image) for tap in taps)

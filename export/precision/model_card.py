@@ -2,13 +2,10 @@
 
 from __future__ import annotations
 
-import re
-
 from dlcv.runtime.bundle.manifest import Manifest
-from dlcv.runtime.bundle.report import metrics_table
+from dlcv.runtime.bundle.report import card_with_metrics, card_with_section
 from dlcv.runtime.bundle.schema import OutputParity, Variant
 
-CARD_FILE = "README.md"
 _TITLE = "## Precisions"
 _NAMED = 5
 
@@ -21,7 +18,9 @@ def card_with_precisions(card: str, manifest: Manifest) -> str:
         size = manifest.files[variant.file].size_bytes / 1e6
         parity = "; ".join(f"{n} {_parity(p)}" for n, p in variant.parity.outputs.items())
         cells = (
-            precision,
+            precision
+            if variant.weights == "fp32"
+            else f"{precision}, weights stored in {variant.weights}",
             variant.file,
             f"{size:.2f} MB",
             _accuracy(variant),
@@ -30,18 +29,11 @@ def card_with_precisions(card: str, manifest: Manifest) -> str:
         )
         lines.append(f"| {' | '.join(cells)} |")
     section = "\n".join(lines) + "\n\n"
-    metrics = f"## Metrics\n\n{metrics_table(manifest)}\n\n"
-    without = _replaced(_replaced(card, "## Metrics", metrics), _TITLE, "")
+    without = card_with_section(card_with_metrics(card, manifest), _TITLE, None)
     before, limits, after = without.partition("## Limits\n")
     if not limits:
         return f"{before.rstrip()}\n\n{section.rstrip()}\n".lstrip()
     return before + section + limits + after
-
-
-def _replaced(card: str, title: str, section: str) -> str:
-    """Return the card with the section of this title replaced, if there is one."""
-    pattern = rf"^{title}\n.*?(?=^## |\Z)"
-    return re.sub(pattern, lambda _: section, card, flags=re.DOTALL | re.MULTILINE)
 
 
 def _parity(parity: OutputParity) -> str:

@@ -16,7 +16,7 @@ COMPUTE = frozenset(("Conv", "ConvTranspose", "MatMul", "Gemm"))
 
 
 def prepared_model(data: bytes) -> onnx.ModelProto:
-    """Return a graph with constants as initializers and a name for every node.
+    """Return a graph with constants as initializers, those stored in 16 bits in fp32, and a name for every node.
 
     Raises:
         BundleError: it is not an ONNX graph, or has branches or loops, which are not converted.
@@ -42,7 +42,30 @@ def prepared_model(data: bytes) -> onnx.ModelProto:
         else:
             node.name = node.name or f"{node.op_type}_{number}"
             graph.node.append(node)
+    fold_casts(model)
     return model
+
+
+def fold_casts(model: onnx.ModelProto) -> None:
+    """Replace each Cast of an initializer by its result, as an initializer under the name of the Cast's output.
+
+    So weights that are stored in fp16 and cast to fp32 become fp32 weights.
+    """
+    stored = {tensor.name: tensor for tensor in model.graph.initializer}
+    outputs = {value.name for value in model.graph.output}
+    nodes = list(model.graph.node)
+    del model.graph.node[:]
+    for node in nodes:
+        if node.op_type != "Cast" or node.input[0] not in stored or node.output[0] in outputs:
+            model.graph.node.append(node)
+            continue
+        to = next(a.i for a in node.attribute if a.name == "to")
+        array = numpy_helper.to_array(stored[node.input[0]])
+        kind = onnx.helper.tensor_dtype_to_np_dtype(to)
+        tensor = numpy_helper.from_array(array.astype(kind), node.output[0])
+        model.graph.initializer.append(tensor)
+        stored[tensor.name] = tensor
+    drop_unused_constants(model)
 
 
 def constants_of(model: onnx.ModelProto) -> dict[str, Array]:

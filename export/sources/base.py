@@ -5,13 +5,15 @@ from __future__ import annotations
 import ast
 import csv
 import re
+import shlex
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, fields
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, Literal, TypeAlias
 
 import msgspec
 
+from dlcv.export.sources.imagenet import imagenet_names
 from dlcv.runtime.bundle.schema import (
     Activation,
     ClassInfo,
@@ -27,6 +29,10 @@ if TYPE_CHECKING:
     from torch import nn
 
 
+Color: TypeAlias = tuple[int, int, int]  # red, green, blue in 0..255
+
+IMAGENET, VOC = "imagenet", "voc"  # in place of a file of class names
+_VOC_FILE = Path(__file__).with_name("voc_classes.csv")
 DEFAULT_SCALE = 1 / 255
 DEFAULT_THRESHOLD = 0.5
 _PREPROCESSING_FIELDS = ("resize", "resample", "crop_fraction", "pad", "pad_at")
@@ -72,7 +78,7 @@ class SourceOptions:
 
     weights: file with a state dict, alone or in a checkpoint (`.safetensors`, `.pth`, `.ckpt`). weights_key: of the one
     that is wanted, where it holds several. random: export random weights, on purpose. classes: file with one class
-    name per line. size: (height, width) of the graph's input in pixels, instead of the model's own. activation: of the
+    name per line, see `read_classes`. size: (height, width) of the graph's input in pixels, instead of the model's own. activation: of the
     logits; None: the model's own, or softmax. threshold: with sigmoid, the probability from which a label, or the
     second of two classes of pixels, is given. task, images: of a network that does not say them. settings: arguments of
     the function that builds it, as text. on_note: told what was taken of a weights file, in a sentence.
@@ -99,15 +105,15 @@ class SourceOptions:
     @property
     def command_line(self) -> str:
         """The options as typed on the command line, file names without folders. Starts with a space."""
-        text = f" --weights {self.weights.name}" if self.weights else ""
-        text += f" --weights-key {self.weights_key}" if self.weights_key else ""
+        text = f" --weights {shlex.quote(self.weights.name)}" if self.weights else ""
+        text += f" --weights-key {shlex.quote(self.weights_key)}" if self.weights_key else ""
         text += " --random" if self.random else ""
-        text += f" --classes {self.classes.name}" if self.classes else ""
+        text += f" --classes {shlex.quote(self.classes.name)}" if self.classes else ""
         text += f" --task {self.task}" if self.task else ""
         text += f" --activation {self.activation}" if self.activation else ""
         text += f" --threshold {self.threshold:g}" if self.threshold else ""
         text += "".join(f" {option} {value}" for option, value in self.images.as_text().items())
-        text += "".join(f" --set {name}={value}" for name, value in self.settings.items())
+        text += "".join(f" --set {shlex.quote(f'{k}={v}')}" for k, v in self.settings.items())
         return text + (f" --size {self.size[0]}x{self.size[1]}" if self.size else "")
 
 
@@ -296,37 +302,62 @@ def with_size(preprocessing: Preprocessing, size: tuple[int, int] | None) -> Pre
 def read_classes(path: Path) -> tuple[ClassInfo, ...]:
     """Read class names from a file with one per line, or from a CSV file's column `name`. Empty lines are skipped.
 
+    A CSV file may have a column `color`, such as #8000ff, or nothing for a class without one. `imagenet` and `voc`, where no
+    file has that name, stand for ImageNet's 1,000 classes, and the 21 of Pascal VOC with its colours.
+
     Raises:
-        InputError: the file cannot be read, or holds no name.
+        InputError: the file cannot be read, holds no name, or another colour.
     """
+    if str(path) == IMAGENET and not path.is_file():
+        return classes_from_names(imagenet_names())
+    if str(path) == VOC and not path.is_file():
+        path = _VOC_FILE
     try:
         lines = path.read_text(encoding="utf-8-sig").splitlines()
     except (OSError, UnicodeDecodeError) as e:
         raise InputError(f"cannot read class names from {path}: {e}") from e
+    colors: list[Color | None] = []
     if path.suffix.lower() == ".csv":
-        lines = _column_of_names(lines, path)
+        rows = _rows(lines, path)
+        lines, colors = [row["name"] for row in rows], [_color(row, path) for row in rows]
     names = [line.strip() for line in lines if line.strip()]
     if not names:
         raise InputError(f"{path} holds no class names; write one a line")
-    return classes_from_names(names)
+    return classes_from_names(names, colors)
 
 
-def classes_from_names(names: Sequence[str]) -> tuple[ClassInfo, ...]:
-    """Return classes by their names.
+def classes_from_names(
+    names: Sequence[str], colors: Sequence[Color | None] = ()
+) -> tuple[ClassInfo, ...]:
+    """Return classes by their names. colors: of each class (red, green, blue) in 0..255, or None; empty means none.
 
     Raises:
         InputError: a name holds a line break, or another control character.
     """
+    given = colors or [None] * len(names)
     try:
-        return tuple(ClassInfo(name=name) for name in names)
+        return tuple(ClassInfo(name=n, color=c) for n, c in zip(names, given, strict=True))
     except ValueError as e:
         raise InputError(f"{e}; write it without") from e
 
 
-def _column_of_names(lines: list[str], path: Path) -> list[str]:
+def _rows(lines: list[str], path: Path) -> list[dict[str, str]]:
+    """Return the rows of a CSV file that have a name."""
     rows = list(csv.DictReader(lines))
     if not rows or "name" not in rows[0]:
         raise InputError(
             f"{path} has no column 'name' in its first line; name the column of the classes so"
         )
-    return [row["name"] or "" for row in rows]
+    return [row for row in rows if (row["name"] or "").strip()]
+
+
+def _color(row: dict[str, str], path: Path) -> Color | None:
+    text = (row.get("color") or "").strip()
+    if not text:
+        return None
+    if not re.fullmatch(r"#[0-9A-Fa-f]{6}", text):
+        raise InputError(
+            f"{path}: the color of {row['name']!r} is {text!r}; write it as #rrggbb, such as #8000ff"
+        )
+    red, green, blue = bytes.fromhex(text[1:])
+    return red, green, blue

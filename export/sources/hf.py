@@ -18,6 +18,7 @@ from dlcv.export.sources.hf_network import (
     network_from_folder,
 )
 from dlcv.export.sources.hf_processor import FILE, image_facts, json_object, read_processor
+from dlcv.export.sources.imagenet import readable_names
 from dlcv.export.sources.module import (
     ModuleFacts,
     facts_from_options,
@@ -210,7 +211,7 @@ def _classes(network: Any, task: ModuleTask, options: SourceOptions) -> dict[str
     if task == "embed":
         return {}
     config = network.config
-    names = [str(name) for _, name in sorted(config.id2label.items())]
+    names = readable_names([str(name) for _, name in sorted(config.id2label.items())])
     if not options.classes:
         _check_names(config.id2label, options)
     several = task == "classify" and config.problem_type == "multi_label_classification"

@@ -38,7 +38,8 @@ _MULTIPLES = (32, 16, 8, 4, 2, 1)  # by which networks shrink an image, and it m
 class ModuleFacts:
     """What a bundle must know of a module, which cannot say it.
 
-    classes: names in the order of the outputs, or their number; None: as many as there are outputs, named by number.
+    classes: in the order of the outputs, names or `ClassInfo` with a colour, or their number; None: as many as there are
+    outputs, named by number.
     size: (height, width) of the input in pixels. scale: what pixels in 0..255 are multiplied by first. mean, std:
     subtracted and divided by then, by channel in the module's order, or one number for all. channels: rgb, bgr (blue
     first) or grey, with one. resize, resample, crop_fraction, pad, pad_at: how images come to the size, see
@@ -48,7 +49,7 @@ class ModuleFacts:
     """
 
     task: ModuleTask = "classify"
-    classes: Sequence[str] | int | None = None
+    classes: Sequence[str | ClassInfo] | int | None = None
     size: tuple[int, int] = (224, 224)
     scale: float = DEFAULT_SCALE
     mean: tuple[float, ...] = (0.0,)
@@ -104,7 +105,7 @@ def facts_from_options(options: SourceOptions) -> dict[str, Any]:
     """
     facts = {
         "task": options.task,
-        "classes": [c.name for c in read_classes(options.classes)] if options.classes else None,
+        "classes": read_classes(options.classes) if options.classes else None,
         "size": options.size,
         "activation": options.activation,
         "threshold": options.threshold,
@@ -239,11 +240,12 @@ def _shape_of_answers(module: nn.Module, facts: ModuleFacts) -> tuple[tuple[int,
 def _classes(facts: ModuleFacts, *, channels: int) -> tuple[ClassInfo, ...]:
     """Return the classes: as the user names them, or by the task's own names."""
     own, given = facts.kind.class_names(channels), facts.classes
-    names = own if given is None or isinstance(given, int) else list(given)
-    count = given if isinstance(given, int) else len(names)
+    named = own if given is None or isinstance(given, int) else list(given)
+    count = given if isinstance(given, int) else len(named)
     if count != len(own):
         raise InputError(f"the network has {len(own)} classes, {count} are named")
-    return classes_from_names(names)
+    names = [c.name if isinstance(c, ClassInfo) else c for c in named]
+    return classes_from_names(names, [c.color if isinstance(c, ClassInfo) else None for c in named])
 
 
 def _divides(multiple: int, side: int) -> bool:

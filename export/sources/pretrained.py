@@ -65,6 +65,13 @@ def origin_of(spec: str, options: SourceOptions) -> str:
     return f"{spec}, weights from {options.weights.name} (SHA-256 {digest})"
 
 
+def data_of_weights(options: SourceOptions, *, published: str) -> str:
+    """Return what the weights were trained on, for the model card. published: of the weights that are downloaded."""
+    if options.random:
+        return "None."
+    return published if options.weights is None else "Not stated: the weights came from a file."
+
+
 def download_failed(spec: str, error: Exception) -> InputError:
     """Return the error for published weights that could not be downloaded."""
     reason = (str(error).strip().splitlines() or [type(error).__name__])[0]

@@ -18,8 +18,10 @@ from dlcv.export.sources.base import (
     read_classes,
     settings_from_text,
 )
+from dlcv.export.sources.imagenet import readable_names
 from dlcv.export.sources.pretrained import (
     LIMITS_OF_RANDOM,
+    data_of_weights,
     download_failed,
     origin_of,
     seeded,
@@ -63,7 +65,7 @@ def source_from_timm(name: str, options: SourceOptions) -> ExportSource:
         description=f"Image {'classifier' if task == 'classify' else 'embedder'} {name} of timm.",
         licence=_licence(model, options),
         origin=origin_of(f"timm:{name}", options),
-        data="See timm's description of these weights." if not options.random else "None.",
+        data=data_of_weights(options, published="See timm's description of these weights."),
         remake=(f"dlcv-export bundle timm:{name}{options.command_line}",),
         limits=LIMITS_OF_RANDOM if options.random else (),
     )
@@ -117,7 +119,7 @@ def _classes(
         )
     info = ImageNetInfo(subset)
     names = [info.index_to_description(i).partition(",")[0] for i in range(model.num_classes)]
-    return tuple(ClassInfo(name=name) for name in names)
+    return tuple(ClassInfo(name=name) for name in readable_names(names))
 
 
 def _preprocessing(name: str, config: dict[str, Any], *, channels: Any) -> Preprocessing:

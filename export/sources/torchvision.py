@@ -18,8 +18,10 @@ from dlcv.export.sources.base import (
     read_classes,
     settings_from_text,
 )
+from dlcv.export.sources.imagenet import readable_names
 from dlcv.export.sources.pretrained import (
     LIMITS_OF_RANDOM,
+    data_of_weights,
     download_failed,
     origin_of,
     seeded,
@@ -55,7 +57,7 @@ def source_from_torchvision(spec: str, options: SourceOptions) -> ExportSource:
     task = _TASKS.get(type(preset))
     if task is None:
         raise InputError(f"torchvision:{name} neither classifies nor segments images")
-    own = tuple(ClassInfo(name=category) for category in entry.meta["categories"])
+    own = tuple(ClassInfo(name=name) for name in readable_names(entry.meta["categories"]))
     classes = read_classes(options.classes) if options.classes else own
     published = options.weights is None and not options.random
     return ExportSource(
@@ -73,9 +75,9 @@ def source_from_torchvision(spec: str, options: SourceOptions) -> ExportSource:
         description=f"Image {_KINDS[task]} {name} of torchvision.",
         licence=_licence(options),
         origin=origin_of(f"torchvision:{spec}", options),
-        data=f"torchvision's weights {entry.name}: {entry.meta['recipe']}"
-        if published
-        else "Not stated.",
+        data=data_of_weights(
+            options, published=f"torchvision's weights {entry.name}: {entry.meta['recipe']}"
+        ),
         remake=(f"dlcv-export bundle torchvision:{spec}{options.command_line}",),
         limits=LIMITS_OF_RANDOM if options.random else (),
         metrics=_metrics(entry) if published else (),

@@ -17,27 +17,29 @@ import msgspec
 
 from dlcv.runtime.bundle.contract import TASKS
 from dlcv.runtime.bundle.manifest import (
+    CARD_FILE,
     MAX_MANIFEST_BYTES,
     Manifest,
     json_from_manifest,
     manifest_from_json,
 )
 from dlcv.runtime.bundle.onnx_protobuf import has_external_data
-from dlcv.runtime.bundle.schema import FileEntry, Graph, Precision, Variant
+from dlcv.runtime.bundle.ready import how_to_get, is_ready_folder, ready_folder, ready_names
+from dlcv.runtime.bundle.schema import (
+    FileEntry,
+    Graph,
+    Precision,
+    Target,
+    Variant,
+    VariantName,
+)
+from dlcv.runtime.bundle.variants import variant_for
 from dlcv.runtime.errors import BundleError, OutputError
 
 if TYPE_CHECKING:
     import numpy as np
 
 MANIFEST = "manifest.json"
-BUILTIN_FOLDER = Path(__file__).parents[1] / "bundles"
-BUILTIN = {  # command: bundle that runs when none is named
-    "classify": "cifar10-vit",
-    "attend": "cifar10-vit",
-    "embed": "cifar10-vit",
-    "fewshot": "cifar10-vit",
-    "segment": "camvid-lraspp",
-}
 _CHUNK_BYTES = 2**20
 
 
@@ -62,16 +64,16 @@ class Bundle:
 
     @property
     def sha256(self) -> str:
-        """The SHA-256 of the manifest as exported, without scores that were recorded later.
+        """The SHA-256 of the manifest as exported, without scores that were recorded later and the model card, which shows them.
 
-        The manifest lists the SHA-256 of every other file, so this covers the whole bundle.
+        The manifest lists the SHA-256 of every other file, so this covers all that a bundle computes with.
         """
         return hashlib.sha256(json_from_manifest(_without_records(self.manifest))).hexdigest()
 
     @property
     def ships_with_dlcv(self) -> bool:
-        """Whether this is a built-in bundle. Built-in bundles are never changed."""
-        return self.path.is_relative_to(BUILTIN_FOLDER.resolve())
+        """Whether this is a built-in bundle, or one of another package. These are never changed."""
+        return is_ready_folder(self.path)
 
     def graph(self, name: str | None = None) -> Graph:
         """Return a graph by name; by default the one that takes images.
@@ -87,19 +89,41 @@ class Bundle:
                 f"bundle {self.manifest.name!r} has no graph {name!r}, only {names}"
             ) from None
 
-    def variant(self, precision: Precision | None = None, *, graph: str | None = None) -> Variant:
-        """Return a graph's variant in `precision`; by default in its default precision.
+    def variant(
+        self,
+        precision: Precision | None = None,
+        *,
+        graph: str | None = None,
+        target: Target = "cpu",
+    ) -> Variant:
+        """Return a graph's variant in `precision` for the engines of `target`; by default in its default precision.
 
         Raises:
-            BundleError: the bundle has no such precision.
+            BundleError: the bundle has no such precision, or not for the target.
         """
-        variants = self.graph(graph).variants
-        chosen = precision or self.graph(graph).default_precision
-        if chosen not in variants:
+        return self.graph(graph).variants[self.variant_name(precision, graph=graph, target=target)]
+
+    def variant_name(
+        self,
+        precision: Precision | None = None,
+        *,
+        graph: str | None = None,
+        target: Target = "cpu",
+    ) -> VariantName:
+        """Return the name of the variant that `variant` returns. Raises as it does."""
+        described = self.graph(graph)
+        chosen = precision or described.default_precision
+        name = variant_for(described.variants, chosen, target=target)
+        if name is not None:
+            return name
+        if chosen in described.precisions:
             raise BundleError(
-                f"bundle {self.manifest.name!r} has no {chosen} graph, only {', '.join(variants)}"
+                f"bundle {self.manifest.name!r} has an int8 graph for CPUs only, whose zero points TensorRT refuses; "
+                f"add the other with dlcv-export precision {self.path} --to int8 --for tensorrt --calibrate IMAGES"
             )
-        return variants[chosen]
+        raise BundleError(
+            f"bundle {self.manifest.name!r} has no {chosen} graph, only {', '.join(described.variants)}"
+        )
 
     def require_one_graph(self, what: str) -> None:
         """Check that the bundle's answer comes from a single graph.
@@ -146,7 +170,7 @@ class Bundle:
 
 
 def open_bundle(path: str | Path) -> Bundle:
-    """Open a bundle folder, or a built-in bundle by name, and verify every file.
+    """Open a bundle folder, or one of the bundles that are ready by name, and verify every file.
 
     Raises:
         BundleError: not a bundle, or malformed, incomplete or altered; the sentence says where.
@@ -213,7 +237,10 @@ def save_bundle(
 
 
 def _without_records(manifest: Manifest) -> Manifest:
-    """Return the manifest as exported. Scores that were recorded later do not change a bundle's identity."""
+    """Return the manifest as exported. Scores that were recorded later do not change a bundle's identity.
+
+    The model card, which shows them, is left out.
+    """
     replace = msgspec.structs.replace
     graphs = {
         name: replace(
@@ -221,7 +248,8 @@ def _without_records(manifest: Manifest) -> Manifest:
         )
         for name, graph in manifest.graphs.items()
     }
-    return replace(manifest, graphs=graphs)
+    files = {name: entry for name, entry in manifest.files.items() if name != CARD_FILE}
+    return replace(manifest, graphs=graphs, files=files)
 
 
 def _keep_other_files(old: Path, new: Path) -> None:
@@ -265,20 +293,16 @@ def _replace_folder(new: Path, target: Path) -> None:
 
 def _existing_folder(path: str | Path) -> Path:
     folder = Path(path)
-    if not folder.exists() and str(path) in _builtin_names():
-        folder = BUILTIN_FOLDER / str(path)
+    if not folder.exists():
+        folder = ready_folder(str(path)) or folder
     if not folder.exists():
         raise BundleError(
-            f"no bundle at {path}; give a bundle folder, or one that ships with dlcv: "
-            f"{', '.join(_builtin_names())}"
+            how_to_get(str(path))
+            or f"no bundle at {path}; give a bundle folder, or one of those that are ready: {', '.join(ready_names())}"
         )
     if not folder.is_dir():
         raise BundleError(f"{path} is a file; a bundle is a folder that holds {MANIFEST}")
     return folder.resolve()
-
-
-def _builtin_names() -> list[str]:
-    return sorted(set(BUILTIN.values()))
 
 
 def _read_manifest(folder: Path) -> bytes:

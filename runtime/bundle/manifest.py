@@ -29,6 +29,7 @@ from dlcv.runtime.errors import BundleError
 
 SCHEMA_VERSION = 2
 READ_VERSIONS = (1, 2)
+CARD_FILE = "README.md"  # the model card
 MAX_MANIFEST_BYTES = 4 * 2**20
 
 

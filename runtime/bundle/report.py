@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import re
 import textwrap
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
+
+from dlcv.runtime.bundle.variants import MADE_FOR
 
 if TYPE_CHECKING:
     from dlcv.runtime.bundle import Bundle
@@ -35,15 +38,25 @@ def text_from_bundle(bundle: Bundle) -> str:
     for name, graph in manifest.graphs.items():
         rows.append((f"graph {name}", "; ".join(map(str, graph.inputs))))
         rows += [("  gives", str(spec)) for spec in graph.outputs]
-        for precision, variant in graph.variants.items():
+        for variant_name, variant in graph.variants.items():
             size = manifest.files[variant.file].size_bytes
-            about = f"{variant.file}, {size / 1e6:.1f} MB, opset {variant.opset}"
-            rows.append((f"  {precision}", about))
+            about = f"{variant.file}, {size / 1e6:.1f} MB, opset {variant.opset}{_stored(variant)}"
+            if variant_name in MADE_FOR:
+                about += f", {MADE_FOR[variant_name]}"
+            rows.append((f"  {variant_name}", about))
             rows += [f"    {line}" for line in parity_table(variant.parity.outputs)]
             report = variant.parity
             rows.append(f"    {report.engine} against {report.reference}, on {report.images}")
             rows += [f"    {line}" for line in variant_lines(variant)]
     return "\n".join(_aligned(rows)) + "\n"
+
+
+def _stored(variant: Variant) -> str:
+    return (
+        ""
+        if variant.weights == "fp32"
+        else f", weights stored in {variant.weights}, computed in fp32"
+    )
 
 
 def _aligned(rows: Sequence[tuple[str, str] | str]) -> list[str]:
@@ -93,6 +106,18 @@ def metrics_table(manifest: Manifest) -> str:
     if not rows:
         return "None were measured on these weights."
     return "\n".join(["| metric | value | measured on |", "|---|---|---|", *rows])
+
+
+def card_with_metrics(card: str, manifest: Manifest) -> str:
+    """Return a model card with its section of metrics written anew, if it has one."""
+    return card_with_section(card, "## Metrics", f"{metrics_table(manifest)}\n\n")
+
+
+def card_with_section(card: str, title: str, text: str | None) -> str:
+    """Return a model card with the text of a section replaced, if it has that section; None removes the section."""
+    pattern = rf"^{re.escape(title)}\n.*?(?=^## |\Z)"
+    section = "" if text is None else f"{title}\n\n{text}"
+    return re.sub(pattern, lambda _: section, card, flags=re.DOTALL | re.MULTILINE)
 
 
 def parity_table(outputs: dict[str, OutputParity]) -> list[str]:

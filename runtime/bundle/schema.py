@@ -10,7 +10,10 @@ from msgspec import Meta
 
 Task: TypeAlias = Literal["classify", "segment", "embed", "caption"]
 Precision: TypeAlias = Literal["fp32", "fp16", "bf16", "int8"]
+Target: TypeAlias = Literal["cpu", "tensorrt"]
+VariantName: TypeAlias = Literal["fp32", "fp16", "bf16", "int8", "int8-cpu", "int8-tensorrt"]
 DType: TypeAlias = Literal["uint8", "uint16", "int32", "int64", "float16", "float32"]
+Storage: TypeAlias = Literal["fp32", "fp16"]
 Activation: TypeAlias = Literal["softmax", "sigmoid"]
 Resize: TypeAlias = Literal["stretch", "center_crop", "longest_side", "letterbox"]
 Resample: TypeAlias = Literal["bilinear", "bicubic", "lanczos"]
@@ -165,7 +168,9 @@ class Plan(Model, frozen=True):
 class Variant(Model, frozen=True):
     """One precision of a graph: its ONNX file, opset, and measured parity.
 
-    `kept` names the nodes that stayed in fp32; for int8 graphs, only convolutions and matrix products.
+    `kept` names the nodes that stayed in fp32; of int8 graphs, only those that could be converted.
+    `weights`, of a graph of fp32 arithmetic, is how its large tensors of weights are stored: with fp16, a Cast
+    makes each float32 before it is used, so that all arithmetic is fp32 all the same.
     `accuracy` is set if labelled images were given. `deployed` holds recorded scores, one per engine and data.
     """
 
@@ -176,19 +181,37 @@ class Variant(Model, frozen=True):
     accuracy: Accuracy | None = None
     plans: tuple[Plan, ...] = ()
     deployed: tuple[Deployed, ...] = ()
+    weights: Storage = "fp32"
 
 
 class Graph(Model, frozen=True):
-    """A graph: its tensors, and its variants by precision. All variants have the same tensors."""
+    """A graph: its tensors, and its variants by name. All variants have the same tensors.
+
+    A name is a precision, or int8 and what the graph is made for: see `variants.py`.
+    """
 
     inputs: tuple[TensorSpec, ...]
     outputs: tuple[TensorSpec, ...]
-    variants: dict[Precision, Variant]
+    variants: dict[VariantName, Variant]
+
+    @property
+    def precisions(self) -> tuple[Precision, ...]:
+        """The precisions of the variants, each once, in their order."""
+        return tuple(dict.fromkeys(precision_of(name) for name in self.variants))
 
     @property
     def default_precision(self) -> Precision:
         """The precision that runs by default: the first, as exported."""
-        return next(iter(self.variants))
+        return self.precisions[0]
+
+
+def precision_of(name: VariantName) -> Precision:
+    """Return the precision of a variant's arithmetic."""
+    match name:
+        case "int8-cpu" | "int8-tensorrt":
+            return "int8"
+        case _:
+            return name
 
 
 class FileEntry(Model, frozen=True):

@@ -12,7 +12,8 @@ from functools import partial
 
 from dlcv.runtime.bundle import Bundle
 from dlcv.runtime.bundle.onnx_protobuf import model_with_outputs
-from dlcv.runtime.bundle.schema import Precision
+from dlcv.runtime.bundle.schema import Precision, Target, precision_of
+from dlcv.runtime.bundle.variants import is_narrow
 from dlcv.runtime.engines.added import AddedEngine, added_entry, added_names, added_versions
 from dlcv.runtime.engines.base import (
     Engine,
@@ -65,6 +66,7 @@ ENGINES: dict[str, EngineEntry] = {
         install="pip uninstall -y onnxruntime && pip install 'dlcv[gpu]'",
         needs_gpu=True,
         cuda=_CUDA_13,
+        target="tensorrt",
         variations=({}, {"cuda_graphs": "true"}),
     ),
     "trt": EngineEntry(
@@ -74,6 +76,7 @@ ENGINES: dict[str, EngineEntry] = {
         install="pip install 'dlcv[trt]'",
         needs_gpu=True,
         cuda=_CUDA_13,
+        target="tensorrt",
     ),
     "trt-rtx": EngineEntry(
         summary="TensorRT-RTX",
@@ -82,6 +85,7 @@ ENGINES: dict[str, EngineEntry] = {
         install="pip install 'dlcv[rtx]'",
         needs_gpu=True,
         cuda=_CUDA_13,
+        target="tensorrt",
     ),
     "openvino": EngineEntry(
         summary="OpenVINO, CPU",
@@ -195,7 +199,12 @@ def load_engine(
     if reason := why_unavailable(choice.engine):
         raise EngineUnavailableError(reason)
     model = engine_model(
-        bundle, graph=graph, precision=choice.precision, outputs=outputs, largest=largest
+        bundle,
+        graph=graph,
+        precision=choice.precision,
+        outputs=outputs,
+        largest=largest,
+        target=engine_entry(choice.engine).target,
     )
     engine = _started(choice, model)
     try:
@@ -220,14 +229,17 @@ def engine_model(
     precision: Precision | None = None,
     outputs: Collection[str] | None = None,
     largest: tuple[int, int] | None = None,
+    target: Target = "cpu",
 ) -> EngineModel:
     """Return the model that an engine loads from a bundle. Arguments are those of `load_engine`.
+
+    target: of the engine's entry.
 
     Raises:
         BundleError: the bundle lacks the graph, the precision or an output.
     """
-    precision = precision or bundle.graph(graph).default_precision
-    variant = bundle.variant(precision, graph=graph)
+    name = bundle.variant_name(precision, graph=graph, target=target)
+    variant = bundle.graph(graph).variants[name]
     model = bundle.read(variant.file)
     if outputs is not None:
         _require_outputs(bundle, graph, outputs)
@@ -239,7 +251,8 @@ def engine_model(
     return EngineModel(
         onnx=model,
         tensors=bundle.graph(graph).inputs + bundle.graph(graph).outputs,
-        precision=precision,
+        precision=precision_of(name),
+        narrow=is_narrow(name),
         source=f"{bundle.path}: {variant.file}",
         largest=(largest or preprocessing.size) if dynamic else None,
         multiple=preprocessing.multiple,

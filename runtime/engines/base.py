@@ -41,8 +41,8 @@ class EngineModel:
     """The model that an engine loads.
 
     onnx: the serialised graph, cut to the wanted outputs. tensors: its inputs and outputs as in the manifest,
-    with symbols, because some engines lose those. precision: of the arithmetic. source: where the model comes
-    from, for messages. largest: (height, width) of the largest images to expect; None if the graph fixes the
+    with symbols, because some engines lose those. precision: of the arithmetic. narrow: its int8 weights lie in -64..64, so
+    that sums do not overflow on a CPU without VNNI. source: where the model comes from, for messages. largest: (height, width) of the largest images to expect; None if the graph fixes the
     size. multiple: heights and widths are multiples of this. plans: the bundle's compiled engines for this
     graph.
     """
@@ -50,6 +50,7 @@ class EngineModel:
     onnx: bytes
     tensors: tuple[TensorSpec, ...] = ()
     precision: Precision = "fp32"
+    narrow: bool = False
     source: str = "the graph"
     largest: tuple[int, int] | None = None
     multiple: int = 1

@@ -57,8 +57,8 @@ class OrtEngine(EngineBase):
         settings.intra_op_num_threads = options.threads or cpu_count()
         settings.log_severity_level = _LOG_ERRORS_ONLY
         settings.add_session_config_entry("session.intra_op.allow_spinning", str(int(own.spinning)))
-        # Without VNNI the fast int8 kernels overflow; with VNNI this option has no effect.
-        settings.add_session_config_entry("session.x64quantprecision", "1")
+        # Without VNNI the fast int8 kernels overflow on weights of 8 bits; with VNNI this option has no effect.
+        settings.add_session_config_entry("session.x64quantprecision", str(int(not model.narrow)))
         try:
             session = onnxruntime.InferenceSession(model.onnx, settings, providers=[_PROVIDER])
         except Exception as e:  # ONNX Runtime's exceptions have no common base below Exception

@@ -11,9 +11,10 @@ from typing import TYPE_CHECKING, Any, final
 import msgspec
 import numpy as np
 
-from dlcv.runtime.bundle import MANIFEST, Bundle, open_bundle
+from dlcv.runtime.bundle import MANIFEST, Bundle, open_bundle, save_bundle
 from dlcv.runtime.bundle.contract import TASKS
-from dlcv.runtime.bundle.manifest import json_from_manifest
+from dlcv.runtime.bundle.manifest import CARD_FILE, json_from_manifest
+from dlcv.runtime.bundle.report import card_with_metrics
 from dlcv.runtime.bundle.schema import Deployed, ScoreName
 from dlcv.runtime.errors import BundleError, InputError, OutputError
 from dlcv.runtime.evaluate.labelled import LabelledImage
@@ -30,7 +31,7 @@ from dlcv.runtime.results import Classification, Refused, Result, Segmentation
 
 if TYPE_CHECKING:
     from dlcv.runtime.bundle.manifest import Manifest
-    from dlcv.runtime.bundle.schema import Precision
+    from dlcv.runtime.bundle.schema import VariantName
     from dlcv.runtime.running.predictor import Predictor
 
 _TOP = 5
@@ -160,12 +161,12 @@ def score(predictor: Predictor, items: Sequence[LabelledImage]) -> Score:
 
 
 def recorded(bundle: Bundle, evaluation: Evaluation, *, data: str) -> Bundle:
-    """Write a score to the bundle's manifest and return the updated bundle. No other file changes.
+    """Write a score to the bundle's manifest and model card, in one step, and return the updated bundle.
 
-    An earlier score of the same precision, engine and data is replaced. data: what was scored on, in words.
+    An earlier score of the same variant, engine and data is replaced. data: what was scored on, in words.
 
     Raises:
-        OutputError: the bundle ships with dlcv, or its manifest cannot be written.
+        OutputError: the bundle ships with dlcv, or cannot be written.
         BundleError: the bundle is not what was evaluated, or not any more.
     """
     require_recordable(bundle)
@@ -180,9 +181,13 @@ def recorded(bundle: Bundle, evaluation: Evaluation, *, data: str) -> Bundle:
         device=ran["device"],
         precision=ran["precision"],
     )
-    manifest = _with_record(current, deployed, precision=ran["variant"])
-    write_atomically(bundle.path / MANIFEST, lambda f: f.write(json_from_manifest(manifest)))
-    return Bundle(path=bundle.path, manifest=manifest)
+    manifest = _with_record(current, deployed, name=ran["variant"])
+    if CARD_FILE not in manifest.files:
+        write_atomically(bundle.path / MANIFEST, lambda f: f.write(json_from_manifest(manifest)))
+        return Bundle(path=bundle.path, manifest=manifest)
+    files = {name: current.read(name) for name in manifest.files}
+    files[CARD_FILE] = card_with_metrics(files[CARD_FILE].decode(), manifest).encode()
+    return save_bundle(bundle.path, manifest, files=files, overwrite=True)
 
 
 def require_recordable(bundle: Bundle) -> None:
@@ -197,16 +202,17 @@ def require_recordable(bundle: Bundle) -> None:
         )
 
 
-def _with_record(bundle: Bundle, deployed: Deployed, *, precision: Precision) -> Manifest:
+def _with_record(bundle: Bundle, deployed: Deployed, *, name: VariantName) -> Manifest:
     replace = msgspec.structs.replace
-    graph, variant = bundle.graph(), bundle.variant(precision)
+    graph = bundle.graph()
+    variant = graph.variants[name]
     kept = [
         old
         for old in variant.deployed
         if (old.engine, old.data) != (deployed.engine, deployed.data)
     ]
     changed = replace(variant, deployed=(*kept, deployed))
-    graph = replace(graph, variants={**graph.variants, precision: changed})
+    graph = replace(graph, variants={**graph.variants, name: changed})
     return replace(bundle.manifest, graphs={**bundle.manifest.graphs, "model": graph})
 
 

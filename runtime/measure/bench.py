@@ -39,7 +39,7 @@ from dlcv.runtime.images import DecodedImage, load_pixels
 from dlcv.runtime.images.samples import sample_paths
 from dlcv.runtime.images.sources import NamedImage, expand_inputs
 from dlcv.runtime.machine.system import cpu_count, is_importable, machine_name
-from dlcv.runtime.measure.plain_onnxruntime import PLAIN, PlainOrt
+from dlcv.runtime.measure.plain_onnxruntime import PLAIN, PlainOrt, plain_precision
 from dlcv.runtime.measure.timing import (
     WARM_UPS,
     Subject,
@@ -249,8 +249,7 @@ class _Run:
         self.predictors[contestant.label] = stack.enter_context(predictor)
 
     def _plain(self) -> Engine:
-        variants = self.bundle.graph().variants
-        precision: Precision = "fp32" if "fp32" in variants else next(iter(variants))
+        precision = plain_precision(self.bundle)
         return PlainOrt(engine_model(self.bundle, precision=precision, outputs=self.outputs))
 
     def _engine(self, name: str) -> Engine:

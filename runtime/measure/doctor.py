@@ -1,4 +1,4 @@
-"""Reports what works on this machine and what is missing: versions, GPU, engines, cache, built-in bundles."""
+"""Reports what works on this machine and what is missing: versions, GPU, engines, cache, bundles that are ready."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import sys
 
 import dlcv
 from dlcv.runtime.bundle import BUILTIN, open_bundle
+from dlcv.runtime.bundle.ready import ready_folder, ready_names
 from dlcv.runtime.bundle.report import table
 from dlcv.runtime.engines import engine_entry, engine_names, why_unavailable
 from dlcv.runtime.errors import BundleError, EngineUnavailableError
@@ -20,7 +21,7 @@ _PACKAGES = (
 
 
 def doctor_lines() -> list[str]:
-    """Return lines on versions, the machine, GPUs, the cache, the engines and the built-in bundles."""
+    """Return lines on versions, the machine, GPUs, the cache, the engines and the bundles that are ready."""
     versions = ((name, installed_version(name)) for name in _PACKAGES)
     facts = [
         ("dlcv", f"{dlcv.__version__}, Python {sys.version.split()[0]}"),
@@ -36,13 +37,14 @@ def doctor_lines() -> list[str]:
         "",
         *table([("engine", "", "state"), *engines]),
         "",
-        *table([("built-in bundle", "state"), *_builtin_states()]),
+        *table([("bundle", "state"), *_bundle_states()]),
     ]
 
 
 def builtin_trouble() -> bool:
-    """Return whether a built-in bundle or the default engine does not work here."""
-    return why_unavailable("ort") is not None or any(s != "ready" for _, s in _builtin_states())
+    """Return whether a bundle that ships with dlcv or the default engine does not work here."""
+    broken = [name for name, state in _bundle_states() if state != "ready" and ready_folder(name)]
+    return why_unavailable("ort") is not None or bool(broken)
 
 
 def _providers() -> str:
@@ -82,9 +84,9 @@ def _summary_and_state(name: str) -> tuple[str, str]:
     return entry.summary, reason
 
 
-def _builtin_states() -> list[tuple[str, str]]:
+def _bundle_states() -> list[tuple[str, str]]:
     states = []
-    for name in sorted(set(BUILTIN.values())):
+    for name in sorted({*BUILTIN.values(), *ready_names()}):
         try:
             open_bundle(name)
             states.append((name, "ready"))

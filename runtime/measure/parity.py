@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, TypeAlias
 
 import numpy as np
 
-from dlcv.runtime.bundle.schema import OutputParity, Precision, TensorSpec
+from dlcv.runtime.bundle.schema import OutputParity, Precision, Storage, TensorSpec
 
 if TYPE_CHECKING:
     from dlcv.runtime.bundle import Bundle
@@ -96,6 +96,14 @@ TOLERANCES: dict[Precision, dict[str, Tolerance]] = {
 }
 
 
+def tolerances_of(precision: Precision, *, weights: Storage = "fp32") -> dict[str, Tolerance]:
+    """Return the tolerances by output of a precision of arithmetic, and a storage of the graph's weights.
+
+    Weights that were rounded to fp16 have the tolerances of fp16, though all is computed in fp32.
+    """
+    return TOLERANCES["fp16" if (precision, weights) == ("fp32", "fp16") else precision]
+
+
 @dataclass(frozen=True, kw_only=True)
 class Comparison:
     """The result of a comparison: measurements of the outputs that were judged, and one sentence for each failure."""
@@ -165,12 +173,15 @@ def worst(comparisons: Sequence[Comparison]) -> Comparison:
 def replay_golden(bundle: Bundle, engine: Engine, *, graph: str | None = None) -> Comparison:
     """Run a graph's golden inputs on an engine and compare with the outputs that PyTorch gave.
 
-    Only the outputs that the engine has are compared, with the tolerances of its precision.
+    Only the outputs that the engine has are compared, with the tolerances of its precision, and of how the fp32 graph's
+    weights are stored.
 
     Raises:
         BundleError: a golden file is damaged.
         EngineError: the engine failed.
     """
+    exact = bundle.graph(graph).variants.get("fp32")
+    weights = exact.weights if exact else "fp32"
     return worst(
         [
             compare(
@@ -178,7 +189,7 @@ def replay_golden(bundle: Bundle, engine: Engine, *, graph: str | None = None) -
                 engine.infer(case.inputs),
                 specs=engine.outputs,
                 case=f"golden case {case.name}",
-                tolerances=TOLERANCES[engine.info.precision],
+                tolerances=tolerances_of(engine.info.precision, weights=weights),
                 threshold=bundle.manifest.threshold,
             )
             for case in bundle.golden(graph)

@@ -3,14 +3,23 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any, final
+from typing import TYPE_CHECKING, Any, final
 
 import numpy as np
 
-from dlcv.runtime.bundle.schema import TensorSpec
+from dlcv.runtime.bundle.schema import Precision, TensorSpec
 from dlcv.runtime.engines.base import Arrays, EngineBase, EngineInfo, EngineModel
 
+if TYPE_CHECKING:
+    from dlcv.runtime.bundle import Bundle
+
 PLAIN = "plain ORT"
+
+
+def plain_precision(bundle: Bundle) -> Precision:
+    """Return the precision that the baseline runs in: fp32, or the bundle's default where it has no such graph."""
+    graph = bundle.graph()
+    return "fp32" if "fp32" in graph.precisions else graph.default_precision
 
 
 @final

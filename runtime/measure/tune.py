@@ -35,7 +35,7 @@ from dlcv.runtime.engines.tuned import Goal, Row, Tuning, store_tuning, tuning_k
 from dlcv.runtime.errors import DlcvError, EngineUnavailableError, InputError
 from dlcv.runtime.machine.system import cpu_count, is_importable
 from dlcv.runtime.measure.parity import replay_golden
-from dlcv.runtime.measure.plain_onnxruntime import PLAIN, PlainOrt
+from dlcv.runtime.measure.plain_onnxruntime import PLAIN, PlainOrt, plain_precision
 from dlcv.runtime.measure.timing import Subject, Timing, interleaved, subject_from_call
 from dlcv.runtime.measure.workload import decoding, feeds_of, image_size
 from dlcv.runtime.running.pipeline import windows
@@ -120,17 +120,14 @@ class _Run:
         self.size = image_size(bundle, request.size)
         self.channels = bundle.manifest.preprocessing.channels
         self.outputs = (bundle.graph().outputs[0].name,)
-        variants = bundle.graph().variants
-        self.plain_precision: Precision = "fp32" if "fp32" in variants else next(iter(variants))
+        self.plain_precision = plain_precision(bundle)
         self.batches = sorted(set(request.batches or _BATCHES[request.goal]))
         self.plain: list[Configuration] = []
 
     def candidates(self) -> list[Configuration]:
         """Return every configuration that can be loaded and passes parity."""
         request = self.request
-        precisions: tuple[Precision, ...] = request.precisions or tuple(
-            self.bundle.graph().variants
-        )
+        precisions = request.precisions or self.bundle.graph().precisions
         for precision in precisions:
             self.bundle.variant(precision)
         passed: list[tuple[str, Precision, Mapping[str, str]]] = [

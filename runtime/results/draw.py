@@ -71,12 +71,14 @@ def draw_segmentation(
 ) -> Image.Image:
     """Draw a mask, uint8 or uint16 (h, w), over its photo, class borders sharpened, with a legend on the right.
 
-    shares: of the image by class name, in 0..1.
+    The photo stays as it is where the class is called "background". shares: of the image by class name, in 0..1.
     """
     mask = np.asarray(Image.fromarray(mask).resize(photo.size, Image.Resampling.NEAREST))
     colors = palette(classes)[mask].astype(np.float32)
     pixels = np.asarray(photo, np.float32)
-    blended = pixels + (colors - pixels) * _MASK_OPACITY
+    opacity = np.full(len(palette(classes)), _MASK_OPACITY, np.float32)
+    opacity[[i for i, info in enumerate(classes) if info.name.lower() == "background"]] = 0
+    blended = pixels + (colors - pixels) * opacity[mask][..., None]
     borders = _borders(mask)
     blended[borders] = colors[borders] * 0.6
     overlay = Image.fromarray(blended.astype(np.uint8))
@@ -136,9 +138,13 @@ def draw_maps(
     ranked: classes with their probabilities, likeliest first; three of them are the title.
     """
     photo = enlarged(photo, shortest=320)
-    maps = [("explanation" if attention is None else "attention rollout", explanation)]
-    if attention is not None:
-        maps.append(("last layer, class token", attention.mean(axis=0)))
+    if attention is None:
+        maps = [("explanation", explanation)]
+    else:
+        maps = [
+            ("last layer, class token", attention.mean(axis=0)),
+            ("rollout of all layers", explanation),
+        ]
     panels = [(photo, "photo")]
     for title, values in maps:
         panel = draw_heat(photo, readable(values), box=frame.box, size=frame.size)
@@ -206,8 +212,10 @@ def _titled_row(panels: Sequence[tuple[Image.Image, str]], *, title: str) -> Ima
     width = sum(p.width for p, _ in panels) + gap * (len(panels) - 1)
     height = panels[0][0].height
     sheet = Image.new("RGB", (width, height + text * 4), PAPER)
-    draw = ImageDraw.Draw(sheet)
-    draw.text((gap, text), title, fill=INK, font=font_of_size(text + 2), anchor="lm")
+    draw, font = ImageDraw.Draw(sheet), font_of_size(text + 2)
+    while font.getlength(title) > width - 2 * gap and ", " in title:  # the last class does not fit
+        title = title.rpartition(", ")[0]
+    draw.text((gap, text), title, fill=INK, font=font, anchor="lm")
     left = 0
     for panel, caption in panels:
         sheet.paste(panel, (left, text * 2))

@@ -14,8 +14,8 @@ import numpy as np
 from PIL import Image
 
 from dlcv.runtime.bundle import Bundle, open_bundle
-from dlcv.runtime.bundle.schema import Precision, Preprocessing
-from dlcv.runtime.engines import choose
+from dlcv.runtime.bundle.schema import Precision, Preprocessing, VariantName
+from dlcv.runtime.engines import choose, engine_entry
 from dlcv.runtime.engines.base import DEFAULT_BATCH_SIZE, Arrays, Engine, EngineOptions
 from dlcv.runtime.errors import ImageError, InputError
 from dlcv.runtime.images import DecodedImage, DecodeOptions, Refused, Source, name_of
@@ -69,7 +69,7 @@ def load(  # noqa: PLR0913  # the front door
         parts_of_task(opened.manifest.task).engine(request),
         batch_size=choice.options.batch_size or DEFAULT_BATCH_SIZE,
         preprocessing=preprocessing,
-        variant=choice.precision,
+        variant=opened.variant_name(choice.precision, target=engine_entry(choice.engine).target),
         decode=decode,
     )
 
@@ -89,13 +89,13 @@ class Predictor(Closing):
         batch_size: int = DEFAULT_BATCH_SIZE,
         preprocessing: Preprocessing | None = None,
         workers: int | None = None,
-        variant: Precision | None = None,
+        variant: VariantName | None = None,
         decode: DecodeOptions | None = None,
     ) -> None:
         """Take over a loaded engine, which `close` frees.
 
         batch_size: images in one engine call at most. workers: decoding threads; None: one a core.
-        variant: whose graph the engine was given; None: the default one's. decode: what image files do not say of
+        variant: whose graph the engine was given; None: the default one. decode: what image files do not say of
         themselves, such as the depth of their values.
 
         Raises:
@@ -108,7 +108,7 @@ class Predictor(Closing):
         self.engine = engine
         self.preprocessing = preprocessing or bundle.manifest.preprocessing
         self.workers = workers or cpu_count()
-        self.variant: Precision = variant or bundle.graph().default_precision
+        self.variant: VariantName = variant or bundle.variant_name()
         self._result = parts_of_task(bundle.manifest.task).result(bundle)
         self._model = RunningModel(
             engine,

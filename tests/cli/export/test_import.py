@@ -1,5 +1,7 @@
 """`dlcv-export import` prints the bundle's path on stdout, and its parity on stderr."""
 
+import shlex
+
 import numpy as np
 import onnx
 import pytest
@@ -92,3 +94,38 @@ def test_what_is_not_installed_is_said_with_the_command(monkeypatch, net, tmp_pa
 
 def test_fractions_are_numbers():
     assert fractions_from_text("1/255, 0.5,1e-3", option="--mean") == (1 / 255, 0.5, 0.001)
+
+
+def test_the_model_card_can_be_completed_and_has_the_command_without_folders(net, tmp_path):
+    out, names = tmp_path / "bundle", tmp_path / "names.csv"
+    names.write_text("name,color\nred,#ff0000\ngreen,#00ff00\nblue,#0000ff\n")
+    said = [
+        "--name",
+        "means",
+        "--description",
+        "Names the strongest colour.",
+        "--licence",
+        "CC0 1.0",
+    ]
+    said += ["--data-note", "Nothing.", "--limit", "It knows 3 colours.", "--limit", "It's a test."]
+    result = run(net, "--task", "classify", "-o", out, "--classes", names, *said)
+    assert result.exit_code == 0, result.stderr
+    bundle = open_bundle(out)
+    card = bundle.read("README.md").decode()
+    for text in ("Names the strongest colour.", "## Data\n\nNothing.", "## Licence\n\nCC0 1.0"):
+        assert text in card
+    assert "- It knows 3 colours.\n- It's a test.\n" in card
+    assert (bundle.manifest.name, bundle.manifest.licence) == ("means", "CC0 1.0")
+    assert bundle.manifest.classes[1].color == (0, 255, 0)
+    command = card.strip().splitlines()[-2]
+    assert command.startswith("dlcv-export import net.onnx --task classify ")
+    assert "--classes names.csv" in command
+    assert shlex.split(command)[-12:] == [*said[2:], "-o", "means"]
+    assert str(tmp_path) not in card
+
+
+@pytest.mark.parametrize("option", ["--description", "--licence", "--data-note", "--limit"])
+def test_texts_of_the_model_card_are_one_line(option, net, tmp_path):
+    result = run(net, "--task", "classify", "-o", tmp_path / "bundle", option, "a\n## b")
+    assert result.exit_code == 1
+    assert f"{option} takes one line of text, not 'a\\n## b'" in str(result.exception)

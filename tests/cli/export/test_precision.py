@@ -14,6 +14,7 @@ from dlcv.cli.export.app import app
 from dlcv.cli.export.precision import budget_from_text
 from dlcv.runtime.bundle import open_bundle
 from dlcv.runtime.bundle.report import text_from_bundle
+from dlcv.runtime.engines.openvino import OpenVinoEngine
 from dlcv.runtime.errors import InputError, OutputError, ParityError
 from dlcv.runtime.images.samples import sample_paths
 
@@ -45,11 +46,17 @@ def test_a_variant_is_added_to_a_copy_and_reported(added):
     assert "probabilities" in result.stderr
     assert "18 images are few for calibration" in result.stderr
     bundle = open_bundle(out)
-    assert list(bundle.graph().variants) == ["fp32", "int8"]
-    assert "int8, activations clipped by" in bundle.variant("int8").parity.engine
+    assert list(bundle.graph().variants) == ["fp32", "int8-cpu"]
+    assert bundle.variant("int8").parity.engine.endswith("int8 by NNCF")
     assert str(out.parent) not in json.dumps(bundle.variant("int8").parity.images)
-    assert "| int8 | model.int8.onnx |" in (out / "README.md").read_text()
-    assert "model.int8.onnx" in text_from_bundle(bundle)
+    assert "| int8-cpu | model.int8-cpu.onnx |" in (out / "README.md").read_text()
+    assert "model.int8-cpu.onnx" in text_from_bundle(bundle)
+
+
+def test_the_gate_runs_on_both_engines_of_the_cpu(added):
+    pytest.importorskip("openvino")
+    engine = open_bundle(added[0]).variant("int8").parity.engine
+    assert re.fullmatch(r"ort \S+ cpu and openvino \S+ cpu, int8 by NNCF", engine)
 
 
 def test_it_needs_no_pytorch(photos, tmp_path):
@@ -66,9 +73,35 @@ def test_adding_again_changes_the_bundle_in_place(added):
     out, _ = added
     assert run(out, "--to", "bf16").exit_code == 0
     bundle = open_bundle(out)
-    assert list(bundle.graph().variants) == ["fp32", "int8", "bf16"]
+    assert list(bundle.graph().variants) == ["fp32", "int8-cpu", "bf16"]
     assert bundle.variant("bf16").opset == 22
     assert (out / "README.md").read_text().count("## Precisions") == 1
+
+
+def test_a_bundle_may_have_a_graph_for_cpus_and_one_for_tensorrt(added, photos, tmp_path):
+    arguments = ("--to", "int8", "--for", "tensorrt", "--calibrate", photos, "-o", tmp_path / "b")
+    result = run(added[0], *arguments)
+    assert result.exit_code == 0, result.exception
+    bundle = open_bundle(tmp_path / "b")
+    assert bundle.variant("int8", target="tensorrt").file == "model.int8-tensorrt.onnx"
+    assert bundle.variant("int8", target="cpu").file == "model.int8-cpu.onnx"
+    assert "activations clipped by" in bundle.variant("int8", target="tensorrt").parity.engine
+    assert "model.int8-tensorrt.onnx:" in result.stderr
+
+
+def test_what_fails_on_openvino_alone_is_refused(photos, tmp_path, monkeypatch):
+    pytest.importorskip("openvino")
+    exact = OpenVinoEngine.infer
+
+    def wrong(engine, feeds):
+        return {name: array[::-1] * 0 for name, array in exact(engine, feeds).items()}
+
+    monkeypatch.setattr(OpenVinoEngine, "infer", wrong)
+    monkeypatch.setattr("dlcv.export.precision.search._steps", lambda most: [])
+    result = run("cifar10-vit", "--to", "int8", "--calibrate", photos, "-o", tmp_path / "b")
+    assert isinstance(result.exception, ParityError)
+    assert str(result.exception).startswith("openvino")
+    assert not (tmp_path / "b").exists()
 
 
 def labelled_folder(tmp_path, *, names):
@@ -97,6 +130,7 @@ def test_accuracy_is_measured_and_recorded(tmp_path):
         (["--to", "fp16"], OutputError, "write a copy with -o"),
         (["--to", "fp16", "--budget", "lots"], InputError, "--budget must be a share"),
         (["--to", "fp16", "-o", "."], OutputError, "exists"),
+        (["--to", "fp16", "--for", "cpu"], InputError, "--for is of int8 only"),
     ],
 )
 def test_mistakes_are_one_sentence(arguments, kind, words):
@@ -131,7 +165,8 @@ def test_a_broken_conversion_is_refused_and_nothing_written(photos, tmp_path, mo
         lambda counts, largest, *, method: largest / 50,  # nearly everything saturates
     )
     out = tmp_path / "b"
-    result = run("cifar10-vit", "--to", "int8", "--calibrate", photos, "-o", out)
+    kind = ("--to", "int8", "--for", "tensorrt")
+    result = run("cifar10-vit", *kind, "--calibrate", photos, "-o", out)
     assert isinstance(result.exception, ParityError)
     assert re.search(r"(?s)'\w+' has a .*Worst tensors: \w+ \(\d", str(result.exception))
     assert not out.exists()

@@ -17,6 +17,7 @@ from dlcv.runtime.bundle.schema import TensorSpec
 from dlcv.runtime.engines import EngineModel, EngineOptions, load_engine
 from dlcv.runtime.engines import openvino as openvino_engine
 from dlcv.runtime.engines.openvino import OpenVinoEngine
+from dlcv.runtime.engines.ort import OrtEngine
 from dlcv.runtime.errors import BundleError, EngineError, EngineUnavailableError, InputError
 from dlcv.runtime.measure.parity import replay_golden
 
@@ -148,9 +149,53 @@ def test_int8_is_refused_where_its_sums_overflow(monkeypatch: pytest.MonkeyPatch
     monkeypatch.setattr(openvino_engine, "lacks_vnni", lambda: True)
     with pytest.raises(EngineUnavailableError, match="this CPU has no VNNI"):
         OpenVinoEngine(int8, EngineOptions())
+    narrow = EngineModel(onnx=CAST, precision="int8", narrow=True)  # its sums do not overflow
+    with OpenVinoEngine(narrow, EngineOptions()) as engine:
+        assert engine.info.precision == "int8"
     monkeypatch.setattr(openvino_engine, "lacks_vnni", lambda: False)
     with OpenVinoEngine(int8, EngineOptions()) as engine:
         assert engine.info.precision == "int8"
+
+
+def test_an_int8_graph_with_a_resize_to_computed_sizes_keeps_its_biases() -> None:
+    """OpenVINO alone loses them: see `_fold_reshaped_constants`."""
+    draw = np.random.default_rng(0).normal
+    nodes = [
+        make("Cast", ["image"], ["pixels"], to=FLOAT),
+        make("Reshape", ["pixels", "nchw"], ["x"]),
+        make("QuantizeLinear", ["x", "s", "z"], ["x.q"]),
+        make("DequantizeLinear", ["x.q", "s", "z"], ["x.dq"]),
+        make("DequantizeLinear", ["w", "ws"], ["w.dq"], axis=0),
+        make("Conv", ["x.dq", "w.dq", "b"], ["c"]),
+        make("Relu", ["c"], ["r"]),
+        make("QuantizeLinear", ["r", "s", "z"], ["r.q"]),
+        make("DequantizeLinear", ["r.q", "s", "z"], ["r.dq"]),
+        make("DequantizeLinear", ["dw", "ws"], ["dw.dq"], axis=0),
+        make("Conv", ["r.dq", "dw.dq", "b"], ["d"], group=2),
+        make("Shape", ["x"], ["sizes"]),
+        make("Resize", ["d", "", "", "sizes"], ["e"], mode="linear"),
+        make("ReduceMean", ["e", "hw"], ["m"], keepdims=0),
+        make("Gemm", ["m", "mix"], ["y"]),
+    ]
+    data = model(
+        nodes,
+        info("y", FLOAT, ["batch", 2]),
+        nchw=np.array([0, 2, 1, 1]),
+        s=np.float32(1),
+        z=np.uint8(0),
+        w=np.full((2, 2, 1, 1), 40, np.int8),
+        dw=np.array([40, -30], np.int8).reshape(2, 1, 1, 1),
+        ws=np.full(2, 0.01, np.float32),
+        b=np.array([9, 50], np.float32),
+        hw=np.array([2, 3]),
+        mix=draw(size=(2, 2)).astype(np.float32),
+    )
+    feeds = {"image": np.array([[10, 200], [0, 30]], np.uint8)}
+    tensors = (TensorSpec(name="image", dtype="uint8", shape=("batch", 2)),)
+    int8 = EngineModel(onnx=data, tensors=tensors, precision="int8", narrow=True)
+    options = EngineOptions(settings={"cache": "false"})
+    with OpenVinoEngine(int8, options) as engine, OrtEngine(int8, EngineOptions()) as exact:
+        np.testing.assert_allclose(engine.infer(feeds)["y"], exact.infer(feeds)["y"], atol=1)
 
 
 def test_a_closed_engine_says_so() -> None:

@@ -16,7 +16,7 @@ from PIL import Image
 from typer.testing import CliRunner, Result
 
 from dlcv.cli.infer.app import app
-from dlcv.runtime.bundle import Bundle, open_bundle
+from dlcv.runtime.bundle import Bundle, open_bundle, save_bundle
 from dlcv.runtime.bundle.report import text_from_bundle
 from dlcv.runtime.bundle.schema import ClassInfo
 from dlcv.runtime.engines.fake import FakeEngine
@@ -256,6 +256,21 @@ def test_a_score_is_recorded_and_nothing_else_changes(scored: tuple[Bundle, Eval
     assert opened.sha256 == bundle.sha256  # a tuning of it still holds
     changed = written(bundle.path).items() ^ before.items()
     assert {path.name for path, _ in changed} == {"manifest.json"}
+
+
+def test_a_model_card_shows_the_score(scored: tuple[Bundle, Evaluation]) -> None:
+    bundle, evaluation = scored
+    files = {name: bundle.read(name) for name in bundle.manifest.files}
+    files["README.md"] = b"# toy\n\n## Metrics\n\nNone.\n\n## Limits\n\n- Some.\n"
+    carded = save_bundle(bundle.path, bundle.manifest, files=files, overwrite=True)
+    ran = {**evaluation.ran, "bundle_sha256": carded.sha256}
+    recorded(carded, replace(evaluation, ran=ran), data="four images")
+    opened = open_bundle(bundle.path)  # which verifies every file
+    card = opened.read("README.md").decode()
+    assert "| top1, fp32 graph | 0.75 | 4 images of four images, on ort " in card
+    assert "None." not in card
+    assert card.endswith("\n\n## Limits\n\n- Some.\n")
+    assert opened.sha256 == carded.sha256
 
 
 def written(folder: Path) -> dict[Path, tuple[int, int]]:

@@ -11,7 +11,7 @@ from PIL import Image
 from dlcv.runtime.bundle.schema import ClassInfo
 from dlcv.runtime.images import Frame
 from dlcv.runtime.results import Classification, Embedding, Segmentation
-from dlcv.runtime.results.draw import draw_heat, heat_colors, palette
+from dlcv.runtime.results.draw import draw_heat, draw_segmentation, heat_colors, palette
 
 FRAME = Frame(size=(30, 40), box=(0, 0, 40, 30))
 CLASSES = (ClassInfo(name="sky", color=(1, 2, 3)), ClassInfo(name="sea", color=(200, 0, 0)))
@@ -76,6 +76,17 @@ def test_an_overlay_tints_the_photo_and_names_the_classes(new_photo: NewPhoto) -
     legend = overlay[:, 400:]
     assert (legend == [200, 0, 0]).all(axis=2).any()
     assert (legend == [1, 2, 3]).all(axis=2).any()
+
+
+def test_an_overlay_leaves_the_background_as_it_is(new_photo: NewPhoto) -> None:
+    photo = Image.open(new_photo("grey.png", color=(100, 100, 100), size=(400, 300)))
+    mask = np.zeros((30, 40), np.uint8)
+    mask[:, 20:] = 1
+    classes = (ClassInfo(name="background", color=(0, 0, 0)), ClassInfo(name="cat"))
+    shares = {"background": 0.5, "cat": 0.5}
+    overlay = np.asarray(draw_segmentation(photo, mask, classes=classes, shares=shares))
+    assert (overlay[150, 100] == [100, 100, 100]).all()
+    assert (overlay[150, 300] != [100, 100, 100]).any()
 
 
 def test_a_heat_map_is_drawn_over_the_region_that_the_graph_saw() -> None:

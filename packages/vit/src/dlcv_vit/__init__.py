@@ -1,0 +1,1 @@
+"""The bundle `imagenette-vit`, as data. dlcv finds it by its name, through the entry point group `dlcv.bundles`."""
