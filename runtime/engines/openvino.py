@@ -156,7 +156,7 @@ def _compiled(core: Any, model: EngineModel, config: dict[str, str]) -> Any:
 def _fold_reshaped_constants(graph: Any) -> None:
     """Replace each Reshape of a constant by its result.
 
-    OpenVINO 2026.4 reads a convolution's bias as such a Reshape. In an int8 graph whose Resize takes computed sizes, it stays one
+    OpenVINO 2026.4 reads a convolution's bias as such a Reshape. In an int8 graph whose Resize takes computed sizes (a Concat), it stays one
     until the int8 transformations, which then lose the bias: of the segmenter camvid-lraspp, .11 of the pixels were right.
     """
     from openvino import opset13
