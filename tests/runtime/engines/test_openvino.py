@@ -176,7 +176,7 @@ def with_resize() -> bytes:
         make("Concat", ["batch", "rest"], ["sizes"], axis=0),
         make("Resize", ["c2", "", "", "sizes"], ["y"], mode="linear"),
     ]
-    constants = {
+    constants: dict[str, Any] = {
         "s.x": np.array(1, np.float32),
         "s.r": np.array(6 / 255, np.float32),
         "s.w": np.full(channels, 5e-4, np.float32),
