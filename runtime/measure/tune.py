@@ -120,7 +120,7 @@ class _Run:
         self.size = image_size(bundle, request.size)
         self.channels = bundle.manifest.preprocessing.channels
         self.outputs = (bundle.graph().outputs[0].name,)
-        self.plain_precision = plain_precision(bundle)
+        self.plain_precision: Precision = plain_precision(bundle)
         self.batches = sorted(set(request.batches or _BATCHES[request.goal]))
         self.plain: list[Configuration] = []
 
