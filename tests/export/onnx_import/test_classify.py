@@ -251,7 +251,8 @@ def test_the_bundle_says_what_it_is(files, importing, tmp_path):
     assert bundle.variant().parity.reference.startswith("net v1.onnx on ONNX Runtime ")
     card = (made.path / "README.md").read_text()
     options = (
-        "--task classify --scale 1 --mean 104,117,123 --channels bgr --classes names.csv -o mine"
+        "--task classify --scale 1 --mean 104,117,123 --channels bgr --classes names.csv "
+        "--name mine --licence MIT -o mine"
     )
     assert f"dlcv-export import 'net v1.onnx' {options}" in card
     with load_engine(bundle, "ort") as engine:

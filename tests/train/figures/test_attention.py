@@ -26,7 +26,7 @@ def test_a_photo_has_rollout_mean_and_every_head(heads, rows):
     figure = attention_figure(photos, walked, title="toy")
     titles = [axes.get_title() for axes in figure.axes]
     numbered = [f"head {number}" for number in range(1, heads + 1)]
-    expected = ["photo 1", "rollout", "last layer, mean of heads", *numbered]
+    expected = ["photo 1", "last layer, mean of heads", "rollout", *numbered]
     assert titles[: len(expected)] == expected
     assert titles[len(expected)] == "photo 2"
     place = figure.axes[0].get_subplotspec()
