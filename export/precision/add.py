@@ -49,8 +49,8 @@ def _silent(_: str) -> None: ...
 class PrecisionOptions:
     """What to add to a bundle.
 
-    target: what int8 is for, CPUs if None; other precisions have none. calibrate: images, folders or globs to measure ranges on; required for int8, otherwise dlcv's sample photos
-    are the default. labelled: images with labels for the accuracy gate. budget: the largest allowed drop of
+    target: what int8 is for, CPUs if None; other precisions have none. calibrate: images, folders or globs to
+    measure ranges on; required for int8, otherwise dlcv's sample photos are the default. labelled: images with labels for the accuracy gate. budget: the largest allowed drop of
     top-1 or mean IoU, in 0..1. out: write a copy instead of changing the bundle. progress, warn: called with
     progress messages and with warnings.
     """

@@ -95,9 +95,8 @@ class Maker:
         """Return the converted nodes by how much noise they add, worst first."""
         floats = float_tensors(self._model)
         nodes = {n.name: n for n in self._model.graph.node if n.name in candidate.converted}
-        lower = onnx.load_from_string(
-            candidate.gated
-        ).graph.node  # NNCF drops Casts that change nothing
+        # NNCF drops Casts that change nothing.
+        lower = onnx.load_from_string(candidate.gated).graph.node
         computed = set(activations(self._model, floats)) & {o for n in lower for o in n.output}
         wanted = {name for n in nodes.values() for name in (*n.input, *n.output)} & computed
         batches = self._images[:_COMPARED_BATCHES]
