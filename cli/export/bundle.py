@@ -11,20 +11,14 @@ import typer
 from dlcv.cli.export import options
 
 
+@options.takes_writing
 @options.takes_source
 def bundle(
     source: options.LoadSource,
     out: Annotated[
         Path, typer.Option("--out", "-o", help="Folder of the new bundle.", show_default=False)
     ],
-    store_weights: options.StoreWeights = "fp32",
-    name: options.Name = None,
-    description: options.Description = None,
-    licence: options.Licence = None,
-    data_note: options.DataNote = None,
-    limit: options.Limits = None,
-    images: options.Images = None,
-    overwrite: options.Overwrite = False,
+    writing: options.Writing,
 ) -> None:
     """Export a model and write a bundle, if its graph gives PyTorch's answers.
 
@@ -44,21 +38,10 @@ def bundle(
     """
     options.require_extra()
     from dlcv.export.bundle import export_bundle
-    from dlcv.export.writing import BundleOptions, require_writable
+    from dlcv.export.writing import require_writable
 
-    require_writable(out, overwrite=overwrite)
-    loaded = source()
-    settings = BundleOptions(
-        name=name,
-        description=description,
-        licence=licence,
-        data=data_note,
-        limits=tuple(limit or ()),
-        weights=store_weights,
-        images=tuple(images or ()),
-        overwrite=overwrite,
-        progress=options.tell,
-    )
-    made = export_bundle(loaded, out, settings)
+    settings = writing()
+    require_writable(out, overwrite=settings.overwrite)
+    made = export_bundle(source(), out, settings)
     print("\n".join(options.report(made)), file=sys.stderr)
     print(out)

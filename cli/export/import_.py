@@ -16,6 +16,7 @@ if TYPE_CHECKING:
 _NEEDED = ("onnx", "onnxruntime", "yaml")
 
 
+@options.takes_writing
 def import_(
     model: Annotated[
         Path, typer.Argument(metavar="MODEL.onnx", help="ONNX file.", show_default=False)
@@ -105,14 +106,8 @@ def import_(
     opset: Annotated[
         int | None, typer.Option("--opset", help="Of the new graph; 18, or the file's if newer.")
     ] = None,
-    store_weights: options.StoreWeights = "fp32",
-    name: options.Name = None,
-    description: options.Description = None,
-    licence: options.Licence = None,
-    data_note: options.DataNote = None,
-    limit: options.Limits = None,
-    images: options.Images = None,
-    overwrite: options.Overwrite = False,
+    *,
+    writing: options.Writing,
 ) -> None:
     """Wrap an ONNX file that somebody else made into a bundle, if its graph gives the file's answers.
 
@@ -146,7 +141,6 @@ def import_(
         )
     from dlcv.cli.text import fractions_from_text, size_from_text
     from dlcv.export.onnx_import import ImportOptions, import_bundle
-    from dlcv.export.writing import BundleOptions
 
     settings = ImportOptions(
         task=task,
@@ -167,17 +161,7 @@ def import_(
         output=output,
         embedding=embedding,
         opset=opset,
-        writing=BundleOptions(
-            name=name,
-            description=description,
-            licence=licence,
-            data=data_note,
-            limits=tuple(limit or ()),
-            weights=store_weights,
-            images=tuple(images or ()),
-            overwrite=overwrite,
-            progress=options.tell,
-        ),
+        writing=writing(),
     )
     made = import_bundle(model, out, settings)
     print("\n".join(options.report(made)), file=sys.stderr)

@@ -193,25 +193,65 @@ def require_extra() -> None:
 
 LoadSource: TypeAlias = Callable[[], Any]
 """Loads the source that the options of a command name: an `ExportSource`."""
+Writing: TypeAlias = Callable[[], Any]
+"""Returns how a command writes its bundle, `BundleOptions`."""
 
 
 def takes_source(command: Callable[..., None]) -> Callable[..., None]:
     """Give a command the options of a source, in place of its parameter `source`, a function that loads it."""
+    return _with_options_of(loaded_source, command, parameter="source")
+
+
+def takes_writing(command: Callable[..., None]) -> Callable[..., None]:
+    """Give a command the options of a new bundle, in place of its parameter `writing`, a function that returns them."""
+    return _with_options_of(bundle_options, command, parameter="writing")
+
+
+def _with_options_of(
+    function: Callable[..., Any], command: Callable[..., None], *, parameter: str
+) -> Callable[..., None]:
+    """Give a command a function's options in place of a parameter, which gets the function with their values."""
     own = inspect.signature(command, eval_str=True).parameters
-    added = inspect.signature(loaded_source, eval_str=True).parameters
+    added = inspect.signature(function, eval_str=True).parameters
 
     @functools.wraps(command)
     def run(**values: Any) -> None:
         chosen = {name: values.pop(name) for name in added}
-        command(**values, source=functools.partial(loaded_source, **chosen))
+        command(**values, **{parameter: functools.partial(function, **chosen)})
 
-    shown = [q for p in own.values() for q in (added.values() if p.name == "source" else (p,))]
+    shown = [q for p in own.values() for q in (added.values() if p.name == parameter else (p,))]
     run.__dict__.pop("__wrapped__")
     run.__dict__["__signature__"] = inspect.Signature(
         [p.replace(kind=inspect.Parameter.KEYWORD_ONLY) for p in shown]
     )
     run.__annotations__ = {p.name: p.annotation for p in shown}
     return run
+
+
+def bundle_options(
+    store_weights: StoreWeights = "fp32",
+    name: Name = None,
+    description: Description = None,
+    licence: Licence = None,
+    data_note: DataNote = None,
+    limit: Limits = None,
+    images: Images = None,
+    overwrite: Overwrite = False,
+) -> Any:
+    """Return how a bundle is written, `BundleOptions`, with the given options."""
+    from dlcv.export.writing import BundleOptions
+
+    return BundleOptions(
+        name=name,
+        description=description,
+        licence=licence,
+        data=data_note,
+        limits=tuple(limit or ()),
+        weights=store_weights,
+        images=tuple(images or ()),
+        overwrite=overwrite,
+        progress=tell,
+    )
 
 
 def loaded_source(
