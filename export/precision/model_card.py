@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import shlex
+
 from dlcv.runtime.bundle.manifest import Manifest
 from dlcv.runtime.bundle.report import card_with_metrics, card_with_section
 from dlcv.runtime.bundle.schema import OutputParity, Variant
@@ -28,12 +30,29 @@ def card_with_precisions(card: str, manifest: Manifest) -> str:
             _kept(variant),
         )
         lines.append(f"| {' | '.join(cells)} |")
+    if commands := _commands(manifest):
+        lines += ["", "```", *commands, "```"]
     section = "\n".join(lines) + "\n\n"
     without = card_with_section(card_with_metrics(card, manifest), _TITLE, None)
     before, limits, after = without.partition("## Limits\n")
     if not limits:
         return f"{before.rstrip()}\n\n{section.rstrip()}\n".lstrip()
     return before + section + limits + after
+
+
+def _commands(manifest: Manifest) -> list[str]:
+    """Return the commands that make the lower precisions. IMAGES stands for those that int8 was calibrated on."""
+    commands = []
+    for name, variant in manifest.graphs[manifest.main_graph].variants.items():
+        precision, _, target = name.partition("-")
+        if precision == "fp32":
+            continue
+        options = [f"--to {precision}", *([f"--for {target}"] if target else [])]
+        options += ["--calibrate IMAGES"] if precision == "int8" else []
+        if variant.accuracy is not None:
+            options.append(f"--labelled {shlex.quote(variant.accuracy.data)}")
+        commands.append(f"dlcv-export precision {manifest.name} {' '.join(options)}")
+    return commands
 
 
 def _parity(parity: OutputParity) -> str:

@@ -54,6 +54,7 @@ def test_manifest_and_card_say_what_a_user_must_know(name: str) -> None:
     card = bundle.read("README.md").decode()
     assert "research" in bundle.manifest.licence
     assert re.search(r"^dlcv-export (bundle|import) ", card, re.MULTILINE)
+    assert f"dlcv-export precision {name} --to int8 --for cpu --calibrate IMAGES" in card
     accuracy = bundle.variant("int8", target="cpu").accuracy
     assert accuracy is not None
     assert accuracy.baseline - accuracy.value <= 0.007
