@@ -4,6 +4,7 @@
     ├── UserError                  something given to dlcv must change
     │   ├── BundleError            a bundle is malformed, damaged or not what the command needs
     │   ├── ImageError             one image cannot be read
+    │   │   └── ImageTooLargeError it has more pixels than are decoded
     │   ├── InputError             a path, option or array does not fit
     │   ├── EngineUnavailableError an engine is unknown, not installed or cannot start here
     │   ├── OutputError            results cannot be written (folder in use, permission, disk full)
@@ -33,6 +34,10 @@ class BundleError(UserError):
 
 class ImageError(UserError):
     """One image cannot be read. The message is the reason alone, without the image's name."""
+
+
+class ImageTooLargeError(ImageError):
+    """One image has more pixels than are decoded; its header says so, nothing was decoded."""
 
 
 class InputError(UserError):

@@ -14,6 +14,7 @@ from dlcv.cli.infer.evaluate import evaluate
 from dlcv.cli.infer.fewshot import fewshot
 from dlcv.cli.infer.info import info
 from dlcv.cli.infer.segment import segment
+from dlcv.cli.infer.serve import serve
 from dlcv.cli.infer.tune import tune
 
 app = new_app(
@@ -28,6 +29,7 @@ for command in (
     embed,
     fewshot,
     caption,
+    serve,
     evaluate,
     info,
     check,

@@ -26,6 +26,9 @@ def classify(
     all_files: options.AllFiles = False,
     resume: options.Resume = False,
     overwrite: options.Overwrite = False,
+    ray: options.Ray = None,
+    workers: options.Workers = None,
+    column: options.Column = None,
 ) -> None:
     """Name what is in each image.
 
@@ -58,5 +61,8 @@ def classify(
             all_files=all_files,
             resume=resume,
             overwrite=overwrite,
+            ray=ray,
+            workers=workers,
+            column=column,
         )
     )

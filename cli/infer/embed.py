@@ -31,6 +31,9 @@ def embed(
     all_files: options.AllFiles = False,
     resume: options.Resume = False,
     overwrite: options.Overwrite = False,
+    ray: options.Ray = None,
+    workers: options.Workers = None,
+    column: options.Column = None,
 ) -> None:
     """Turn each image into a vector.
 
@@ -66,5 +69,8 @@ def embed(
             all_files=all_files,
             resume=resume,
             overwrite=overwrite,
+            ray=ray,
+            workers=workers,
+            column=column,
         )
     )

@@ -94,3 +94,30 @@ Engines = Annotated[
     str | None, typer.Option("--engines", help="Such as ort,openvino; all that are available.")
 ]
 Overlay = Annotated[bool, typer.Option("--overlay", help="Also write pictures to look at.")]
+Ray = Annotated[
+    str | None,
+    typer.Option(
+        "--ray",
+        metavar="ADDRESS",
+        help="Run on a Ray cluster: local (this machine), auto, HOST:6379 or ray://HOST:10001; Parquet in --out.",
+        show_default=False,
+    ),
+]
+Workers = Annotated[
+    int | None,
+    typer.Option(
+        "--workers",
+        min=1,
+        help="With --ray: processes with a loaded bundle; as many as the cluster has room for.",
+        show_default=False,
+    ),
+]
+Column = Annotated[
+    str | None,
+    typer.Option(
+        "--column",
+        metavar="NAME",
+        help="With --ray: the images are Parquet files, and their paths or bytes are in this column.",
+        show_default=False,
+    ),
+]

@@ -33,6 +33,9 @@ def segment(
     all_files: options.AllFiles = False,
     resume: options.Resume = False,
     overwrite: options.Overwrite = False,
+    ray: options.Ray = None,
+    workers: options.Workers = None,
+    column: options.Column = None,
 ) -> None:
     """Give each pixel a class.
 
@@ -70,6 +73,9 @@ def segment(
             size=size,
             resume=resume,
             overwrite=overwrite,
+            ray=ray,
+            workers=workers,
+            column=column,
             files_by_default=True,
         )
     )

@@ -34,7 +34,7 @@ _REFUSALS_SHOWN = 20
 class TaskRequest:
     """What a task command was asked for. outputs: the graph's outputs that it needs; if_present: uses, where there are some.
 
-    search: of a captioner.
+    search: of a captioner. ray: a cluster's address; workers, column: see `cli/infer/ray.py`.
     """
 
     command: str
@@ -56,6 +56,9 @@ class TaskRequest:
     overwrite: bool = False
     files_by_default: bool = False
     search: SearchOptions | None = None
+    ray: str | None = None
+    workers: int | None = None
+    column: str | None = None
 
 
 def run_task(request: TaskRequest) -> None:
@@ -63,8 +66,14 @@ def run_task(request: TaskRequest) -> None:
 
     Raises:
         typer.Exit: see `answer_all`.
-        DlcvError: the bundle, the engine or the results folder do not fit.
+        DlcvError: the bundle, the engine, the results folder or the options do not fit.
     """
+    from dlcv.cli.infer.ray import answer_on_ray, require_ray
+
+    if request.ray is not None:
+        answer_on_ray(request)
+        return
+    require_ray(request)
     with load_bundle(request) as predictor:
         answer_all(request, predictor)
 
@@ -83,12 +92,12 @@ def answer_all(request: TaskRequest, answering: Answering) -> None:
     folder = _folder(request)
     writer = _writer(request, answering, folder)
     try:
-        with _progress(request) as advance:
+        with progress(lambda: _total(request)) as advance:
             summary = run_job(
                 answering,
                 expand_inputs(
                     request.images,
-                    listing=_listing(),
+                    listing=listing(),
                     all_files=request.all_files,
                     left_out=left_out,
                 ),
@@ -96,13 +105,14 @@ def answer_all(request: TaskRequest, answering: Answering) -> None:
                 on_progress=advance,
             )
     except KeyboardInterrupt:
-        say("interrupted" + (f"; --out {folder} --resume goes on from here" if folder else ""))
-        raise typer.Exit(EXIT_INTERRUPTED) from None
-    _report(summary, folder=folder, refused_before=writer.refused_before, left_out=left_out)
-    if not summary.answered and not summary.skipped:
-        raise typer.Exit(EXIT_FAILED)
-    if summary.refused or writer.refused_before:
-        raise typer.Exit(EXIT_SOME_REFUSED)
+        raise interrupted(folder) from None
+    report(summary, folder=folder, refused_before=writer.refused_before, left_out=left_out)
+
+
+def interrupted(folder: Path | None) -> typer.Exit:
+    """Say that a run was interrupted, and how to go on; return the exit."""
+    say("interrupted" + (f"; --out {folder} --resume goes on from here" if folder else ""))
+    return typer.Exit(EXIT_INTERRUPTED)
 
 
 def say(text: str) -> None:
@@ -116,21 +126,11 @@ def load_bundle(request: TaskRequest) -> Predictor:
     Raises:
         DlcvError: the bundle or the engine do not fit.
     """
-    from dlcv.runtime.bundle import BUILTIN, open_bundle
-    from dlcv.runtime.bundle.ready import ready_folder
-    from dlcv.runtime.errors import InputError
+    from dlcv.runtime.bundle import open_bundle
     from dlcv.runtime.images import DecodeOptions
     from dlcv.runtime.running.predictor import load
 
-    bundle = request.model
-    if bundle is None:
-        if request.command not in BUILTIN:
-            raise InputError(
-                f"no bundle for {request.command} ships with dlcv; name one with -m BUNDLE"
-            )
-        bundle = BUILTIN[request.command]
-        if ready_folder(bundle):
-            say(f"no -m given: using the bundle {bundle} (dlcv-infer info {bundle})")
+    bundle = bundle_of(request)
     with loading(request.engine_settings, threads=request.threads, batch=request.batch) as options:
         opened = open_bundle(bundle)
         there = {spec.name for spec in opened.graph().outputs}
@@ -144,6 +144,28 @@ def load_bundle(request: TaskRequest) -> Predictor:
             search=request.search,
             decode=DecodeOptions(depth=request.depth),
         )
+
+
+def bundle_of(request: TaskRequest) -> str:
+    """Return the folder or name of a request's bundle: the built-in one of its command where none is named, which is said.
+
+    Raises:
+        InputError: none ships with dlcv for this command.
+    """
+    from dlcv.runtime.bundle import BUILTIN
+    from dlcv.runtime.bundle.ready import ready_folder
+    from dlcv.runtime.errors import InputError
+
+    if request.model is not None:
+        return request.model
+    if request.command not in BUILTIN:
+        raise InputError(
+            f"no bundle for {request.command} ships with dlcv; name one with -m BUNDLE"
+        )
+    bundle = BUILTIN[request.command]
+    if ready_folder(bundle):
+        say(f"no -m given: using the bundle {bundle} (dlcv-infer info {bundle})")
+    return bundle
 
 
 @contextmanager
@@ -247,7 +269,7 @@ def _writer(request: TaskRequest, answering: Answering, folder: Path | None) -> 
     return StreamWriter(_write_stdout, request.write)
 
 
-def _listing() -> TextIO:
+def listing() -> TextIO:
     """Return standard input as lines that may hold any file's name, also one that is not UTF-8."""
     if isinstance(sys.stdin, TextIOWrapper):
         sys.stdin.reconfigure(errors="surrogateescape", newline="\n")
@@ -264,9 +286,18 @@ def _write_stdout(text: str) -> None:
     sys.stdout.flush()
 
 
+def _total(request: TaskRequest) -> int | None:
+    """Return how many images there are; of a list on standard input nobody knows."""
+    from dlcv.runtime.images.sources import expand_inputs
+
+    if "-" in request.images:
+        return None
+    return sum(1 for _ in expand_inputs(request.images, all_files=request.all_files))
+
+
 @contextmanager
-def _progress(request: TaskRequest) -> Iterator[Callable[[], object]]:
-    """Show a progress bar on a terminal; elsewhere nothing."""
+def progress(total: Callable[[], int | None]) -> Iterator[Callable[[], object]]:
+    """Show a progress bar on a terminal; elsewhere nothing, and the total is not asked for."""
     if not sys.stderr.isatty():
         yield lambda: None
         return
@@ -279,13 +310,9 @@ def _progress(request: TaskRequest) -> Iterator[Callable[[], object]]:
         TimeRemainingColumn,
     )
 
-    from dlcv.runtime.images.sources import expand_inputs
-
-    images, all_files = request.images, request.all_files
-    total = None if "-" in images else sum(1 for _ in expand_inputs(images, all_files=all_files))
     columns: Any = (BarColumn(), MofNCompleteColumn(), TextColumn("{task.fields[rate]}"))
     with Progress(*columns, TimeRemainingColumn(), console=Console(stderr=True)) as bar:
-        task = bar.add_task("images", total=total, rate="")
+        task = bar.add_task("images", total=total(), rate="")
 
         def advance() -> None:
             speed = bar.tasks[0].speed
@@ -294,15 +321,25 @@ def _progress(request: TaskRequest) -> Iterator[Callable[[], object]]:
         yield advance
 
 
-def _report(
-    summary: Summary, *, folder: Path | None, refused_before: int, left_out: Counter[str]
+def report(
+    summary: Summary,
+    *,
+    folder: Path | None,
+    refused_before: int,
+    left_out: Counter[str],
+    errors: str = "errors.jsonl",
 ) -> None:
+    """Say what a job did. errors: what in the folder lists all that was refused.
+
+    Raises:
+        typer.Exit: with code 1 when nothing could run, 3 when some inputs were refused.
+    """
     from dlcv.runtime.images.sources import left_out_line
 
     for refused in summary.refusals[:_REFUSALS_SHOWN]:
         say(_on_one_line(f"refused {refused.name}: {refused.reason}"))
     if (hidden := summary.refused - _REFUSALS_SHOWN) > 0:
-        say(f"refused {hidden} more" + (f", listed in {folder / 'errors.jsonl'}" if folder else ""))
+        say(f"refused {hidden} more" + (f", listed in {folder / errors}" if folder else ""))
     if summary.noted:
         more = f" ({summary.noted - 1:,} more images have a note)" if summary.noted > 1 else ""
         say(_on_one_line(summary.note) + more)
@@ -314,3 +351,7 @@ def _report(
     if summary.refused or refused_before:
         parts.append(f"{summary.refused + refused_before} refused")
     say(", ".join(parts) + (f"; results in {folder}" if folder else ""))
+    if not summary.answered and not summary.skipped:
+        raise typer.Exit(EXIT_FAILED)
+    if summary.refused or refused_before:
+        raise typer.Exit(EXIT_SOME_REFUSED)

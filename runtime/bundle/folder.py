@@ -35,6 +35,7 @@ from dlcv.runtime.bundle.schema import (
 )
 from dlcv.runtime.bundle.variants import variant_for
 from dlcv.runtime.errors import BundleError, OutputError
+from dlcv.runtime.machine.atomic_files import replace_folder
 
 if TYPE_CHECKING:
     import numpy as np
@@ -229,7 +230,7 @@ def save_bundle(
         temporary.chmod(0o755)
         open_bundle(temporary)
         _keep_other_files(folder, temporary)
-        _replace_folder(temporary, folder)
+        replace_folder(temporary, folder)
     except OSError as e:
         raise OutputError(f"cannot write the bundle {folder}: {e.strerror or e}") from e
     finally:
@@ -275,21 +276,6 @@ def _keep_other_files(old: Path, new: Path) -> None:
             )
         (new / name).parent.mkdir(parents=True, exist_ok=True)
         shutil.copy2(path, new / name, follow_symlinks=False)
-
-
-def _replace_folder(new: Path, target: Path) -> None:
-    if not target.exists():
-        new.rename(target)
-        return
-    old = Path(tempfile.mkdtemp(prefix=f".{target.name}-old-", dir=target.parent))
-    target.rename(old / "bundle")
-    try:
-        new.rename(target)
-    except OSError:
-        (old / "bundle").rename(target)
-        raise
-    finally:
-        shutil.rmtree(old, ignore_errors=True)
 
 
 def _existing_folder(path: str | Path) -> Path:

@@ -6,6 +6,7 @@ Snell et al. 2017, https://arxiv.org/abs/1703.05175. Distances are in `dlcv.runt
 from __future__ import annotations
 
 import hashlib
+import io
 import warnings
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
@@ -154,16 +155,22 @@ class Prototypes:
         write_atomically(Path(path), partial(np.savez, allow_pickle=False, **arrays))
 
     @classmethod
-    def load(cls, path: str | Path) -> Self:
-        """Load a file that `save` wrote.
+    def load(cls, file: str | Path | bytes) -> Self:
+        """Load a file that `save` wrote, or its bytes.
 
         Raises:
             InputError: there is no such file, or it is something else.
         """
-        if Path(path).is_file() and not is_zipfile(path):
+        path = f"<{len(file)} bytes>" if isinstance(file, bytes) else file
+        if isinstance(file, bytes):
+            is_npz = is_zipfile(io.BytesIO(file))
+        else:
+            is_npz = is_zipfile(file) or not Path(file).is_file()
+        if not is_npz:
             raise InputError(f"{path} is not a file of prototypes, which is an NPZ file")
         try:
-            with np.load(path, allow_pickle=False) as arrays:
+            source = io.BytesIO(file) if isinstance(file, bytes) else file
+            with np.load(source, allow_pickle=False) as arrays:
                 about = msgspec.json.decode(str(arrays["about"]), type=_About)
                 vectors = arrays["prototypes"]
             return cls(
@@ -209,7 +216,7 @@ class PrototypeClassifier(Closing):
         """Yield the classes of every source, in order; memory does not depend on their number."""
         for results in windows(self._predictor.stream(sources), self.batch_size):
             embedded = [r for r in results if not isinstance(r, Refused)]
-            answers = iter(self._answers(embedded))
+            answers = iter(self.answers(embedded))
             for result in results:
                 yield result if isinstance(result, Refused) else next(answers)
 
@@ -223,7 +230,8 @@ class PrototypeClassifier(Closing):
         """Free the distance graph."""
         self._distance.close()
 
-    def _answers(self, results: Sequence[Result]) -> list[Classification]:
+    def answers(self, results: Sequence[Result]) -> list[Classification]:
+        """Return the classes of images whose results have embeddings."""
         if not results:
             return []
         vectors = np.stack([vector_of(result) for result in results])

@@ -16,7 +16,7 @@ from PIL import Image, ImageOps
 
 from dlcv.runtime.errors import InputError
 from dlcv.runtime.images.eight_bits import rgb_and_note, stored_as
-from dlcv.runtime.images.file_formats import image_errors, opened
+from dlcv.runtime.images.file_formats import MAX_PIXELS, image_errors, opened
 from dlcv.runtime.images.source import Source, UInt8
 
 if TYPE_CHECKING:
@@ -40,9 +40,11 @@ class DecodeOptions:
     """What a file does not say of itself.
 
     depth: bits that 16-bit grey values use, 1 to 16, as of a camera with 12; None: as the file says, else all 16.
+    max_pixels: a file with more is refused before it is decoded.
     """
 
     depth: int | None = None
+    max_pixels: int = MAX_PIXELS
 
     def __post_init__(self) -> None:
         if self.depth is not None and not 1 <= self.depth <= 16:
@@ -141,7 +143,7 @@ def _upright(
         stored = stored_as(source)
         image, note = rgb_and_note(ImageOps.exif_transpose(source), stored, depth=options.depth)
         return _Upright(image=image, size=(image.height, image.width), note=note)
-    with opened(source) as file:
+    with opened(source, max_pixels=options.max_pixels) as file:
         stored = stored_as(file)  # first: to find its EXIF, Pillow decodes a PNG
         size = _oriented_size(file)
         if file.format in _DRAFTED_FORMATS:

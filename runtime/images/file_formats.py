@@ -17,7 +17,7 @@ from typing import IO, Any, TypeAlias
 
 from PIL import Image
 
-from dlcv.runtime.errors import DlcvError, ImageError
+from dlcv.runtime.errors import DlcvError, ImageError, ImageTooLargeError
 
 Reader: TypeAlias = Callable[[IO[bytes], str], Image.Image]
 Accepts: TypeAlias = Callable[[bytes], "bool | str"]  # text: it would, but its decoder is missing
@@ -53,19 +53,23 @@ _GENERAL_BRANDS = frozenset((b"mif1", b"msf1"))
 
 @contextmanager
 def opened(
-    source: str | Path | bytes, *, formats: Sequence[str] = FORMATS
+    source: str | Path | bytes, *, formats: Sequence[str] = FORMATS, max_pixels: int = MAX_PIXELS
 ) -> Iterator[Image.Image]:
     """Open an image file, not yet decoded; it is closed at the end.
 
-    source: a path, a URL, or the bytes of a file. formats: of `FORMATS`; other files are not opened.
+    source: a path, a URL, or the bytes of a file. formats: of `FORMATS`; other files are not opened. max_pixels: of an
+    image that is decoded.
 
     Raises:
-        ImageError: it is empty, of no such format, damaged, too large, or its decoder is missing.
+        ImageError: it is empty, of no such format, damaged, or its decoder is missing.
+        ImageTooLargeError: it has more pixels.
     """
     path = "" if isinstance(source, bytes) or "://" in str(source) else str(source)
     with image_errors(), _file(source) as file, _identified(file, path, formats=formats) as image:
-        if image.width * image.height > MAX_PIXELS:
-            raise ImageError(_too_large(f"{image.width}x{image.height}"))
+        if image.width * image.height > max_pixels:
+            raise ImageTooLargeError(
+                _too_large(f"{image.width}x{image.height}", max_pixels=max_pixels)
+            )
         yield image
 
 
@@ -78,6 +82,9 @@ def image_errors() -> Iterator[None]:
         raise
     except MemoryError as e:
         raise ImageError("not enough memory to decode it") from e
+    except (Image.DecompressionBombError, Image.DecompressionBombWarning) as e:
+        pixels = next(w for w in re.findall(r"\d+", str(e)))
+        raise ImageTooLargeError(_too_large(pixels, max_pixels=MAX_PIXELS)) from e
     except Exception as e:  # the decoders raise OSError, ValueError, SyntaxError, struct.error, ...
         raise ImageError(_reason(e)) from e
 
@@ -175,8 +182,6 @@ def _reason(error: Exception) -> str:
         return "a folder, not a file"
     if isinstance(error, PermissionError):
         return "no permission to read it"
-    if isinstance(error, (Image.DecompressionBombError, Image.DecompressionBombWarning)):
-        return _too_large(next(w for w in re.findall(r"\d+", str(error))))
     text = _text(error)
     if missing := re.fullmatch(r"(?:de|en)coder (\w+) not available", text):
         return f"this Pillow lacks the decoder {missing[1]}: pip install --upgrade pillow"
@@ -187,7 +192,7 @@ def _text(error: Exception) -> str:
     return " ".join(str(error).split()) or type(error).__name__
 
 
-def _too_large(what: str) -> str:
+def _too_large(what: str, *, max_pixels: int) -> str:
     return (
-        f"too large: {what} pixels, at most {MAX_PIXELS:,} in all are decoded; scale it down first"
+        f"too large: {what} pixels, at most {max_pixels:,} in all are decoded; scale it down first"
     )

@@ -1,10 +1,12 @@
-"""Files that a kill or a full disk cannot leave half written."""
+"""Files and folders that a kill or a full disk cannot leave half written."""
 
 from __future__ import annotations
 
 import errno
 import os
 import secrets
+import shutil
+import tempfile
 from collections.abc import Callable
 from pathlib import Path
 from typing import BinaryIO
@@ -56,6 +58,28 @@ def move_to_new(temporary: Path, path: Path) -> None:
     if os.path.lexists(path):
         raise FileExistsError(errno.EEXIST, os.strerror(errno.EEXIST), str(path))
     temporary.rename(path)
+
+
+def replace_folder(new: Path, target: Path) -> None:
+    """Give a folder that is written whole its name. A folder that has the name is deleted, once the new one is in its place.
+
+    Raises:
+        OSError: it cannot be moved; the old folder is as it was.
+    """
+    if not target.exists():
+        new.rename(target)
+        return
+    old = Path(
+        tempfile.mkdtemp(prefix=f".{target.name[:_NAME_CHARACTERS]}-old-", dir=target.parent)
+    )
+    target.rename(old / "replaced")
+    try:
+        new.rename(target)
+    except OSError:
+        (old / "replaced").rename(target)
+        raise
+    finally:
+        shutil.rmtree(old, ignore_errors=True)
 
 
 def output_error(path: Path, error: OSError) -> OutputError:

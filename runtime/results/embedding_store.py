@@ -14,6 +14,7 @@ from dlcv.runtime.machine.atomic_files import AppendFile
 from dlcv.runtime.results.base import MatrixFormat
 from dlcv.runtime.results.lines import cell_from_text
 from dlcv.runtime.results.owned_files import OwnedFiles
+from dlcv.runtime.results.parquet_rows import import_pyarrow
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -39,7 +40,7 @@ class EmbeddingStore:
             OutputError: it cannot be opened, holds fewer rows, or pyarrow is missing for Parquet.
         """
         if kind == "parquet":
-            _import_pyarrow()
+            import_pyarrow()
         self._files = files
         self._path = files.folder / f"embeddings.{kind}"
         self._partial = files.matrix
@@ -87,7 +88,7 @@ class EmbeddingStore:
             with np.load(self._path, allow_pickle=False) as arrays:
                 arrays["embeddings"].tofile(self._partial)
             return
-        _, parquet = _import_pyarrow()
+        _, parquet = import_pyarrow()
         with parquet.ParquetFile(self._path) as table, self._partial.open("wb") as file:
             for batch in table.iter_batches(columns=["embedding"]):
                 file.write(batch.column(0).flatten().to_numpy().tobytes())
@@ -116,7 +117,7 @@ class EmbeddingStore:
                     np.lib.format.write_array(member, array, allow_pickle=False)
 
     def _write_parquet(self, file: BinaryIO, images: list[str]) -> None:
-        pa, parquet = _import_pyarrow()
+        pa, parquet = import_pyarrow()
         schema = pa.schema(
             [
                 ("image", pa.string()),
@@ -133,12 +134,3 @@ class EmbeddingStore:
                 vectors = pa.FixedSizeListArray.from_arrays(flat, self._width)
                 writer.write_table(pa.table([names, vectors], schema=schema))
                 start += len(chunk)
-
-
-def _import_pyarrow() -> tuple[Any, Any]:
-    try:
-        import pyarrow as pa
-        from pyarrow import parquet
-    except ModuleNotFoundError as e:
-        raise OutputError("Parquet needs pyarrow: pip install 'dlcv[parquet]'") from e
-    return pa, parquet

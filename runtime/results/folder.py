@@ -21,10 +21,11 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import final
 
-from dlcv.runtime.errors import InputError, OutputError
+from dlcv.runtime.errors import OutputError
 from dlcv.runtime.images.source import Refused
 from dlcv.runtime.machine.atomic_files import AppendFile, drop_partial_line
 from dlcv.runtime.results.base import Record, Result, WriteOptions
+from dlcv.runtime.results.earlier_run import require_one_choice, require_reusable
 from dlcv.runtime.results.embedding import Embedding
 from dlcv.runtime.results.embedding_store import EmbeddingStore
 from dlcv.runtime.results.lines import (
@@ -44,16 +45,6 @@ from dlcv.runtime.results.recognition import (
     files_named,
     files_without_list,
     run_record,
-)
-
-_SAME_IN_A_RESUMED_RUN = (
-    "bundle",
-    "bundle_sha256",
-    "prototypes",
-    "precision",
-    "input_size",
-    "search",
-    "options",
 )
 
 
@@ -77,10 +68,7 @@ class FolderWriter:
             OutputError: it holds results already, belongs to another run, another run writes to it, something that
                 dlcv did not write is in the way, or it cannot be written.
         """
-        if resume and overwrite:
-            raise InputError(
-                "--resume keeps the results and --overwrite replaces them; give only one"
-            )
+        require_one_choice(resume=resume, overwrite=overwrite)
         self.folder = folder
         self.done: Counter[str] = Counter()
         self.refused_before = 0
@@ -175,14 +163,15 @@ class FolderWriter:
             return set()
         if owned is None:
             owned = files_without_list(self.folder, before)
-        require_free(self.folder, _names(self._options), owned=owned)
-        if resume:
-            _require_same_run(before, run, folder=self.folder)
-        elif not overwrite:
-            raise OutputError(
-                f"{self.folder} already holds results; --resume goes on with them, --overwrite "
-                "replaces them, or choose another --out"
-            )
+        require_reusable(
+            self.folder,
+            before,
+            run=run,
+            names=_names(self._options),
+            owned=owned,
+            resume=resume,
+            overwrite=overwrite,
+        )
         return owned
 
     def _require_new(self, *, resume: bool) -> None:
@@ -218,12 +207,3 @@ def _names(options: WriteOptions) -> list[str]:
     if options.embeddings:
         names.append(f"embeddings.{options.embeddings}")
     return names + [folder for folder in FILE_FOLDERS.values() if getattr(options, folder)]
-
-
-def _require_same_run(before: Record, now: Record, *, folder: Path) -> None:
-    for key in _SAME_IN_A_RESUMED_RUN:
-        if before.get(key) != now.get(key):
-            raise OutputError(
-                f"{folder} was made with another {key} ({before.get(key)}, now {now.get(key)}); "
-                "resume with the same, or choose another --out"
-            )

@@ -88,6 +88,10 @@ class Segmentation(Result):
         """
         return palette_image(self.mask, self.classes)
 
+    def confidence_image(self) -> Image.Image:
+        """Return the confidence as an 8-bit greyscale image, 255 is certain; it must have been asked for."""
+        return Image.fromarray((np.asarray(self.confidence) * 255).round().astype(np.uint8))
+
     def overlay(self) -> Image.Image:
         """Draw the mask over the photo with a legend of class names and shares.
 
@@ -111,7 +115,7 @@ class Segmentation(Result):
         if options.masks:
             yield png_file("mask", "masks", self.mask_image, self.engine)
         if options.confidence and self.graph_confidence is not None:
-            yield png_file("confidence", "confidence", self._confidence_image, self.engine)
+            yield png_file("confidence", "confidence", self.confidence_image, self.engine)
         if options.overlays:
             yield png_file("overlay", "overlays", self.overlay, self.engine)
 
@@ -124,9 +128,6 @@ class Segmentation(Result):
             else:
                 row[key] = value
         return row
-
-    def _confidence_image(self) -> Image.Image:
-        return Image.fromarray((np.asarray(self.confidence) * 255).round().astype(np.uint8))
 
 
 def _image_in_graph(frame: Frame, shape: tuple[int, ...]) -> tuple[float, float, float, float]:

@@ -14,16 +14,18 @@ import os
 import threading
 import weakref
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from concurrent.futures import CancelledError, Future, InvalidStateError, ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import dataclass, field
+from functools import partial
+from time import perf_counter
 from typing import Any, TypeAlias, TypeVar, final
 
 from dlcv.runtime.bundle.schema import Preprocessing
 from dlcv.runtime.engines.base import Arrays, Engine
 from dlcv.runtime.errors import EngineError, ModelClosedError
-from dlcv.runtime.images import DecodeOptions, Frame, Source, load_pixels
+from dlcv.runtime.images import DecodedImage, DecodeOptions, Frame, Source, load_pixels
 from dlcv.runtime.machine.closing import Closing
 from dlcv.runtime.results import Result
 from dlcv.runtime.running.batcher import Batch, Batcher
@@ -31,7 +33,9 @@ from dlcv.runtime.running.places import Places
 from dlcv.runtime.running.tasks import Answered, ResultFunction
 
 T = TypeVar("T")
-_Started: TypeAlias = "tuple[Batch[Entry], Callable[[], Arrays]]"
+_Started: TypeAlias = "tuple[Batch[Entry], Callable[[], Arrays], float]"
+OnBatch: TypeAlias = Callable[[int, float], object]
+"""Told of each batch: its images, and the seconds from its start on the engine to its outputs."""
 _RUNNING: weakref.WeakSet[RunningModel] = weakref.WeakSet()
 _SHAPES_AT_ONCE = 4  # of a graph of dynamic size: so many batches may be filled at a time
 _ONE_SHAPE = 2  # of one of fixed size: one that is filled, and one that is full and waits
@@ -40,10 +44,15 @@ _EXIT_SECONDS = 10.0  # how long the end of the program waits for a batch that c
 
 @dataclass(eq=False)
 class Entry:
-    """An image under way. future: of its result. frame, note: known once it is decoded."""
+    """An image under way.
 
-    source: Source
-    future: Future[Result] = field(default_factory=Future)
+    source: as it was given, or decoded already. answer: from its outputs to what `future` gets. frame, note: known once
+    it is decoded.
+    """
+
+    source: Source | DecodedImage
+    answer: Callable[[Answered], Any]
+    future: Future[Any] = field(default_factory=Future)
     frame: Frame | None = None
     note: str | None = None
 
@@ -62,11 +71,13 @@ class RunningModel(Closing):
         batch_size: int,
         image_bytes: int,
         workers: int,
+        queue_size: int | None = None,
     ) -> None:
         """Start the inference thread.
 
         preprocessing, decode: how images become pixels. result: from an image's outputs to its result. batch_size:
         images in one engine call at most. image_bytes: of the largest image's pixels. workers: decoding threads.
+        queue_size: images under way at most; None: as many as keep engine and decoders busy.
 
         Raises:
             EngineError: there is not enough memory for the batches; the engine is closed.
@@ -84,7 +95,10 @@ class RunningModel(Closing):
             engine.close()
             raise
         self.batcher: Batcher[Entry] = Batcher(batch_size, lent=lent)
-        self.places = Places(batch_size * (engine.batches_in_flight + 2) + 2 * workers)
+        self.places = Places(
+            queue_size or batch_size * (engine.batches_in_flight + 2) + 2 * workers
+        )
+        self.on_batch: OnBatch = lambda *_: None
         self._guard = threading.Lock()
         self._waiting: set[Future[Any]] = set()  # guarded: what is not answered yet
         self._stopped = False  # guarded
@@ -95,20 +109,34 @@ class RunningModel(Closing):
         self._thread.start()
         _RUNNING.add(self)
 
-    def submit(self, source: Source, *, wait: bool = True) -> Future[Result]:
-        """Give an image to the decoding threads and return the future of its result.
+    def submit(
+        self,
+        sources: Sequence[Source | DecodedImage],
+        *,
+        wait: bool = True,
+        answer: Callable[[Answered], Any] | None = None,
+    ) -> list[Future[Any]]:
+        """Give images to the decoding threads, all or none, and return the future of each one's result.
+
+        answer: from an image's outputs to what its future gets; None: its result. A future that is cancelled before its
+        image is decoded gives the place back at once.
 
         Raises:
-            QueueFullError: all places are taken, and `wait` is false.
+            QueueFullError: too few places are free, and `wait` is false.
+            InputError: there are more images than places.
             ModelClosedError: the model is closed, or was loaded before this process was forked.
         """
-        entry = self._entered(source, wait=wait and not self._is_inference_thread())
+        self._require_this_process()
+        self.places.take(len(sources), wait=wait and not self._is_inference_thread())
+        entries = [self._entry(source, answer) for source in sources]
         try:
-            self._pool.submit(self._bring_from_pool, entry)
+            for entry in entries:
+                self._pool.submit(self._bring_from_pool, entry)
         except RuntimeError as e:  # the pool or the interpreter shuts down
-            self._settle(entry, error=_closed())
+            for entry in entries:
+                self._settle(entry, error=_closed())
             raise _closed() from e
-        return entry.future
+        return [entry.future for entry in entries]
 
     def answer(self, source: Source) -> Result:
         """Decode an image in this thread and return its result; for one image faster than the decoding threads.
@@ -119,9 +147,12 @@ class RunningModel(Closing):
             EngineError: called from the inference thread, in a future's callback.
         """
         self._require_another_thread()
-        entry = self._entered(source, wait=True)
+        self._require_this_process()
+        self.places.take(wait=True)
+        entry = self._entry(source, None)
         self._bring(entry)
-        return entry.future.result()
+        result: Result = entry.future.result()
+        return result
 
     def call(self, function: Callable[[], T]) -> T:
         """Run a function on the inference thread, between batches, and return what it gives.
@@ -170,12 +201,19 @@ class RunningModel(Closing):
         if self._close_error is not None:
             raise self._close_error
 
-    def _entered(self, source: Source, *, wait: bool) -> Entry:
-        self._require_this_process()
-        self.places.take(wait=wait)
-        entry = Entry(source)
+    def _entry(
+        self, source: Source | DecodedImage, answer: Callable[[Answered], Any] | None
+    ) -> Entry:
+        """Make the entry of an image that has a place."""
+        entry = Entry(source, answer or self._result)
         self._wait_for(entry.future)
+        entry.future.add_done_callback(partial(self._if_cancelled, entry))
         return entry
+
+    def _if_cancelled(self, entry: Entry, future: Future[Any]) -> None:
+        if future.cancelled():
+            entry.source = b""  # it may wait for its decoder a while longer
+            self._settle(entry, error=CancelledError())
 
     def _wait_for(self, future: Future[Any]) -> None:
         self._require_this_process()
@@ -195,10 +233,13 @@ class RunningModel(Closing):
                 return  # the model was closed
             is_wanted = entry.future.set_running_or_notify_cancel()
         if not is_wanted:
-            self._settle(entry, error=CancelledError())
-            return
+            return  # settled when it was cancelled
         try:
-            image = load_pixels(entry.source, self._preprocessing, self._options)
+            source = entry.source
+            if isinstance(source, DecodedImage):
+                image = source
+            else:
+                image = load_pixels(source, self._preprocessing, self._options)
             entry.frame, entry.note = image.frame, image.note
             self.batcher.put(image.pixels, entry)
         except BaseException as e:  # noqa: BLE001  # it is the caller's
@@ -236,11 +277,12 @@ class RunningModel(Closing):
 
     def _start(self, batch: Batch[Entry], started: deque[_Started]) -> None:
         try:
-            started.append((batch, self.engine.start({"image": batch.pixels})))
+            begin = perf_counter()
+            started.append((batch, self.engine.start({"image": batch.pixels}), begin))
         except Exception as e:  # noqa: BLE001  # it is the callers'
             self._fail(batch, e)
 
-    def _collect(self, batch: Batch[Entry], finish: Callable[[], Arrays]) -> None:
+    def _collect(self, batch: Batch[Entry], finish: Callable[[], Arrays], begin: float) -> None:
         """Wait for a batch's outputs and answer its images."""
         try:
             arrays = finish()
@@ -249,9 +291,10 @@ class RunningModel(Closing):
             self._fail(batch, e)
             return
         self.batcher.give_back(batch)
+        self.on_batch(len(batch.items), perf_counter() - begin)
         for row, entry in enumerate(batch.items):
             try:
-                result = self._result(self._answered(entry, arrays, row))
+                result = entry.answer(self._answered(entry, arrays, row))
             except Exception as e:  # noqa: BLE001  # it is this caller's
                 self._settle(entry, error=e)
             else:
@@ -261,7 +304,9 @@ class RunningModel(Closing):
         assert entry.frame is not None
         return Answered(
             outputs={name: array[row] for name, array in arrays.items()},
-            source=entry.source,
+            source=entry.source.pixels
+            if isinstance(entry.source, DecodedImage)
+            else entry.source,
             frame=entry.frame,
             engine=self._ran,
             decode=self._options,
@@ -274,7 +319,7 @@ class RunningModel(Closing):
             self._settle(entry, error=error)
 
     def _settle(
-        self, entry: Entry, *, result: Result | None = None, error: BaseException | None = None
+        self, entry: Entry, *, result: object = None, error: BaseException | None = None
     ) -> None:
         """Answer an image, once, and give its place back first: a callback may want it."""
         if entry.future in self._waiting:

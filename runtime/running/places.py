@@ -5,7 +5,7 @@ from __future__ import annotations
 import threading
 from typing import final
 
-from dlcv.runtime.errors import ModelClosedError, QueueFullError
+from dlcv.runtime.errors import InputError, ModelClosedError, QueueFullError
 
 
 @final
@@ -18,29 +18,40 @@ class Places:
         self._closed = False
         self._changed = threading.Condition()
 
-    def take(self, *, wait: bool) -> None:
-        """Take a place.
+    @property
+    def taken(self) -> int:
+        """How many are taken now."""
+        return self.count - self._free
+
+    def take(self, count: int = 1, *, wait: bool) -> None:
+        """Take some places, all or none.
 
         Raises:
-            QueueFullError: all are taken, and `wait` is false.
+            InputError: there are not so many.
+            QueueFullError: too few are free, and `wait` is false.
             ModelClosedError: the model is closed, perhaps while this waited.
         """
+        if count > self.count:
+            raise InputError(
+                f"{count} images at once are too many; the model holds {self.count} at a time, so send fewer"
+            )
         with self._changed:
-            while not self._free and not self._closed:
+            while self._free < count and not self._closed:
                 if not wait:
                     raise QueueFullError(
-                        f"all {self.count} places of the model are taken; try again later, or wait with submit(image)"
+                        f"{self.taken} of the model's {self.count} places are taken; try again later, or wait with "
+                        "submit(image)"
                     )
                 self._changed.wait()
             if self._closed:
                 raise ModelClosedError("the model is closed; load the bundle again")
-            self._free -= 1
+            self._free -= count
 
     def give_back(self) -> None:
         """Give a place back."""
         with self._changed:
             self._free += 1
-            self._changed.notify()
+            self._changed.notify_all()  # who waits for several may not be the first in line
 
     def close(self) -> None:
         """Let go of all who wait."""

@@ -16,13 +16,19 @@ from PIL import Image
 from dlcv.runtime.bundle import Bundle, open_bundle
 from dlcv.runtime.bundle.schema import Precision, Preprocessing, VariantName
 from dlcv.runtime.engines import choose, engine_entry
-from dlcv.runtime.engines.base import DEFAULT_BATCH_SIZE, Arrays, Engine, EngineOptions
+from dlcv.runtime.engines.base import (
+    DEFAULT_BATCH_SIZE,
+    Arrays,
+    Engine,
+    EngineOptions,
+    check_feeds,
+)
 from dlcv.runtime.errors import ImageError, InputError
 from dlcv.runtime.images import DecodedImage, DecodeOptions, Refused, Source, name_of
 from dlcv.runtime.machine.closing import Closing
 from dlcv.runtime.machine.system import cpu_count
 from dlcv.runtime.results import Result
-from dlcv.runtime.running.model import RunningModel
+from dlcv.runtime.running.model import OnBatch, RunningModel
 from dlcv.runtime.running.tasks import Answered, LoadRequest, TaskOptions, parts_of_task
 
 Answer = TypeVar("Answer")
@@ -40,6 +46,7 @@ def load(  # noqa: PLR0913  # the front door
     longest_side: int | None = None,
     search: TaskOptions | None = None,
     decode: DecodeOptions | None = None,
+    queue_size: int | None = None,
 ) -> Predictor:
     """Open a bundle (a folder, or a built-in bundle's name) and load it on an engine.
 
@@ -48,6 +55,7 @@ def load(  # noqa: PLR0913  # the front door
     longest_side: run a graph of dynamic size at another scale than the manifest's, in pixels.
     search: how a captioner finds its words; None: greedily.
     decode: what image files do not say of themselves, such as the depth of their values.
+    queue_size: images under way at most, of all callers together; None: as many as keep engine and decoders busy.
 
     Raises:
         BundleError: the bundle is malformed or lacks what was asked for.
@@ -71,6 +79,7 @@ def load(  # noqa: PLR0913  # the front door
         preprocessing=preprocessing,
         variant=opened.variant_name(choice.precision, target=engine_entry(choice.engine).target),
         decode=decode,
+        queue_size=queue_size,
     )
 
 
@@ -91,12 +100,14 @@ class Predictor(Closing):
         workers: int | None = None,
         variant: VariantName | None = None,
         decode: DecodeOptions | None = None,
+        queue_size: int | None = None,
     ) -> None:
         """Take over a loaded engine, which `close` frees.
 
         batch_size: images in one engine call at most. workers: decoding threads; None: one a core.
         variant: whose graph the engine was given; None: the default one. decode: what image files do not say of
-        themselves, such as the depth of their values.
+        themselves, such as the depth of their values. queue_size: images under way at most; None: as many as keep engine
+        and decoders busy.
 
         Raises:
             InputError: the batch size is less than 1.
@@ -118,6 +129,7 @@ class Predictor(Closing):
             batch_size=batch_size,
             image_bytes=_image_bytes(self.preprocessing),
             workers=self.workers,
+            queue_size=queue_size,
         )
         weakref.finalize(self, self._model.stop)  # one that is forgotten leaves no thread
 
@@ -134,6 +146,15 @@ class Predictor(Closing):
     def queue_size(self) -> int:
         """Images that are under way at most, of all callers together."""
         return self._model.places.count
+
+    @property
+    def under_way(self) -> int:
+        """Images that are under way now."""
+        return self._model.places.taken
+
+    def observe(self, on_batch: OnBatch) -> None:
+        """Let a function be told of each batch: its images, and its seconds on the engine. It runs on the inference thread."""
+        self._model.on_batch = on_batch
 
     def __call__(self, images: Source | Iterable[Source]) -> list[Result]:
         """Return the result of every image, in order. One image may be given without a list.
@@ -161,7 +182,44 @@ class Predictor(Closing):
             QueueFullError: there is no place, and `wait` is false.
             ModelClosedError: the model is closed, or was loaded before this process was forked.
         """
-        return self._model.submit(image, wait=wait)
+        return self._model.submit([image], wait=wait)[0]
+
+    def submit_for_outputs(
+        self, images: Sequence[Source | DecodedImage], *, wait: bool = True
+    ) -> list[Future[Answered]]:
+        """Give images to the model, all or none, and return the futures of their graph outputs, without a batch axis.
+
+        images: a `DecodedImage` has pixels of the graph's size already, and is not resized.
+
+        Raises:
+            InputError: pixels do not fit the graph, or there are more images than `queue_size`.
+            QueueFullError: too few places are free, and `wait` is false.
+            ModelClosedError: the model is closed, or was loaded before this process was forked.
+        """
+        for image in images:
+            if isinstance(image, DecodedImage):
+                self._require_fits(image)
+        return self._model.submit(images, wait=wait, answer=lambda answered: answered)
+
+    def submit_many(self, images: Sequence[Source], *, wait: bool = True) -> list[Future[Result]]:
+        """Give several images to the model, all or none, and return the future of each one's result. Raises as `submit`.
+
+        Raises:
+            InputError: there are more images than `queue_size`.
+        """
+        return self._model.submit(images, wait=wait)
+
+    def result_of(self, answered: Answered) -> Result:
+        """Return the result that an image's outputs mean."""
+        return self._result(answered)
+
+    def _require_fits(self, image: DecodedImage) -> None:
+        check_feeds(self.engine.inputs, {"image": image.pixels[None]})
+        multiple = self.preprocessing.multiple
+        if any(side % multiple for side in image.pixels.shape[:2]):
+            raise InputError(
+                f"height and width of the graph's pixels are multiples of {multiple}; received {image.pixels.shape[:2]}"
+            )
 
     def stream(self, sources: Iterable[Source | Refused]) -> Iterator[Result | Refused]:
         """Yield a result for every source, in order; memory does not depend on their number.
@@ -175,7 +233,7 @@ class Predictor(Closing):
                 if isinstance(source, Refused):
                     started.append(source)
                 else:
-                    started.append((source, self._model.submit(source)))
+                    started.append((source, self.submit(source)))
                 while started and (len(started) >= self.queue_size or _is_done(started[0])):
                     yield _answer(started.popleft())
             while started:

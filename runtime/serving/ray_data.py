@@ -1,0 +1,287 @@
+"""One job on many machines, over Ray Data: images in, Parquet out.
+
+    inputs -> pieces of work -> Ray's actors, a loaded bundle each -> here -> parts/part-00000.parquet
+
+The answers travel to the machine that started the job, and it alone writes. Workers that write would need a folder that
+all machines share, and a lock on it that spans them; Ray's own `write_parquet` leaves files of a run that was killed, and
+writes them again in the next. Here one process holds the results folder's lock, gives each part its name once it is whole, and
+knows what is done. An answer is small against the image that it comes from, so this machine is not what limits the job.
+
+The bundle travels too: its files go into Ray's object store, and each worker verifies what it unpacks. Images are not sent:
+each machine reads its own, so paths and URLs must be the same for all.
+
+Ray starts a worker or a machine that was lost anew, and repeats the piece of work that it had, up to _RETRIES times.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, TypeAlias
+
+import ray
+import ray.data
+import ray.exceptions
+
+from dlcv.runtime.bundle import MANIFEST, Bundle
+from dlcv.runtime.engines import engine_entry
+from dlcv.runtime.errors import EngineError, InputError
+from dlcv.runtime.images import Refused
+from dlcv.runtime.images.parquet_inputs import RowGroup
+from dlcv.runtime.images.sources import NamedImage
+from dlcv.runtime.machine.system import cpu_count
+from dlcv.runtime.results.lines import text_from_cell
+from dlcv.runtime.results.parquet_parts import ParquetParts
+from dlcv.runtime.running.job import Summary
+from dlcv.runtime.serving.ray_worker import (
+    IMAGES_A_PIECE,
+    Named,
+    Worker,
+    WorkerOptions,
+    raise_failure,
+    read_group,
+    row_from_group,
+    row_from_images,
+    rows_in,
+    table_from_work,
+)
+
+LOCAL = "local"
+Input: TypeAlias = "NamedImage | Refused | RowGroup"
+
+_PIECES_A_WORKER = 4  # at least, so that none waits long for the last
+_RETRIES = 3  # an image that kills its worker each time ends the job
+_LISTED_REFUSALS = 1000  # how many reasons a summary keeps; all are in the parts
+_LOST = (
+    ray.exceptions.RayActorError,
+    ray.exceptions.WorkerCrashedError,
+    ray.exceptions.ObjectLostError,
+    ray.exceptions.OutOfMemoryError,
+    ray.exceptions.RaySystemError,
+)
+
+
+@dataclass(frozen=True, kw_only=True)
+class RayJob:
+    """What runs, and where.
+
+    address: "local" starts Ray on this machine for the job; others join a cluster, as `ray.init` takes them: "auto",
+    "HOST:6379", "ray://HOST:10001". workers: processes with a loaded bundle; None: as many as the cluster has CPUs for, or
+    GPUs, where the engine needs one.
+    """
+
+    bundle: Bundle
+    options: WorkerOptions
+    address: str = LOCAL
+    workers: int | None = None
+
+
+def run_ray_job(
+    job: RayJob,
+    inputs: Iterable[Input],
+    parts: ParquetParts,
+    *,
+    on_progress: Callable[[], object] = lambda: None,
+) -> Summary:
+    """Answer every input on a Ray cluster, and write the answers to the parts. The list of inputs is held in memory.
+
+    on_progress: called once for each image.
+
+    Raises:
+        InputError: there is no cluster at the address.
+        OutputError: results cannot be written; the parts before stay.
+        EngineError: the engine failed, or workers died again and again.
+        DlcvError: the bundle does not load on a worker.
+    """
+    summary = Summary()
+    images, groups = _not_done(inputs, parts, summary)
+    expected = len(images) + sum(len(rows) for _, rows in groups)
+    for _ in range(summary.skipped):
+        on_progress()
+    if expected:
+        with _cluster(job):
+            for table in _answers(job, images, groups):
+                parts.add(table)
+                _count(table, summary)
+                for _ in range(len(table)):
+                    on_progress()
+    parts.finish()
+    if (given := summary.answered + summary.refused) != expected:
+        raise EngineError(f"Ray gave {given} answers to {expected} images; run again with --resume")
+    return summary
+
+
+Groups: TypeAlias = "list[tuple[RowGroup, list[int]]]"
+
+
+def _not_done(
+    inputs: Iterable[Input], parts: ParquetParts, summary: Summary
+) -> tuple[list[Named], Groups]:
+    """Return the images, and of the row groups the rows, that no part holds yet."""
+    done = parts.done
+    images: list[Named] = []
+    groups: Groups = []
+
+    def is_new(name: str) -> bool:
+        if done[name] > 0:
+            done[name] -= 1
+            summary.skipped += 1
+            return False
+        return True
+
+    for item in inputs:
+        if isinstance(item, RowGroup):
+            if rows := [row for row in range(item.count) if is_new(item.name(row))]:
+                groups.append((item, rows))
+        elif isinstance(item, Refused):
+            if is_new(item.name):
+                images.append((item.name, item))
+        elif is_new(item.path):
+            images.append((item.path, _for_all_machines(item.path)))
+    return images, groups
+
+
+def _for_all_machines(path: str) -> str:
+    """Return a path that does not depend on the folder in which a process runs."""
+    return path if "://" in path else os.path.abspath(path)  # noqa: PTH100  # Path.absolute keeps ".."
+
+
+@contextmanager
+def _cluster(job: RayJob) -> Iterator[None]:
+    """Start Ray, or join a cluster, quietly, and leave it at the end; where this process has joined already, use that."""
+    if ray.is_initialized():
+        yield
+        return
+    os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")  # what Ray sends to its makers
+    os.environ.setdefault("RAY_BACKEND_LOG_LEVEL", "fatal")  # else C++ lines on stderr
+    is_local = job.address == LOCAL
+    local: dict[str, Any] = {
+        "num_cpus": max(cpu_count(), (job.workers or 1) * job.options.threads),
+        "include_dashboard": False,
+    }
+    try:
+        ray.init(
+            job.address,
+            log_to_driver=False,
+            logging_level=logging.ERROR,
+            **(local if is_local else {}),
+        )
+    except (ConnectionError, ValueError, RuntimeError) as e:
+        raise InputError(
+            f"no Ray cluster can be joined at {job.address!r} ({_first_line(e)}); start one with ray start --head, or give "
+            "--ray local"
+        ) from e
+    try:
+        yield
+    finally:
+        ray.shutdown()
+
+
+def _answers(job: RayJob, images: list[Named], groups: Groups) -> Iterator[Any]:
+    """Yield tables of rows, as workers finish them.
+
+    Raises:
+        EngineError, DlcvError: see `run_ray_job`.
+    """
+    workers = job.workers or _workers_that_fit(job)
+    size = max(1, min(IMAGES_A_PIECE, len(images) // (workers * _PIECES_A_WORKER)))
+    rows = [row_from_group(group, wanted) for group, wanted in groups]
+    rows += [row_from_images(images[at : at + size]) for at in range(0, len(images), size)]
+    dataset = _dataset(job, rows, workers=workers, reads=bool(groups))
+    try:
+        for block in dataset.iter_batches(
+            batch_size=None, batch_format="pyarrow", prefetch_batches=0
+        ):
+            for row in block.to_pylist():
+                if row["failure"]:
+                    raise_failure(row["failure"])
+                yield rows_in(row["answers"])
+    except _LOST as e:
+        raise EngineError(
+            f"Ray gave up, because workers died again and again ({_first_line(e)}); perhaps they need more memory, so "
+            "try fewer --workers, and go on with --resume"
+        ) from e
+
+
+def _dataset(job: RayJob, rows: list[dict[str, Any]], *, workers: int, reads: bool) -> Any:
+    """Return the dataset of answers. It computes as it is read. reads: some rows are groups, to be read before."""
+    context = ray.data.DataContext.get_current()
+    context.enable_progress_bars = False
+    logging.getLogger("ray.data").setLevel(logging.ERROR)
+    dataset = ray.data.from_arrow([table_from_work([row]) for row in rows])
+    dataset.context.target_max_block_size = 1  # a row is a block: see `ray_worker`
+    if reads:
+        dataset = dataset.map_batches(
+            read_group,
+            batch_size=1,
+            batch_format="pyarrow",
+            compute=ray.data.TaskPoolStrategy(size=workers),
+            num_cpus=0,  # the workers have them all
+        )
+    gpus = _needs_gpu(job)
+    return dataset.map_batches(
+        Worker,
+        fn_constructor_args=(job.options, ray.put(_files(job.bundle))),
+        batch_size=1,
+        batch_format="pyarrow",
+        compute=ray.data.ActorPoolStrategy(size=workers),
+        num_cpus=_cpus_of_a_worker(job),
+        num_gpus=1 if gpus else None,
+        ray_remote_args_fn=_restarts,
+    )
+
+
+def _restarts() -> dict[str, int]:
+    return {"max_restarts": -1, "max_task_retries": _RETRIES}
+
+
+def _files(bundle: Bundle) -> dict[str, bytes]:
+    manifest = Path(bundle.path, MANIFEST).read_bytes()
+    return {MANIFEST: manifest} | {name: bundle.read(name) for name in bundle.manifest.files}
+
+
+def _workers_that_fit(job: RayJob) -> int:
+    """Return how many workers the machines of the cluster have room for, 1 at least."""
+    cpus = _cpus_of_a_worker(job)
+    if _needs_gpu(job):
+        return max(1, sum(int(node.get("GPU", 0)) for node in _machines()))
+    return max(1, sum(int(node.get("CPU", 0)) // cpus for node in _machines()))
+
+
+def _cpus_of_a_worker(job: RayJob) -> int:
+    """Return the CPUs that a worker asks for: its threads, but no more than a machine has."""
+    largest = max((int(node.get("CPU", 0)) for node in _machines()), default=1)
+    return max(1, min(job.options.threads, largest))
+
+
+def _needs_gpu(job: RayJob) -> bool:
+    if job.options.engine != "auto":
+        return engine_entry(job.options.engine).needs_gpu
+    return any(node.get("GPU", 0) for node in _machines())
+
+
+def _machines() -> list[dict[str, float]]:
+    """Return what each machine of the cluster has."""
+    return [node["Resources"] for node in ray.nodes() if node["Alive"]]
+
+
+def _count(table: Any, summary: Summary) -> None:
+    for row in table.select(["image", "error", "note"]).to_pylist():
+        name, error, note = text_from_cell(row["image"]), row["error"], row["note"]
+        if error is None:
+            summary.answered += 1
+            if note is not None:
+                summary.noted += 1
+                summary.note = summary.note or f"{name}: {note}"
+            continue
+        summary.refused += 1
+        if len(summary.refusals) < _LISTED_REFUSALS:
+            summary.refusals.append(Refused(source=name, reason=error))
+
+
+def _first_line(error: BaseException) -> str:
+    return next(iter(str(error).strip().splitlines()), type(error).__name__)
