@@ -48,7 +48,8 @@ def embed(
     from dlcv.runtime.results import WriteOptions
 
     to_stdout = out is None or str(out) == "-"
-    chosen = format or ("jsonl" if to_stdout else "npz")
+    in_folder: Literal["npz", "parquet"] = "npz" if ray is None else "parquet"
+    chosen = format or ("jsonl" if to_stdout else in_folder)
     run_task(
         TaskRequest(
             command="embed",

@@ -83,7 +83,8 @@ def _fitting_folder(request: TaskRequest) -> Path:
     write = request.write
     if request.out is None or str(request.out) == "-":
         raise InputError("--ray writes Parquet files: give --out FOLDER")
-    if write.lines != "jsonl" or write.embeddings == "npz":
+    as_lines = request.command == "embed" and write.embeddings is None
+    if write.lines != "jsonl" or write.embeddings == "npz" or as_lines:
         raise InputError("--ray writes Parquet files; leave out --format")
     for option, is_given in (("--overlay", write.overlays), ("--confidence", write.confidence)):
         if is_given:

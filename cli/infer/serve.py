@@ -29,6 +29,9 @@ def serve(
         Path | None,
         typer.Option(help="Serve every bundle in this folder; new and changed ones are taken up."),
     ] = None,
+    poll: Annotated[
+        float, typer.Option(min=0.05, help="Seconds between two looks at --models.")
+    ] = 2.0,
     host: Annotated[
         str, typer.Option(help="Address to listen on; 0.0.0.0 is every one of this machine's.")
     ] = "127.0.0.1",
@@ -68,7 +71,8 @@ def serve(
         float, typer.Option(min=0.1, help="Seconds for an answer; then 504.")
     ] = 30.0,
     client_timeout: Annotated[
-        float, typer.Option(min=0.1, help="Seconds for a client to send its request, or take its answer.")
+        float,
+        typer.Option(min=0.1, help="Seconds for a client to send its request, or take its answer."),
     ] = 20.0,
     max_body: Annotated[int, typer.Option(min=1, help="MiB of one request; then 413.")] = 64,
     max_pixels: Annotated[
@@ -84,7 +88,8 @@ def serve(
     tls_cert: Annotated[Path | None, typer.Option(help="Certificate chain, PEM.")] = None,
     tls_key: Annotated[Path | None, typer.Option(help="Its private key, PEM.")] = None,
     access_log: Annotated[
-        bool, typer.Option("--access-log/--no-access-log", help="A line of JSON a request, on stdout.")
+        bool,
+        typer.Option("--access-log/--no-access-log", help="A line of JSON a request, on stdout."),
     ] = True,
 ) -> None:
     """Serve bundles over HTTP and gRPC.
@@ -139,6 +144,7 @@ def serve(
                     limits=limits,
                 ),
                 folder=models,
+                poll_s=poll,
                 prototypes=[_prototypes(text) for text in prototypes or ()],
             ),
             say=say,
@@ -184,5 +190,7 @@ def _prototypes(text: str) -> tuple[str, str, Path]:
     name, equals, rest = text.partition("=")
     model, colon, file = rest.partition(":")
     if not (name and equals and model and colon and file):
-        raise InputError(f"--prototypes takes SET=MODEL:FILE, such as pets=imagenet-lite0:pets.npz, not {text!r}")
+        raise InputError(
+            f"--prototypes takes SET=MODEL:FILE, such as pets=imagenet-lite0:pets.npz, not {text!r}"
+        )
     return name, model, Path(file)

@@ -191,8 +191,8 @@ def _fits(schema: Any, name: str) -> bool:
         return False
     kind = schema.field(name).type
     if types.is_struct(kind):
-        return kind.get_field_index("bytes") >= 0
-    return _is_text(kind) or types.is_binary(kind) or types.is_large_binary(kind)
+        return "bytes" in {field.name for field in kind}
+    return _is_text(kind) or bool(types.is_binary(kind) or types.is_large_binary(kind))
 
 
 def _is_text(kind: Any) -> bool:

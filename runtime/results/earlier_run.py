@@ -59,6 +59,9 @@ def require_reusable(  # two runs, and what is to become of the first
 
 
 def _require_same_run(before: Record, now: Record, *, folder: Path) -> None:
+    if (had_ray := "parts" in before["options"]) != ("parts" in now["options"]):
+        how = "with --ray" if had_ray else "without --ray"
+        raise OutputError(f"{folder} was made {how}; resume {how}, or choose another --out")
     for key in _SAME_IN_A_RESUMED_RUN:
         if before.get(key) != now.get(key):
             raise OutputError(

@@ -61,7 +61,7 @@ class Entry:
 class RunningModel(Closing):
     """Answers images with results, for any number of threads at once. Its engine belongs to one thread of its own."""
 
-    def __init__(
+    def __init__(  # noqa: PLR0913  # its one caller is the predictor
         self,
         engine: Engine,
         *,
@@ -304,9 +304,7 @@ class RunningModel(Closing):
         assert entry.frame is not None
         return Answered(
             outputs={name: array[row] for name, array in arrays.items()},
-            source=entry.source.pixels
-            if isinstance(entry.source, DecodedImage)
-            else entry.source,
+            source=entry.source.pixels if isinstance(entry.source, DecodedImage) else entry.source,
             frame=entry.frame,
             engine=self._ran,
             decode=self._options,

@@ -90,7 +90,7 @@ class Predictor(Closing):
     One inference thread owns the engine; calls, streams and submitted images of all threads share its batches.
     """
 
-    def __init__(
+    def __init__(  # noqa: PLR0913  # all but two have defaults
         self,
         bundle: Bundle,
         engine: Engine,

@@ -13,7 +13,7 @@ from starlette.routing import Route
 
 from dlcv.runtime.errors import DlcvError
 from dlcv.runtime.results.draw import palette
-from dlcv.runtime.serving.edge import App, Edge, json_response, on_dlcv_error, on_http_error
+from dlcv.runtime.serving.edge import App, Edge, json_response, on_bug, on_dlcv_error, on_http_error
 from dlcv.runtime.serving.metrics import CONTENT_TYPE
 from dlcv.runtime.serving.openapi import description
 from dlcv.runtime.serving.predict import Predict
@@ -42,7 +42,11 @@ def app_of(serving: Serving) -> App:
     ]
     inner = Starlette(
         routes=routes,
-        exception_handlers={DlcvError: on_dlcv_error, HTTPException: on_http_error},
+        exception_handlers={
+            DlcvError: on_dlcv_error,
+            HTTPException: on_http_error,
+            Exception: on_bug,
+        },
     )
     inner.router.redirect_slashes = False
     return Edge(inner, serving)

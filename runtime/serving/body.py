@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import zlib
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncGenerator, AsyncIterator, Iterator
 from contextlib import asynccontextmanager, contextmanager
 from dataclasses import dataclass
 from typing import final
@@ -103,7 +103,7 @@ async def form_images(data: bytes, headers: Headers) -> list[FormImage]:
         RequestError: it is damaged, or holds no file.
     """
 
-    async def once() -> AsyncIterator[bytes]:
+    async def once() -> AsyncGenerator[bytes, None]:
         yield data
 
     try:
@@ -117,8 +117,11 @@ async def form_images(data: bytes, headers: Headers) -> list[FormImage]:
         for field, item in form.multi_items()
         if isinstance(item, UploadFile)
     ]
+    await form.close()
     if not images:
-        raise RequestError("the form holds no file: send an image, as curl -F image=@photo.jpg does")
+        raise RequestError(
+            "the form holds no file: send an image, as curl -F image=@photo.jpg does"
+        )
     return images
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import re
 import secrets
 import sys
@@ -19,7 +20,7 @@ from starlette.responses import Response
 
 from dlcv.runtime.errors import DlcvError
 from dlcv.runtime.results.lines import json_text
-from dlcv.runtime.serving.errors import reason_of, status_of
+from dlcv.runtime.serving.errors import NotReadyError, reason_of, status_of
 from dlcv.runtime.serving.state import Serving
 from dlcv.runtime.serving.tracing import span
 
@@ -86,6 +87,14 @@ async def on_dlcv_error(request: Request, error: Exception) -> Response:
     return error_response(str(error), status=status_of(error))
 
 
+async def on_bug(request: Request, error: Exception) -> Response:
+    """Answer where the server failed; Starlette raises the error again, so that `Edge` can write it to the log."""
+    record = record_of(request)
+    record.refused = "internal"
+    message = f"an error of the server's own; its log has more under the id {record.id}"
+    return error_response(message, status=500)
+
+
 async def on_http_error(request: Request, error: Exception) -> Response:
     """Answer an unknown path or a wrong method."""
     assert isinstance(error, HTTPException)
@@ -144,13 +153,15 @@ class Edge:
             await self._app(scope, receive, send)
         except DlcvError as e:
             await (await on_dlcv_error(request, e))(scope, receive, send)
-        except Exception:  # noqa: BLE001  # the edge: a bug of ours keeps its traceback, and the server runs on
-            record = record_of(request)
+        except asyncio.CancelledError:  # the time for requests under way is over
+            late = NotReadyError("the server ended before this request was answered; send it again")
+            if not record_of(request).status:
+                await (await on_dlcv_error(request, late))(scope, receive, send)
+        except Exception as e:  # noqa: BLE001  # a bug of ours keeps its traceback, and the server runs on
+            print(f"request {record_of(request).id} failed:", file=sys.stderr)
             traceback.print_exc(file=sys.stderr)
-            record.refused = "internal"
-            if not record.status:
-                message = f"an error of the server's own; its log has more under the id {record.id}"
-                await error_response(message, status=500)(scope, receive, send)
+            if not record_of(request).status:
+                await (await on_bug(request, e))(scope, receive, send)
 
     def _note(self, scope: Scope, record: RequestRecord, headers: Headers) -> None:
         status = record.status or 499  # nobody was there to be answered
@@ -168,7 +179,9 @@ class Edge:
                 "method": scope["method"],
                 "path": scope["path"],
                 "status": status,
-                "bytes_in": int(length) if (length := headers.get("content-length", "0")).isdecimal() else 0,
+                "bytes_in": int(length)
+                if (length := headers.get("content-length", "0")).isdecimal()
+                else 0,
                 "bytes_out": record.bytes_out,
             }
         )
@@ -207,4 +220,6 @@ def _route(path: str) -> str:
     parts = path.split("/")
     if len(parts) > 2 and parts[1] in ("predict", "prototypes", "page"):
         return f"/{parts[1]}/{{name}}"
-    return "/v2/models/{name}" + "/".join(["", *parts[4:]]) if path.startswith("/v2/models/") else path
+    return (
+        "/v2/models/{name}" + "/".join(["", *parts[4:]]) if path.startswith("/v2/models/") else path
+    )

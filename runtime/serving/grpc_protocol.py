@@ -82,14 +82,16 @@ def grpc_server(serving: Serving) -> grpc.aio.Server:
 
 
 @final
-class _Service(service_pb2_grpc.GRPCInferenceServiceServicer):
+class _Service(service_pb2_grpc.GRPCInferenceServiceServicer):  # type: ignore[misc]  # it has no types
     """The methods of the protocol. What Triton has besides (shared memory, loading) is answered UNIMPLEMENTED."""
 
     def __init__(self, serving: Serving) -> None:
         self._serving = serving
 
     async def ServerLive(self, request: Any, context: Any) -> Any:  # noqa: N802  # the protocol's names
-        return await self._answer(context, "ServerLive", lambda _: service_pb2.ServerLiveResponse(live=True))
+        return await self._answer(
+            context, "ServerLive", lambda _: service_pb2.ServerLiveResponse(live=True)
+        )
 
     async def ServerReady(self, request: Any, context: Any) -> Any:  # noqa: N802
         ready = service_pb2.ServerReadyResponse(ready=self._serving.is_ready)
@@ -160,7 +162,7 @@ class _Service(service_pb2_grpc.GRPCInferenceServiceServicer):
             held.take(size)
             tensors = await submit(model, asked)(seconds)
         record.images = image_count(asked)
-        return message_from_tensors(tensors, model=model, id=request.id)
+        return message_from_tensors(tensors, model=model, request_id=request.id)
 
     async def _answer(
         self, context: Any, method: str, answer: Callable[[RequestRecord], T]
@@ -257,15 +259,13 @@ def request_from_message(message: Any) -> InferRequest:
     )
 
 
-def message_from_tensors(tensors: list[NamedTensor], *, model: ServedModel, id: str) -> Any:
+def message_from_tensors(tensors: list[NamedTensor], *, model: ServedModel, request_id: str) -> Any:
     """Return a `ModelInferResponse`."""
     answer = service_pb2.ModelInferResponse(
-        model_name=model.name, model_version=VERSION, id=id
+        model_name=model.name, model_version=VERSION, id=request_id
     )
     for tensor in tensors:
-        answer.outputs.add(
-            name=tensor.name, datatype=tensor.datatype, shape=tensor.array.shape
-        )
+        answer.outputs.add(name=tensor.name, datatype=tensor.datatype, shape=tensor.array.shape)
         answer.raw_output_contents.append(bytes_from_array(tensor.array))
     return answer
 
@@ -273,7 +273,9 @@ def message_from_tensors(tensors: list[NamedTensor], *, model: ServedModel, id: 
 def _array_from_contents(tensor: Any) -> Array:
     """Return a tensor whose values stand in the message's typed fields."""
     if tensor.datatype == "BYTES":
-        files = np.array([*tensor.contents.bytes_contents, None], object)[:-1]  # never one array of bytes
+        files = np.array([*tensor.contents.bytes_contents, None], object)[
+            :-1
+        ]  # never one array of bytes
         if len(files) != int(np.prod(tensor.shape)):
             raise RequestError(
                 f"'image' of shape {list(tensor.shape)} has {len(files)} files in the message"

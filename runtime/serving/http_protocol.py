@@ -10,6 +10,7 @@ from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol
 
 _MAX_HEAD_BYTES = 64 * 2**10
 _MAX_HEADERS = 100
+_LINGER_S = 1.0
 
 
 class _MalformedError(Exception):
@@ -40,13 +41,17 @@ class GuardedProtocol(HttpToolsProtocol):
     _head_bytes = 0
     _is_in_head = True
     _is_in_body = False
+    _is_refused = False
     _problem = (400, "this is not HTTP")
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         """Expect a request's head soon."""
         super().connection_made(transport)
         if len(self.connections) > self.most_connections:
-            self._refuse(503, f"{self.most_connections} connections are open, which is all the server holds; try later")
+            self._refuse(
+                503,
+                f"{self.most_connections} connections are open, which is all the server holds; try later",
+            )
             return
         self._expect(self._head_is_late)
 
@@ -58,18 +63,21 @@ class GuardedProtocol(HttpToolsProtocol):
 
     def data_received(self, data: bytes) -> None:
         """Count what comes before the end of a head."""
-        if self.transport.is_closing():
+        if self._is_refused or self.transport.is_closing():
             return
         if self._is_in_head:
             self._head_bytes += len(data)
         super().data_received(data)
-        if self._is_in_head and self._head_bytes > _MAX_HEAD_BYTES and not self.transport.is_closing():
+        if (
+            self._is_in_head
+            and self._head_bytes > _MAX_HEAD_BYTES
+            and not self.transport.is_closing()
+        ):
             self._refuse(*_HEAD_TOO_LARGE)
 
     def on_message_begin(self) -> None:
         """Begin a head."""
         super().on_message_begin()
-        self._is_in_head, self._head_bytes = True, 0
         self._expect(self._head_is_late)
 
     def on_header(self, name: bytes, value: bytes) -> None:
@@ -91,6 +99,7 @@ class GuardedProtocol(HttpToolsProtocol):
     def on_message_complete(self) -> None:
         """A request is whole."""
         self._is_in_body = False
+        self._is_in_head, self._head_bytes = True, 0
         self._expect(None)
         super().on_message_complete()
 
@@ -131,17 +140,25 @@ class GuardedProtocol(HttpToolsProtocol):
     def _head_is_late(self) -> None:
         if self._head_bytes:
             self._refuse(408, f"the request's head did not come within {self.seconds:g} s")
-        self.transport.close()
+        else:
+            self.transport.close()
 
     def _refuse(self, status: int, message: str) -> None:
-        """Answer with an error, and close."""
+        """Answer with an error, and close when the client has had a moment to read it.
+
+        A connection that is closed while bytes come in is reset, and the answer may be lost.
+        """
         body = json.dumps({"error": message}).encode()
         head = (
             b"content-type: application/json\r\n"
             b"content-length: %d\r\nconnection: close\r\n\r\n" % len(body)
         )
+        self._is_refused = True
         self.transport.write(STATUS_LINE[status] + head + body)
-        self.transport.close()
+        if self.transport.can_write_eof():
+            self.transport.write_eof()
+        self._expect(None)
+        self._timer = self.loop.call_later(_LINGER_S, self.transport.close)
 
 
 _HEAD_TOO_LARGE = (

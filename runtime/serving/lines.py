@@ -6,8 +6,8 @@ import queue
 import threading
 from typing import TextIO, final
 
-from dlcv.runtime.results.lines import json_text
 from dlcv.runtime.results.base import Record
+from dlcv.runtime.results.lines import json_text
 
 _WAITING = 10_000  # lines; more are dropped and counted
 

@@ -25,7 +25,7 @@ class ModelLoader:
     options: EngineOptions = field(default_factory=EngineOptions)
     outputs: tuple[str, ...] = ()
     beams: int = 1
-    limits: Limits = Limits()
+    limits: Limits = field(default_factory=Limits)
 
     def __call__(self, bundle: str | Path | Bundle) -> Predictor:
         """Open and load a bundle. Raises as `dlcv.load`."""
@@ -53,7 +53,9 @@ class NamedBundle:
     bundle: Bundle
 
 
-def named_bundles(texts: list[str], *, open_: Callable[[str], Bundle] = open_bundle) -> list[NamedBundle]:
+def named_bundles(
+    texts: list[str], *, open_: Callable[[str], Bundle] = open_bundle
+) -> list[NamedBundle]:
     """Open the bundles of a command line: each a folder, a ready bundle's name, or NAME=either.
 
     Raises:
@@ -68,7 +70,9 @@ def named_bundles(texts: list[str], *, open_: Callable[[str], Bundle] = open_bun
         name = name if is_named else bundle.manifest.name
         require_name(name)
         if name in found:
-            raise InputError(f"two bundles would be served as {name!r}; give one another name: NAME=BUNDLE")
+            raise InputError(
+                f"two bundles would be served as {name!r}; give one another name: NAME=BUNDLE"
+            )
         found[name] = NamedBundle(name=name, bundle=bundle)
     return list(found.values())
 

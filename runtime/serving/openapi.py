@@ -135,7 +135,8 @@ def _infer(model: ServedModel) -> dict[str, Any]:
         "properties": {"outputs": {"type": "array", "items": tensor}},
     }
     words = "; ".join(
-        f"{t['name']}: {t['datatype']} {t['shape']}" for t in (*tensors["inputs"], *tensors["outputs"])
+        f"{t['name']}: {t['datatype']} {t['shape']}"
+        for t in (*tensors["inputs"], *tensors["outputs"])
     )
     content = {**_json(schema), "application/octet-stream": {"schema": {"type": "string"}}}
     return _operation(
@@ -189,4 +190,10 @@ def _json(schema: dict[str, Any]) -> dict[str, Any]:
 def _query(
     name: str, schema: dict[str, Any], text: str, *, required: bool = False
 ) -> dict[str, Any]:
-    return {"name": name, "in": "query", "required": required, "schema": schema, "description": text}
+    return {
+        "name": name,
+        "in": "query",
+        "required": required,
+        "schema": schema,
+        "description": text,
+    }

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from dlcv.runtime.errors import InputError
@@ -55,7 +55,7 @@ class ServeOptions:
     tls: TlsFiles | None = None
     drain_s: float = 20.0
     access_log: bool = True
-    limits: Limits = Limits()
+    limits: Limits = field(default_factory=Limits)
 
 
 def keys_from_file(path: Path) -> frozenset[str]:

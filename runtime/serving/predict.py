@@ -24,7 +24,6 @@ from dlcv.runtime.results.lines import line_from_record, record_from_result
 from dlcv.runtime.serving.body import FormImage, body_of, form_images
 from dlcv.runtime.serving.edge import json_response, record_of
 from dlcv.runtime.serving.errors import RequestError
-from dlcv.runtime.serving.served import ServedModel
 from dlcv.runtime.serving.state import Serving
 from dlcv.runtime.serving.waiting import outcomes, while_connected
 
@@ -63,7 +62,9 @@ def options_from_query(query: QueryParams) -> PredictOptions:
     """
     for key in query:
         if key not in _PARAMETERS:
-            raise RequestError(f"there is no parameter {key[:40]!r}; there are {', '.join(_PARAMETERS)}")
+            raise RequestError(
+                f"there is no parameter {key[:40]!r}; there are {', '.join(_PARAMETERS)}"
+            )
     top = query.get("top", "5")
     if not (top.isascii() and top.isdecimal()) or not 0 < len(top) < 7 or int(top) < 1:
         raise RequestError(f"'top' is a number of classes, such as 5, not {top[:20]!r}")
@@ -202,9 +203,11 @@ def _record(image: FormImage, answer: Answer, options: PredictOptions) -> Record
         return record
     height, width = answer.frame.size
     included = {name: value for name, value in _arrays(answer).items() if name in options.include}
-    return record | {"height": height, "width": width, "box_xyxy": list(answer.frame.box)} | {
-        name: value() for name, value in included.items()
-    }
+    return (
+        record
+        | {"height": height, "width": width, "box_xyxy": list(answer.frame.box)}
+        | {name: value() for name, value in included.items()}
+    )
 
 
 def _arrays(result: Result) -> dict[str, Callable[[], Any]]:
@@ -215,9 +218,7 @@ def _arrays(result: Result) -> dict[str, Callable[[], Any]]:
             present = {n: a for n in names if (a := getattr(result, n)) is not None}
             return {name: lambda array=array: _rounded(array) for name, array in present.items()}  # type: ignore[misc]
         case Segmentation():
-            found: dict[str, Callable[[], Any]] = {
-                "mask": lambda: _data_url(result.mask_image())
-            }
+            found: dict[str, Callable[[], Any]] = {"mask": lambda: _data_url(result.mask_image())}
             if result.graph_confidence is not None:
                 found["confidence"] = lambda: _data_url(result.confidence_image())
             return found

@@ -10,12 +10,14 @@ knows what is done. An answer is small against the image that it comes from, so 
 The bundle travels too: its files go into Ray's object store, and each worker verifies what it unpacks. Images are not sent:
 each machine reads its own, so paths and URLs must be the same for all.
 
-Ray starts a worker or a machine that was lost anew, and repeats the piece of work that it had, up to _RETRIES times.
+Ray Data starts a worker that was lost anew, and repeats the piece of work that it had, without end: see `Worker`, which
+ends it.
 """
 
 from __future__ import annotations
 
 import logging
+import math
 import os
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
@@ -39,6 +41,7 @@ from dlcv.runtime.results.parquet_parts import ParquetParts
 from dlcv.runtime.running.job import Summary
 from dlcv.runtime.serving.ray_worker import (
     IMAGES_A_PIECE,
+    Attempts,
     Named,
     Worker,
     WorkerOptions,
@@ -54,7 +57,6 @@ LOCAL = "local"
 Input: TypeAlias = "NamedImage | Refused | RowGroup"
 
 _PIECES_A_WORKER = 4  # at least, so that none waits long for the last
-_RETRIES = 3  # an image that kills its worker each time ends the job
 _LISTED_REFUSALS = 1000  # how many reasons a summary keeps; all are in the parts
 _LOST = (
     ray.exceptions.RayActorError,
@@ -164,12 +166,13 @@ def _cluster(job: RayJob) -> Iterator[None]:
         "include_dashboard": False,
     }
     try:
-        ray.init(
-            job.address,
-            log_to_driver=False,
-            logging_level=logging.ERROR,
-            **(local if is_local else {}),
-        )
+        with _no_stderr():
+            ray.init(
+                job.address,
+                log_to_driver=False,
+                logging_level=logging.ERROR,
+                **(local if is_local else {}),
+            )
     except (ConnectionError, ValueError, RuntimeError) as e:
         raise InputError(
             f"no Ray cluster can be joined at {job.address!r} ({_first_line(e)}); start one with ray start --head, or give "
@@ -181,6 +184,20 @@ def _cluster(job: RayJob) -> Iterator[None]:
         ray.shutdown()
 
 
+@contextmanager
+def _no_stderr() -> Iterator[None]:
+    """Let nothing reach file descriptor 2: Ray's C++ says there which level of lines it was given."""
+    kept = os.dup(2)
+    nothing = os.open(os.devnull, os.O_WRONLY)
+    try:
+        os.dup2(nothing, 2)
+        yield
+    finally:
+        os.dup2(kept, 2)
+        os.close(kept)
+        os.close(nothing)
+
+
 def _answers(job: RayJob, images: list[Named], groups: Groups) -> Iterator[Any]:
     """Yield tables of rows, as workers finish them.
 
@@ -190,8 +207,10 @@ def _answers(job: RayJob, images: list[Named], groups: Groups) -> Iterator[Any]:
     workers = job.workers or _workers_that_fit(job)
     size = max(1, min(IMAGES_A_PIECE, len(images) // (workers * _PIECES_A_WORKER)))
     rows = [row_from_group(group, wanted) for group, wanted in groups]
-    rows += [row_from_images(images[at : at + size]) for at in range(0, len(images), size)]
-    dataset = _dataset(job, rows, workers=workers, reads=bool(groups))
+    rows += [row_from_images(images[at : at + size], str(at)) for at in range(0, len(images), size)]
+    pieces = sum(math.ceil(len(wanted) / IMAGES_A_PIECE) for _, wanted in groups)
+    pieces += math.ceil(len(images) / size)
+    dataset = _dataset(job, rows, workers=min(workers, pieces), reads=bool(groups))
     try:
         for block in dataset.iter_batches(
             batch_size=None, batch_format="pyarrow", prefetch_batches=0
@@ -212,7 +231,7 @@ def _dataset(job: RayJob, rows: list[dict[str, Any]], *, workers: int, reads: bo
     context = ray.data.DataContext.get_current()
     context.enable_progress_bars = False
     logging.getLogger("ray.data").setLevel(logging.ERROR)
-    dataset = ray.data.from_arrow([table_from_work([row]) for row in rows])
+    dataset: Any = ray.data.from_arrow([table_from_work([row]) for row in rows])
     dataset.context.target_max_block_size = 1  # a row is a block: see `ray_worker`
     if reads:
         dataset = dataset.map_batches(
@@ -222,21 +241,16 @@ def _dataset(job: RayJob, rows: list[dict[str, Any]], *, workers: int, reads: bo
             compute=ray.data.TaskPoolStrategy(size=workers),
             num_cpus=0,  # the workers have them all
         )
-    gpus = _needs_gpu(job)
+    attempts = ray.remote(Attempts).options(num_cpus=0, max_restarts=-1, max_task_retries=-1)
     return dataset.map_batches(
         Worker,
-        fn_constructor_args=(job.options, ray.put(_files(job.bundle))),
+        fn_constructor_args=(job.options, ray.put(_files(job.bundle)), attempts.remote()),
         batch_size=1,
         batch_format="pyarrow",
         compute=ray.data.ActorPoolStrategy(size=workers),
         num_cpus=_cpus_of_a_worker(job),
-        num_gpus=1 if gpus else None,
-        ray_remote_args_fn=_restarts,
+        num_gpus=1 if _needs_gpu(job) else None,
     )
-
-
-def _restarts() -> dict[str, int]:
-    return {"max_restarts": -1, "max_task_retries": _RETRIES}
 
 
 def _files(bundle: Bundle) -> dict[str, bytes]:
@@ -266,7 +280,8 @@ def _needs_gpu(job: RayJob) -> bool:
 
 def _machines() -> list[dict[str, float]]:
     """Return what each machine of the cluster has."""
-    return [node["Resources"] for node in ray.nodes() if node["Alive"]]
+    nodes = ray.nodes()  # type: ignore[no-untyped-call]  # Ray is not typed all over
+    return [node["Resources"] for node in nodes if node["Alive"]]
 
 
 def _count(table: Any, summary: Summary) -> None:

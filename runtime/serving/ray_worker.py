@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import json
 import tempfile
+from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import islice
@@ -23,7 +24,7 @@ from dlcv.runtime.engines import EngineOptions
 from dlcv.runtime.errors import DlcvError
 from dlcv.runtime.images import DecodeOptions, Refused, Source
 from dlcv.runtime.images.parquet_inputs import RowGroup, bytes_in
-from dlcv.runtime.results import WriteOptions
+from dlcv.runtime.results import Result, WriteOptions
 from dlcv.runtime.results.parquet_rows import (
     RowKind,
     row_from_result,
@@ -34,6 +35,7 @@ from dlcv.runtime.running.predictor import Predictor, load
 
 IMAGES_A_PIECE = 64
 _BATCH_SIZE = 8
+_DEATHS = 2  # of workers at one image, alone, before it is refused
 _WORK = pa.schema([("work", pa.string()), ("data", pa.list_(pa.large_binary()))])
 _ANSWERS = pa.schema([("answers", pa.large_binary()), ("failure", pa.string())])
 
@@ -62,8 +64,8 @@ class WorkerOptions:
 # reason to refuse it, or neither where the next of `data` is its bytes. A group is not read yet.
 
 
-def row_from_images(images: Sequence[Named]) -> dict[str, Any]:
-    """Return a piece of work as a row."""
+def row_from_images(images: Sequence[Named], piece: str) -> dict[str, Any]:
+    """Return a piece of work as a row. piece: what no other piece is called."""
     listed: list[tuple[str, str | None, str | None]] = []
     data: list[bytes] = []
     for name, image in images:
@@ -74,7 +76,7 @@ def row_from_images(images: Sequence[Named]) -> dict[str, Any]:
             data.append(image)
         else:
             listed.append((name, str(image), None))
-    return {"work": json.dumps({"images": listed}), "data": data}
+    return {"work": json.dumps({"piece": piece, "images": listed}), "data": data}
 
 
 def row_from_group(group: RowGroup, rows: Sequence[int]) -> dict[str, Any]:
@@ -94,9 +96,10 @@ def read_group(table: pa.Table) -> Iterator[pa.Table]:
     if "group" not in work:
         yield table
         return
-    left = bytes_in(RowGroup(**work["group"]), work["rows"])
+    group = RowGroup(**work["group"])
+    left = bytes_in(group, work["rows"])
     while images := list(islice(left, IMAGES_A_PIECE)):
-        yield table_from_work([row_from_images(images)])
+        yield table_from_work([row_from_images(images, f"{group.path}:{images[0][0]}")])
 
 
 def rows_in(answers: bytes) -> pa.Table:
@@ -105,15 +108,36 @@ def rows_in(answers: bytes) -> pa.Table:
 
 
 @final
+class Attempts:
+    """An actor that counts what was begun and not ended: how often a worker died in the middle of it."""
+
+    def __init__(self) -> None:
+        self._open: Counter[str] = Counter()
+
+    def begin(self, key: str) -> int:
+        """Return how often it was begun before, and not ended."""
+        self._open[key] += 1
+        return self._open[key] - 1
+
+    def end(self, key: str) -> None:
+        """Note that it is done."""
+        del self._open[key]
+
+
+@final
 class Worker:
     """Loads a bundle once, and answers pieces of work. Ray Data makes one in each of its worker processes.
+
+    Ray repeats the piece of a worker that died. Then its images are answered one at a time, and one at which workers died
+    _DEATHS times is refused: an image may crash a decoder, or need more memory than there is.
 
     An error of dlcv's travels as a row to who started the job. Ray would repeat it, and print it in its own way.
     """
 
-    def __init__(self, options: WorkerOptions, files: Any) -> None:
-        """Load the bundle. files: Ray's reference to its files, by name."""
+    def __init__(self, options: WorkerOptions, files: Any, attempts: Any) -> None:
+        """Load the bundle. files: Ray's reference to its files, by name. attempts: its handle of an `Attempts`."""
         self._options = options
+        self._attempts = attempts
         self._schema = schema_of_rows(options.kind, several_labels=options.several_labels)
         self._predictor: Predictor | None = None
         self._failure = ""
@@ -126,16 +150,37 @@ class Worker:
         """Return the answers of one piece of work, as one row."""
         if self._predictor is None:
             return _answered(failure=self._failure)
-        images = _images(table)
-        results = self._predictor.stream(image for _, image in images)
+        piece, images = _images(table)
+        is_first = not ray.get(self._attempts.begin.remote(piece))
+        answer = self._together if is_first else self._one_at_a_time
         try:
             rows = [
                 row_from_result(result, name, options=self._options.write)
-                for (name, _), result in zip(images, results, strict=True)
+                for (name, _), result in zip(
+                    images, answer(self._predictor, piece, images), strict=True
+                )
             ]
         except DlcvError as e:
             return _answered(failure=_text_of(e))
         return _answered(table_from_rows(rows, self._schema))
+
+    def _together(
+        self, predictor: Predictor, _: str, images: list[Named]
+    ) -> Iterator[Result | Refused]:
+        return predictor.stream(image for _, image in images)
+
+    def _one_at_a_time(
+        self, predictor: Predictor, piece: str, images: list[Named]
+    ) -> Iterator[Result | Refused]:
+        for number, (name, image) in enumerate(images):
+            key = f"{piece}\n{number}"
+            if ray.get(self._attempts.begin.remote(key)) >= _DEATHS:
+                yield Refused(
+                    source=name, reason=f"workers died {_DEATHS} times while they read it"
+                )
+            else:
+                yield from predictor.stream([image])
+            ray.get(self._attempts.end.remote(key))
 
 
 def raise_failure(text: str) -> None:
@@ -172,15 +217,17 @@ def _loaded(options: WorkerOptions, files: Mapping[str, bytes]) -> Predictor:
         )
 
 
-def _images(table: pa.Table) -> list[Named]:
+def _images(table: pa.Table) -> tuple[str, list[Named]]:
+    """Return what a piece of work is called, and its images."""
     data = iter(table["data"][0].as_py() or ())
+    work = json.loads(table["work"][0].as_py())
     images: list[Named] = []
-    for name, path, reason in json.loads(table["work"][0].as_py())["images"]:
+    for name, path, reason in work["images"]:
         if reason is not None:
             images.append((name, Refused(source=name, reason=reason)))
         else:
             images.append((name, next(data) if path is None else path))
-    return images
+    return work["piece"], images
 
 
 def _answered(rows: pa.Table | None = None, *, failure: str | None = None) -> pa.Table:

@@ -149,14 +149,12 @@ class RestProtocol:
                 async with while_connected(request.receive):
                     tensors = await submit(model, asked)(limits.timeout_s)
                 record.images = image_count(asked)
-        answer, head = body_from_tensors(tensors, model=model, id=asked.id)
+        answer, head = body_from_tensors(tensors, model=model, request_id=asked.id)
         return _compressed(answer, head, request.headers.get("accept-encoding", ""))
 
     def _named(self, request: Request) -> ServedModel:
         parameters = request.path_params
-        model = self._serving.models.get(
-            parameters["name"], version=parameters.get("version", "")
-        )
+        model = self._serving.models.get(parameters["name"], version=parameters.get("version", ""))
         record_of(request).model = model.name
         return model
 
@@ -194,7 +192,7 @@ def request_from_body(body: bytes, head_length: str | None) -> InferRequest:
 
 
 def body_from_tensors(
-    tensors: Sequence[NamedTensor], *, model: ServedModel, id: str
+    tensors: Sequence[NamedTensor], *, model: ServedModel, request_id: str
 ) -> tuple[bytes, int | None]:
     """Return the answer's body, and the length of its JSON where binary tensors follow."""
     outputs, binary = [], []
@@ -211,8 +209,8 @@ def body_from_tensors(
             described["data"] = json_from_array(tensor.array)
         outputs.append(described)
     answer: dict[str, Any] = {"model_name": model.name, "model_version": VERSION}
-    if id:
-        answer["id"] = id
+    if request_id:
+        answer["id"] = request_id
     head = msgspec.json.encode(answer | {"outputs": outputs})
     return b"".join([head, *binary]), len(head) if binary else None
 

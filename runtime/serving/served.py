@@ -56,7 +56,9 @@ class ServedModel:
         """
         if name not in self.prototypes:
             known = ", ".join(sorted(self.prototypes)) or "none"
-            raise UnknownError(f"model {self.name!r} has no prototypes {name[:80]!r}; it has {known}")
+            raise UnknownError(
+                f"model {self.name!r} has no prototypes {name[:80]!r}; it has {known}"
+            )
         return self.prototypes[name]
 
     async def close(self) -> None:
@@ -109,11 +111,12 @@ class ServedModels:
         if (old := self._models.pop(name, None)) is not None:
             self._close(old)
 
-    async def close(self) -> None:
-        """Close all models, those too that wait for their last requests."""
+    async def close(self, *, seconds: float) -> None:
+        """Close all models, those too that wait for their last requests; wait for these so long and no longer."""
         for name in list(self._models):
             self.remove(name)
-        await asyncio.gather(*self._closing)
+        if self._closing:
+            await asyncio.wait(self._closing, timeout=seconds)
 
     def _close(self, model: ServedModel) -> None:
         task = asyncio.get_running_loop().create_task(model.close())

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import logging
 import signal
 import socket
@@ -31,18 +32,23 @@ from dlcv.runtime.serving.watching import ModelFolder
 
 Say = Callable[[str], object]
 _LOOPBACK = ("127.0.0.1", "::1", "localhost")
+_CLOSE_S = 1.0  # for models whose requests did not end in time
 _KEEP_ALIVE_S = 75  # longer than the 60 s of usual proxies, which otherwise meet closed connections
 _STOPS = (signal.SIGTERM, signal.SIGINT)
 
 
 @dataclass(frozen=True, kw_only=True)
 class ServeRequest:
-    """What is to be served. prototypes: set of few-shot classes -> (model, file). folder: of bundles that come and go."""
+    """What is to be served.
+
+    folder: of bundles that come and go, looked at every `poll_s` seconds. prototypes: set of few-shot classes, model, file.
+    """
 
     bundles: Sequence[NamedBundle]
     loader: ModelLoader
     options: ServeOptions
     folder: Path | None = None
+    poll_s: float = 2.0
     prototypes: Sequence[tuple[str, str, Path]] = ()
 
 
@@ -80,12 +86,14 @@ async def _serve(
         await put_prototypes(serving.models.get(model), set_name, Prototypes.load(file))
     try:
         async with _watching(request, serving, say=say), _grpc(serving):
-            http = _http_server(serving)
+            http = http_server(serving)
             with _stopping(serving, http, say=say):
+                gc.collect()
+                gc.freeze()  # what is loaded stays; the collector need not look through it again
                 _say_where(options, listener, say=say)
                 await http.serve(sockets=[listener])
     finally:
-        await serving.models.close()
+        await serving.models.close(seconds=_CLOSE_S)
         if serving.log is not None:
             serving.log.close()
 
@@ -99,9 +107,9 @@ class _HttpServer(uvicorn.Server):
         yield
 
 
-def _http_server(serving: Serving) -> _HttpServer:
+def http_server(serving: Serving) -> _HttpServer:
     options, limits = serving.options, serving.options.limits
-    logging.getLogger("uvicorn.error").setLevel(logging.ERROR)
+    logging.getLogger("uvicorn.error").setLevel(logging.CRITICAL)  # what fails is said by `Edge`
     tls: dict[str, Any] = {}
     if options.tls is not None:
         tls = {"ssl_certfile": options.tls.certificate, "ssl_keyfile": options.tls.key}
@@ -159,7 +167,7 @@ async def _watching(request: ServeRequest, serving: Serving, *, say: Say) -> Asy
         return
     folder = ModelFolder(request.folder, serving, request.loader, say=say)
     await folder.look(at_once=True)
-    task = asyncio.create_task(folder.watch())
+    task = asyncio.create_task(folder.watch(every_s=request.poll_s))
     try:
         yield
     finally:
@@ -210,7 +218,9 @@ def _stopping(serving: Serving, http: _HttpServer, *, say: Say) -> Iterator[None
 def _say_where(options: ServeOptions, listener: socket.socket, *, say: Say) -> None:
     port = listener.getsockname()[1]
     scheme = "https" if options.tls else "http"
-    say(f"listening on {scheme}://{options.host}:{port}  (a page to try it: {scheme}://{_shown(options.host)}:{port}/)")
+    say(
+        f"listening on {scheme}://{options.host}:{port}  (a page to try it: {scheme}://{_shown(options.host)}:{port}/)"
+    )
     if options.grpc_port is not None:
         say(f"listening on grpc://{options.host}:{options.grpc_port}")
     if options.host not in _LOOPBACK and not options.api_keys:

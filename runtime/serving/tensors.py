@@ -34,7 +34,7 @@ _MAX_AXES = 8
 
 def datatype_of(array: Array) -> str:
     """Return the datatype of an array; objects are BYTES."""
-    return "BYTES" if array.dtype == object else DATATYPES[array.dtype.name]  # type: ignore[index]  # ours
+    return "BYTES" if array.dtype == object else DATATYPES[array.dtype.name]
 
 
 def wire_shape(spec: TensorSpec) -> list[int]:

@@ -57,7 +57,7 @@ class ModelFolder:
             self._let_go(name)
         self._seen = found
 
-    async def watch(self, *, every_s: float = 2.0) -> None:
+    async def watch(self, *, every_s: float) -> None:
         """Look again and again, until this is cancelled."""
         while True:
             await asyncio.sleep(every_s)

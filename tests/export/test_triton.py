@@ -27,20 +27,22 @@ from dlcv.runtime.errors import BundleError, InputError, OutputError
 from dlcv.runtime.images import load_pixels
 from dlcv.runtime.images.samples import sample_paths
 
+CONFIG: Any = model_config_pb2  # made at import: a type checker sees nothing in them
+SERVICE: Any = service_pb2
 DOCUMENT = Path(__file__).resolve().parents[2] / "docs" / "triton.md"
 PROFILE = "batch 1,4,16; height 8,32,32; width 8,32,32"
 
 
 def config_of(model: Path):
     text = (model / "config.pbtxt").read_text(encoding="ascii")
-    return text_format.Parse(text, model_config_pb2.ModelConfig())
+    return text_format.Parse(text, CONFIG.ModelConfig())
 
 
 def dims(tensors):
     return {tensor.name: list(tensor.dims) for tensor in tensors}
 
 
-def session(model: Path, version: int = 1):
+def session(model: Path, version: int = 1) -> Any:
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = 1
     return onnxruntime.InferenceSession(model / str(version) / "model.onnx", options)
@@ -73,16 +75,14 @@ def test_a_configuration_describes_the_graph_without_its_batch(shipped, name, im
     config = config_of(shipped[name])
     assert (config.name, config.backend, config.max_batch_size) == (name, "onnxruntime", 8)
     assert dims(config.input) == {"image": image}
-    assert config.input[0].data_type == model_config_pb2.TYPE_UINT8
+    assert config.input[0].data_type == CONFIG.TYPE_UINT8
     assert dims(config.output) == outputs
     types = {output.name: output.data_type for output in config.output}
-    assert types.pop("mask", model_config_pb2.TYPE_UINT8) == model_config_pb2.TYPE_UINT8
-    assert set(types.values()) == {model_config_pb2.TYPE_FP32}
+    assert types.pop("mask", CONFIG.TYPE_UINT8) == CONFIG.TYPE_UINT8
+    assert set(types.values()) == {CONFIG.TYPE_FP32}
     assert config.HasField("dynamic_batching")
     assert config.dynamic_batching.max_queue_delay_microseconds == 0
-    assert [group.kind for group in config.instance_group] == [
-        model_config_pb2.ModelInstanceGroup.KIND_AUTO
-    ]
+    assert [group.kind for group in config.instance_group] == [CONFIG.ModelInstanceGroup.KIND_AUTO]
 
 
 def test_parameters_say_how_to_make_pixels_and_which_bundle_it_is(shipped):
@@ -156,7 +156,7 @@ def test_an_int8_graph_for_cpus_needs_a_cpu(tmp_path):
     (model,) = write(tmp_path, "camvid-lraspp", precision="int8", device="cpu")
     config = config_of(model)
     assert config.parameters["dlcv.variant"].string_value == "int8-cpu"
-    assert config.instance_group[0].kind == model_config_pb2.ModelInstanceGroup.KIND_CPU
+    assert config.instance_group[0].kind == CONFIG.ModelInstanceGroup.KIND_CPU
 
 
 def test_a_captioner_becomes_two_models(caption_bundle, tmp_path):
@@ -174,9 +174,9 @@ def test_a_captioner_becomes_two_models(caption_bundle, tmp_path):
     assert {t.name for t in config.input if t.HasField("reshape")} == {"token", "position"}
     assert all(not list(t.reshape.shape) for t in config.input)  # (batch, 1) becomes (batch,)
     assert [t.data_type for t in config.input[:3]] == [
-        model_config_pb2.TYPE_INT32,
-        model_config_pb2.TYPE_INT32,
-        model_config_pb2.TYPE_FP32,
+        CONFIG.TYPE_INT32,
+        CONFIG.TYPE_INT32,
+        CONFIG.TYPE_FP32,
     ]
     assert dims(config.output) == {
         "logits": [9],
@@ -291,8 +291,8 @@ def test_dtypes_have_triton_s_names():
     outputs = tuple(TensorSpec(name=kind, dtype=kind, shape=("batch", 2)) for kind in kinds)
     config = TritonConfig(name="a", backend="onnxruntime", inputs=(), outputs=outputs, max_batch=1)
     text = text_from_config(config, files=frozenset())
-    parsed = text_format.Parse(text, model_config_pb2.ModelConfig())
-    named = [model_config_pb2.DataType.Name(output.data_type) for output in parsed.output]
+    parsed = text_format.Parse(text, CONFIG.ModelConfig())
+    named = [CONFIG.DataType.Name(output.data_type) for output in parsed.output]
     assert named == [
         "TYPE_UINT8",
         "TYPE_UINT16",
@@ -401,7 +401,7 @@ def test_a_plan_of_the_bundle_is_written(planned, tmp_path):
     assert (config.platform, config.backend) == ("tensorrt_plan", "tensorrt")
     assert config.max_batch_size == 16
     assert list(config.dynamic_batching.preferred_batch_size) == [4]
-    assert config.instance_group[0].kind == model_config_pb2.ModelInstanceGroup.KIND_GPU
+    assert config.instance_group[0].kind == CONFIG.ModelInstanceGroup.KIND_GPU
     assert json.loads(config.parameters["dlcv.plan"].string_value)["version"] == "11.0"
     assert sorted(path.name for path in (model / "1").iterdir()) == ["model.plan"]
     assert (model / "1" / "model.plan").read_bytes() == b"plan 0"
@@ -506,7 +506,7 @@ class ToyTriton(service_pb2_grpc.GRPCInferenceServiceServicer):  # type: ignore[
         self.repository = repository
 
     def ModelConfig(self, request, context):  # noqa: N802  # gRPC's name
-        return service_pb2.ModelConfigResponse(config=config_of(self.repository / request.name))
+        return SERVICE.ModelConfigResponse(config=config_of(self.repository / request.name))
 
     def ModelInfer(self, request, context):  # noqa: N802  # gRPC's name
         folder = self.repository / request.model_name
@@ -523,7 +523,7 @@ class ToyTriton(service_pb2_grpc.GRPCInferenceServiceServicer):  # type: ignore[
         answers = [
             [f"{row[n]:f}:{n}:{labels[n]}" for n in row.argsort()[::-1][:count]] for row in rows
         ]
-        response = service_pb2.ModelInferResponse(model_name=request.model_name)
+        response = SERVICE.ModelInferResponse(model_name=request.model_name)
         response.outputs.add(name=wanted.name, datatype="BYTES", shape=[len(rows), count])
         texts = np.array(answers, dtype=object)
         response.raw_output_contents.append(serialize_byte_tensor(texts).item())

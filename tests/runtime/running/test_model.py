@@ -300,7 +300,7 @@ def test_a_cancelled_image_gives_its_place_back(segment_bundle: Path) -> None:
 def test_a_full_model_refuses_without_waiting_or_waits(segment_bundle: Path) -> None:
     with gated(segment_bundle, batch_size=1, workers=1) as (model, _, gate):
         futures: list[Future[Any]] = [model.submit(picture(0)) for _ in range(model.queue_size)]
-        with pytest.raises(QueueFullError, match=r"all \d+ places of the model are taken"):
+        with pytest.raises(QueueFullError, match=r"\d+ of the model's \d+ places are taken"):
             model.submit(picture(0), wait=False)
         waiting = threading.Thread(target=lambda: futures.append(model.submit(picture(1))))
         waiting.start()
