@@ -53,20 +53,25 @@ def answer_on_ray(request: TaskRequest) -> None:
     _require_installed()
     from dlcv.runtime.bundle import open_bundle
     from dlcv.runtime.results.parquet_parts import ParquetParts
-    from dlcv.runtime.serving.ray_data import RayJob, run_ray_job
+    from dlcv.runtime.serving.ray_data import RayJob, joined, run_ray_job
 
     bundle = open_bundle(bundle_of(request))
     options = _worker_options(request, bundle)
     job = RayJob(bundle=bundle, options=options, address=str(request.ray), workers=request.workers)
     left_out: Counter[str] = Counter()
     run = _run_record(request, bundle, options.write)
-    with ParquetParts(folder, run=run, resume=request.resume, overwrite=request.overwrite) as parts:
-        try:
+    try:
+        with (
+            joined(job),
+            ParquetParts(
+                folder, run=run, resume=request.resume, overwrite=request.overwrite
+            ) as parts,
+        ):
             inputs = list(_inputs(request, left_out))
             with progress(lambda: sum(getattr(i, "count", 1) for i in inputs)) as advance:
                 summary = run_ray_job(job, inputs, parts, on_progress=advance)
-        except KeyboardInterrupt:
-            raise interrupted(folder) from None
+    except KeyboardInterrupt:
+        raise interrupted(folder) from None
     report(
         summary,
         folder=folder,

@@ -87,7 +87,7 @@ async def on_dlcv_error(request: Request, error: Exception) -> Response:
     return error_response(str(error), status=status_of(error))
 
 
-async def on_bug(request: Request, error: Exception) -> Response:
+async def on_bug(request: Request, _: Exception) -> Response:
     """Answer where the server failed; Starlette raises the error again, so that `Edge` can write it to the log."""
     record = record_of(request)
     record.refused = "internal"
@@ -120,8 +120,11 @@ class Edge:
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Answer a request."""
-        if scope["type"] != "http":
+        if scope["type"] == "lifespan":
+            await self._app(scope, receive, send)
             return
+        if scope["type"] != "http":
+            raise HTTPException(426)  # a server that speaks WebSocket closes it then
         headers = Headers(scope=scope)
         given = headers.get("x-request-id", "")
         record = RequestRecord(given if _ID.fullmatch(given) else secrets.token_hex(8))
@@ -145,7 +148,7 @@ class Edge:
     async def _answer(self, scope: Scope, receive: Receive, send: Send) -> None:
         request = Request(scope, receive)
         try:
-            path = scope["path"]
+            path = scope["path"].removeprefix(scope.get("root_path", ""))
             if path not in _OPEN_PATHS and not path.startswith(_OPEN_FOLDER):
                 self._serving.require_key(
                     request.headers.get("authorization", ""), request.headers.get("x-api-key", "")
@@ -158,8 +161,7 @@ class Edge:
             if not record_of(request).status:
                 await (await on_dlcv_error(request, late))(scope, receive, send)
         except Exception as e:  # noqa: BLE001  # a bug of ours keeps its traceback, and the server runs on
-            print(f"request {record_of(request).id} failed:", file=sys.stderr)
-            traceback.print_exc(file=sys.stderr)
+            sys.stderr.write(f"request {record_of(request).id} failed:\n{traceback.format_exc()}")
             if not record_of(request).status:
                 await (await on_bug(request, e))(scope, receive, send)
 

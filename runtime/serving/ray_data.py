@@ -19,6 +19,7 @@ from __future__ import annotations
 import logging
 import math
 import os
+import socket
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -55,8 +56,11 @@ from dlcv.runtime.serving.ray_worker import (
 
 LOCAL = "local"
 Input: TypeAlias = "NamedImage | Refused | RowGroup"
+Groups: TypeAlias = "list[tuple[RowGroup, list[int]]]"
+"""Row groups, and which of their rows are wanted."""
 
 _PIECES_A_WORKER = 4  # at least, so that none waits long for the last
+_CONNECT_SECONDS = 10.0
 _LISTED_REFUSALS = 1000  # how many reasons a summary keeps; all are in the parts
 _LOST = (
     ray.exceptions.RayActorError,
@@ -82,6 +86,40 @@ class RayJob:
     workers: int | None = None
 
 
+@contextmanager
+def joined(job: RayJob) -> Iterator[None]:
+    """Start Ray, or join a cluster, quietly, and leave it at the end; where this process has joined already, use that.
+
+    Raises:
+        InputError: there is no cluster at the address.
+    """
+    if ray.is_initialized():
+        yield
+        return
+    os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")  # what Ray sends to its makers
+    os.environ.setdefault("RAY_BACKEND_LOG_LEVEL", "fatal")  # else C++ lines on stderr
+    is_local = job.address == LOCAL
+    _require_answer(job.address)
+    local: dict[str, Any] = {
+        "num_cpus": max(cpu_count(), (job.workers or 1) * job.options.threads),
+        "include_dashboard": False,
+    }
+    try:
+        with _no_stderr():
+            ray.init(
+                job.address,
+                log_to_driver=False,
+                logging_level=logging.ERROR,
+                **(local if is_local else {}),
+            )
+    except (ConnectionError, ValueError, RuntimeError) as e:
+        raise _no_cluster(job.address, _first_line(e)) from e
+    try:
+        yield
+    finally:
+        ray.shutdown()
+
+
 def run_ray_job(
     job: RayJob,
     inputs: Iterable[Input],
@@ -89,12 +127,11 @@ def run_ray_job(
     *,
     on_progress: Callable[[], object] = lambda: None,
 ) -> Summary:
-    """Answer every input on a Ray cluster, and write the answers to the parts. The list of inputs is held in memory.
+    """Answer every input on the Ray cluster that was `joined`, and write the answers to the parts.
 
-    on_progress: called once for each image.
+    The list of inputs is held in memory. on_progress: called once for each image.
 
     Raises:
-        InputError: there is no cluster at the address.
         OutputError: results cannot be written; the parts before stay.
         EngineError: the engine failed, or workers died again and again.
         DlcvError: the bundle does not load on a worker.
@@ -104,20 +141,15 @@ def run_ray_job(
     expected = len(images) + sum(len(rows) for _, rows in groups)
     for _ in range(summary.skipped):
         on_progress()
-    if expected:
-        with _cluster(job):
-            for table in _answers(job, images, groups):
-                parts.add(table)
-                _count(table, summary)
-                for _ in range(len(table)):
-                    on_progress()
+    for table in _answers(job, images, groups) if expected else ():
+        parts.add(table)
+        _count(table, summary)
+        for _ in range(len(table)):
+            on_progress()
     parts.finish()
     if (given := summary.answered + summary.refused) != expected:
         raise EngineError(f"Ray gave {given} answers to {expected} images; run again with --resume")
     return summary
-
-
-Groups: TypeAlias = "list[tuple[RowGroup, list[int]]]"
 
 
 def _not_done(
@@ -152,36 +184,25 @@ def _for_all_machines(path: str) -> str:
     return path if "://" in path else os.path.abspath(path)  # noqa: PTH100  # Path.absolute keeps ".."
 
 
-@contextmanager
-def _cluster(job: RayJob) -> Iterator[None]:
-    """Start Ray, or join a cluster, quietly, and leave it at the end; where this process has joined already, use that."""
-    if ray.is_initialized():
-        yield
+def _require_answer(address: str) -> None:
+    """Check that somebody listens at HOST:PORT; Ray itself tries for minutes.
+
+    Raises:
+        InputError: nobody does.
+    """
+    host, colon, port = address.removeprefix("ray://").rpartition(":")
+    if not (colon and port.isdecimal()):
         return
-    os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")  # what Ray sends to its makers
-    os.environ.setdefault("RAY_BACKEND_LOG_LEVEL", "fatal")  # else C++ lines on stderr
-    is_local = job.address == LOCAL
-    local: dict[str, Any] = {
-        "num_cpus": max(cpu_count(), (job.workers or 1) * job.options.threads),
-        "include_dashboard": False,
-    }
     try:
-        with _no_stderr():
-            ray.init(
-                job.address,
-                log_to_driver=False,
-                logging_level=logging.ERROR,
-                **(local if is_local else {}),
-            )
-    except (ConnectionError, ValueError, RuntimeError) as e:
-        raise InputError(
-            f"no Ray cluster can be joined at {job.address!r} ({_first_line(e)}); start one with ray start --head, or give "
-            "--ray local"
-        ) from e
-    try:
-        yield
-    finally:
-        ray.shutdown()
+        socket.create_connection((host.strip("[]"), int(port)), timeout=_CONNECT_SECONDS).close()
+    except (OSError, OverflowError) as e:
+        raise _no_cluster(address, str(e)) from e
+
+
+def _no_cluster(address: str, reason: str) -> InputError:
+    return InputError(
+        f"no Ray cluster can be joined at {address!r} ({reason}); start one with ray start --head, or give --ray local"
+    )
 
 
 @contextmanager

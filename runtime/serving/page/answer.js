@@ -7,21 +7,23 @@ import { drawStrip } from "./pictures.js";
 export function show(timing) {
   const { answer } = state;
   const focused = document.activeElement?.dataset?.name;
-  const [view, spoken] = "top" in answer ? classes(answer) : "shares" in answer ? legend(answer) : "caption" in answer ? caption(answer) : plain(answer);
+  const kind = Object.keys(VIEWS).find((field) => field in answer);
+  const [view, spoken] = (VIEWS[kind] ?? plain)(answer);
   $("answer").replaceChildren(...view);
-  if (focused) [...$("answer").querySelectorAll("[data-name]")].find((e) => e.dataset.name === focused)?.focus();
   if (!state.stream) $("spoken").textContent = spoken;
   $("timing").textContent = `${answer.width} × ${answer.height} · ${timing}`;
   showVector(answer.embedding);
   showRaw();
   listMaps();
   paint();
+  if (focused) [...$("answer").querySelectorAll("[data-name]")].find((e) => e.dataset.name === focused)?.focus();
 }
 
 function row(tag, name, value, properties = {}) {
   const bar = el("b");
   bar.style.width = `${100 * value}%`;
-  return el(tag, { className: "row", ...properties }, el("span", {}, name), el("span", {}, percent(value)), el("i", { ariaHidden: "true" }, bar));
+  const track = el("i", { ariaHidden: "true" }, bar);
+  return el(tag, { className: "row", ...properties }, el("span", {}, name), el("span", {}, percent(value)), track);
 }
 
 function classes({ top, labels }) {
@@ -32,7 +34,7 @@ function classes({ top, labels }) {
   const threshold = labels ? state.asked.threshold : null;
   if (threshold !== null) rows.forEach((r) => markThreshold(r, threshold));
   const of = state.asked.set ? `the set ${state.asked.set}` : `${state.asked.classes.length} classes`;
-  const facts = threshold === null ? `The likeliest of ${of}` : `Labels from ${100 * threshold} % on, of ${of}`;
+  const facts = threshold === null ? `The likeliest of ${of}` : `Labels from ${percent(threshold)} on, of ${of}`;
   const spoken = given.map((x) => `${x.label} ${percent(x.probability)}`).join(", ");
   return [[heading(title), el("p", { className: "quiet" }, facts), el("ol", { className: "rows" }, ...rows)], spoken || title];
 }
@@ -43,6 +45,9 @@ function markThreshold(row, threshold) {
   row.querySelector("i").append(tick);
 }
 
+// How an answer is shown that has this field: the elements, and what is said aloud.
+const VIEWS = { top: classes, shares: legend, caption };
+
 const heading = (text) => el("h2", {}, text);
 
 function legend({ shares }) {
@@ -50,7 +55,8 @@ function legend({ shares }) {
   const title = names.length === 1 ? "1 class" : `${names.length} classes`;
   const rows = names.map((name) => el("li", {}, legendRow(name, shares[name])));
   const hint = el("p", { className: "quiet" }, "Point at a class to see it alone; press it to keep it.");
-  return [[heading(title), hint, el("ul", { className: "rows" }, ...rows)], `${title}: ${names.map((n) => `${n} ${percent(shares[n])}`).join(", ")}`];
+  const spoken = names.map((name) => `${name} ${percent(shares[name])}`).join(", ");
+  return [[heading(title), hint, el("ul", { className: "rows" }, ...rows)], `${title}: ${spoken}`];
 }
 
 function legendRow(name, share) {
@@ -61,7 +67,7 @@ function legendRow(name, share) {
   button.prepend(swatch);
   button.dataset.name = name;
   button.onfocus = () => paint(name);
-  button.onmouseenter = (event) => moved(event) && paint(name);
+  button.onmousemove = (event) => moved(event) && state.only !== name && paint(name);
   button.onmouseleave = button.onblur = () => paint();
   button.onclick = () => pin(name);
   return button;
@@ -89,7 +95,7 @@ function wordButton(word, place) {
   const button = el("button", { type: "button", ariaPressed: String(place === state.word) }, word);
   button.dataset.name = `${place} ${word}`;
   button.onfocus = button.onclick = () => chooseWord(place);
-  button.onmouseenter = (event) => moved(event) && chooseWord(place);
+  button.onmousemove = (event) => moved(event) && state.word !== place && chooseWord(place);
   return button;
 }
 
@@ -136,15 +142,17 @@ function showRaw() {
   $("raw").hidden = $("command").hidden = false;
   if ($("raw").open) writeJson();
   const key = sessionStorage.getItem("key") ? ` -H "Authorization: Bearer $KEY"` : "";
-  $("curl").textContent = `curl${key} --data-binary ${quoted(`@${state.answer.image}`)} ${quoted(new URL(state.where, document.baseURI).href)}`;
+  const url = new URL(state.where, document.baseURI).href;
+  $("curl").textContent = `curl${key} --data-binary ${quoted(`@${state.answer.image}`)} ${quoted(url)}`;
 }
 
 const quoted = (text) => `'${text.replaceAll("'", "'\\''")}'`;
 
 export function writeJson() {
   if (!state.answer) return;
-  const short = (_, value) => (typeof value === "string" && value.length > 200 ? `${value.slice(0, 60)}… (${value.length} characters)` : value);
-  const text = JSON.stringify(state.answer, short, 2);
+  const long = (value) => typeof value === "string" && value.length > 200;
+  const shortened = (_, value) => (long(value) ? `${value.slice(0, 60)}… (${value.length} characters)` : value);
+  const text = JSON.stringify(state.answer, shortened, 2);
   $("json").textContent = text.replace(/\[[-\d.e+,\s]+\]/g, (numbers) => numbers.replace(/\s+/g, " "));
 }
 

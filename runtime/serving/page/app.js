@@ -204,7 +204,8 @@ async function toggleCamera() {
   } catch (error) {
     if (error.name === "AbortError") return; // stopped
     stopCamera();
-    fail(error.name === "NotAllowedError" ? new Error("The camera may not be used; allow it in the browser's settings for this page.") : error);
+    const refused = "The camera may not be used; allow it in the browser's settings for this page.";
+    fail(error.name === "NotAllowedError" ? new Error(refused) : error);
   }
 }
 
@@ -214,7 +215,8 @@ function addRow() {
   const number = $("rows").children.length + 1;
   const name = el("input", { required: true, autocomplete: "off" });
   const files = el("input", { type: "file", accept: "image/*", multiple: true, required: true });
-  $("rows").append(el("div", { className: "kind" }, el("label", {}, `Class ${number}`, name), el("label", {}, `Photos of class ${number}`, files)));
+  const labels = [el("label", {}, `Class ${number}`, name), el("label", {}, `Photos of class ${number}`, files)];
+  $("rows").append(el("div", { className: "kind" }, ...labels));
 }
 
 async function teach(event) {

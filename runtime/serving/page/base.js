@@ -1,12 +1,14 @@
 // What all parts of the page use.
 
 export const $ = (id) => document.getElementById(id);
+
 // file: the photo that is asked about, perhaps one that the browser cannot show. answer: of the server to `where`, asked of
-// the model `asked`, its mask as pixels. map: the one over the photo, by name. word, pinned: the word and the class that are
-// picked out. stream: the camera's, while it is on. ask: to end the question under way. player: the timer of the words.
+// the model `asked`, its mask as pixels. map: the one over the photo, by name. word, pinned: the word and the class that were
+// chosen. only: the class that is seen alone. stream: the camera's, while it is on. ask: ends the question under way. player:
+// the timer of the words.
 export const state = {
-  models: [], file: null, unshowable: false, answer: null, asked: null, where: "", mask: null, map: null, word: 0, pinned: null,
-  stream: null, ask: null, player: 0,
+  models: [], file: null, unshowable: false, answer: null, asked: null, where: "", mask: null, map: null, word: 0,
+  pinned: null, only: null, stream: null, ask: null, player: 0,
 };
 
 export function el(tag, properties = {}, ...children) {

@@ -41,6 +41,7 @@ function currentMap() {
 export function paint(only = state.pinned) {
   const { answer, mask } = state;
   if (!answer) return;
+  state.only = only;
   const scale = shape($("overlay"), answer);
   const map = currentMap();
   if (mask) paintMask($("overlay"), mask, paintsOf(answer.shares, only));
