@@ -99,7 +99,7 @@ Ray = Annotated[
     typer.Option(
         "--ray",
         metavar="ADDRESS",
-        help="Run on a Ray cluster: local (this machine), auto, HOST:6379 or ray://HOST:10001; Parquet in --out.",
+        help="Run on a Ray cluster: local (this machine), auto (the one that it belongs to) or HOST:6379; Parquet in --out.",
         show_default=False,
     ),
 ]

@@ -69,13 +69,15 @@ def ray_app(arguments: Mapping[str, Any]) -> Application:
     def app() -> App:
         return _app(settings)
 
-    deployment = serve.deployment(serve.ingress(app)()).options(
+    deployment: Any = serve.deployment(serve.ingress(app)())
+    configured = deployment.options(
         name="dlcv",
         num_replicas=settings.replicas,
         max_ongoing_requests=settings.queue * len(settings.bundles) + _SPARE_REQUESTS,
         ray_actor_options={"num_cpus": settings.cpus, "num_gpus": settings.gpus},
     )
-    return deployment.bind()
+    bound: Application = configured.bind()
+    return bound
 
 
 def settings_from(values: Mapping[str, Any]) -> AppSettings:

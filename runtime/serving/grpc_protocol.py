@@ -12,7 +12,8 @@ from typing import Any, TypeVar, final
 import grpc
 import numpy as np
 from google.protobuf import json_format
-from tritonclient.grpc import service_pb2, service_pb2_grpc
+from tritonclient.grpc import service_pb2 as untyped_service_pb2
+from tritonclient.grpc import service_pb2_grpc
 
 import dlcv
 from dlcv.runtime.errors import DlcvError, InputError
@@ -34,6 +35,7 @@ from dlcv.runtime.serving.tensors import Array, array_from_bytes, array_from_jso
 from dlcv.runtime.serving.tracing import span
 
 T = TypeVar("T")
+service_pb2: Any = untyped_service_pb2  # protobuf makes its classes when it is imported
 _CODES = {
     400: grpc.StatusCode.INVALID_ARGUMENT,
     401: grpc.StatusCode.UNAUTHENTICATED,
@@ -137,8 +139,8 @@ class _Service(service_pb2_grpc.GRPCInferenceServiceServicer):  # type: ignore[m
                 record.status = status_of(e)
                 await context.abort(_CODES.get(record.status, grpc.StatusCode.UNKNOWN), str(e))
 
-    async def ModelStreamInfer(self, requests: Any, context: Any) -> AsyncIterator[Any]:  # noqa: N802
-        async for request in requests:
+    async def ModelStreamInfer(self, request_iterator: Any, context: Any) -> AsyncIterator[Any]:  # noqa: N802
+        async for request in request_iterator:
             with self._recorded(context, "ModelStreamInfer") as record:
                 try:
                     answer = await self._infer(request, context, record)

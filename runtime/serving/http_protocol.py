@@ -89,7 +89,8 @@ class GuardedProtocol(HttpToolsProtocol):
 
     def on_headers_complete(self) -> None:
         """Begin to answer, where everybody agrees on where the body ends."""
-        if (problem := _framing_problem(self.headers, self.parser.get_http_version())) is not None:
+        parser: Any = self.parser  # there is one as long as there is a connection
+        if (problem := _framing_problem(self.headers, parser.get_http_version())) is not None:
             self._problem = (400, problem)
             raise _MalformedError
         self._is_in_head, self._is_in_body = False, True

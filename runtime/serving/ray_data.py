@@ -75,8 +75,7 @@ _LOST = (
 class RayJob:
     """What runs, and where.
 
-    address: "local" starts Ray on this machine for the job; others join a cluster, as `ray.init` takes them: "auto",
-    "HOST:6379", "ray://HOST:10001". workers: processes with a loaded bundle; None: as many as the cluster has CPUs for, or
+    address: "local" starts Ray on this machine for the job; "auto" and "HOST:6379" join a cluster, as in `ray.init`. workers: processes with a loaded bundle; None: as many as the cluster has CPUs for, or
     GPUs, where the engine needs one.
     """
 
@@ -188,9 +187,14 @@ def _require_answer(address: str) -> None:
     """Check that somebody listens at HOST:PORT; Ray itself tries for minutes.
 
     Raises:
-        InputError: nobody does.
+        InputError: nobody does, or it is an address of Ray Client, over which Ray Data does not run.
     """
-    host, colon, port = address.removeprefix("ray://").rpartition(":")
+    if address.startswith("ray://"):
+        raise InputError(
+            f"Ray Data does not run over Ray Client ({address}); run this on a machine of the cluster with --ray auto, or "
+            "give HOST:6379"
+        )
+    host, colon, port = address.rpartition(":")
     if not (colon and port.isdecimal()):
         return
     try:

@@ -212,7 +212,7 @@ class Gate:
         assert self.open.wait(SECONDS), "nobody opened the gate"
         count = len(feeds["image"])
         return {
-            "probabilities": np.tile(np.float32([0.8, 0.1, 0.1]), (count, 1)),
+            "probabilities": np.tile(np.array([0.8, 0.1, 0.1], np.float32), (count, 1)),
             "embedding": np.zeros((count, 3), np.float32),
             "explanation": np.zeros((count, 8, 8), np.float32),
             "attention": np.zeros((count, 3, 8, 8), np.float32),
@@ -229,7 +229,7 @@ class Gated:
 
 
 @pytest.fixture
-def gated(classify_bundle: Path) -> Iterator[Callable[..., Any]]:
+def gated(classify_bundle: Path) -> Callable[..., Any]:
     """`with gated(queue=2, ...) as it`: limits, batch_size and workers as given."""
 
     @contextmanager

@@ -1,6 +1,7 @@
 """The application in other people's servers: mounted in one of theirs, and under Ray Serve."""
 
 import asyncio
+import logging
 import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -78,7 +79,7 @@ def ray_serve(classify_bundle: Path) -> Iterator[str]:
         num_cpus=2,
         include_dashboard=False,
         log_to_driver=False,
-        logging_level="ERROR",
+        logging_level=logging.ERROR,
     )
     try:
         serve.start(http_options={"host": "127.0.0.1", "port": port})
@@ -110,5 +111,5 @@ def test_ray_serve_runs_the_same_application(
     tensor = tritonclient.http.InferInput("image", [2, 8, 8, 3], "UINT8")
     tensor.set_data_from_numpy(pixels)
     answer = client.infer("toy-classify", [tensor]).as_numpy("probabilities")
-    np.testing.assert_allclose(answer, expected, atol=1e-6)
+    np.testing.assert_allclose(np.asarray(answer), expected, atol=1e-6)
     assert "dlcv_requests_total" in requests.get(f"{ray_serve}/metrics", timeout=SECONDS).text

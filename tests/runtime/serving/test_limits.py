@@ -324,9 +324,15 @@ def test_a_bug_of_ours_is_500_with_an_id_and_the_traceback_goes_to_the_log(
         assert answer.status_code == 500
         assert answer.json()["error"].endswith("under the id abc-7")
         assert answer.headers["x-request-id"] == "abc-7"
-        log: list[str] = []
-        until(lambda: log.append(capfd.readouterr().err) or "TypeError" in "".join(log))
-        assert "request abc-7 failed" in "".join(log)
+        log = ""
+
+        def is_logged() -> bool:
+            nonlocal log
+            log += capfd.readouterr().err
+            return "TypeError" in log
+
+        until(is_logged)
+        assert "request abc-7 failed" in log
         assert is_well(it.app)
 
 

@@ -5,6 +5,7 @@ import io
 import json
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -24,11 +25,12 @@ def ask(server: ServerProcess, model: str, data: bytes, **query: str) -> request
     return requests.post(f"{server.url}/predict/{model}", data=data, params=query, timeout=SECONDS)
 
 
-def command_line(command: str, photo: Path, bundle: Path, *options: str) -> dict:
+def command_line(command: str, photo: Path, bundle: Path, *options: str) -> dict[str, Any]:
     arguments = [command, str(photo), "-m", str(bundle), "--engine", "ort", *options]
     done = CliRunner().invoke(infer_app, arguments)
     assert done.exit_code == 0, done.output
-    return json.loads(done.stdout.splitlines()[0])
+    line: dict[str, Any] = json.loads(done.stdout.splitlines()[0])
+    return line
 
 
 @pytest.fixture

@@ -1,5 +1,6 @@
 """The Open Inference Protocol, asked by NVIDIA's own clients, over REST and gRPC; the answers are those of the predictor."""
 
+import importlib
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -58,8 +59,8 @@ class Client:
 
 
 @pytest.fixture(params=PROTOCOLS)
-def protocol(request) -> str:
-    return request.param
+def protocol(request: pytest.FixtureRequest) -> str:
+    return str(request.param)
 
 
 @pytest.fixture(params=TASKS)
@@ -161,7 +162,7 @@ def test_a_captioner_answers_in_words(protocol: str, server: ServerProcess, capt
     assert (answer.as_numpy("log_probability") < 0).all()
 
 
-REFUSED = {
+REFUSED: dict[str, tuple[str, dict[str, Any], tuple[str, str], str]] = {
     "unknown model": ("pixels", {"model": "nope"}, ("404", "NOT_FOUND"), "there is no model 'nope'"),
     "unknown output": ("pixels", {"outputs": ["nope"]}, ("400", "INVALID"), "has no output 'nope'"),
     "unknown input": ("pixels", {"name": "nope"}, ("400", "INVALID"), "received 'nope'"),
@@ -347,12 +348,13 @@ def test_a_stream_of_requests_is_answered_one_by_one(
 
 def test_typed_contents_are_read_as_raw_ones(server: ServerProcess, classify_bundle: Path) -> None:
     import grpc
-    from tritonclient.grpc import service_pb2, service_pb2_grpc
+    from tritonclient.grpc import service_pb2_grpc
 
+    messages: Any = importlib.import_module("tritonclient.grpc.service_pb2")
     client = Client("grpc", server, classify_bundle)
     with grpc.insecure_channel(server.grpc) as channel:
         stub = service_pb2_grpc.GRPCInferenceServiceStub(channel)
-        request = service_pb2.ModelInferRequest(model_name="toy-classify")
+        request = messages.ModelInferRequest(model_name="toy-classify")
         tensor = request.inputs.add(name="image", datatype="UINT8", shape=client.pixels.shape)
         tensor.contents.uint_contents.extend(client.pixels.ravel().tolist())
         answer = stub.ModelInfer(request)

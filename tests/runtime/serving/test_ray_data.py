@@ -138,6 +138,20 @@ def require_same_values(rows: list[dict[str, Any]], lines: list[dict[str, Any]])
         assert ("error" in line) == (row["error"] is not None)
 
 
+@pytest.mark.parametrize(
+    ("address", "words"),
+    [
+        ("127.0.0.1:1", "no Ray cluster can be joined at '127.0.0.1:1'"),
+        ("ray://localhost:10001", "Ray Data does not run over Ray Client"),
+    ],
+)
+def test_a_cluster_that_cannot_be_joined_is_one_error(infer, tmp_path, capfd, address, words):
+    options = (*CLASSIFIER, "--out", tmp_path / "out", "--ray", address)
+    assert infer("classify", "a.jpg", *options) == EXIT_FAILED
+    assert words in capfd.readouterr().err
+    assert not (tmp_path / "out").exists()
+
+
 def test_classify_gives_the_rows_of_the_plain_run(cluster, photos, infer, tmp_path, capfd):
     plain, out = tmp_path / "plain", tmp_path / "out"
     assert infer("classify", photos, *CLASSIFIER, "--out", plain) == EXIT_SOME_REFUSED
