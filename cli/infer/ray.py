@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import sys
 from collections import Counter
 from collections.abc import Iterator
+from contextlib import redirect_stdout
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
@@ -62,6 +64,7 @@ def answer_on_ray(request: TaskRequest) -> None:
     run = _run_record(request, bundle, options.write)
     try:
         with (
+            redirect_stdout(sys.stderr),  # Ray prints there when it lost a worker
             joined(job),
             ParquetParts(
                 folder, run=run, resume=request.resume, overwrite=request.overwrite

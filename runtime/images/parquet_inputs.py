@@ -7,6 +7,7 @@ are read where the job is started. Bytes are read where they are used: a `RowGro
 from __future__ import annotations
 
 import glob
+from collections import deque
 from collections.abc import Collection, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -73,19 +74,18 @@ def bytes_in(group: RowGroup, rows: Collection[int]) -> Iterator[tuple[str, Sour
 
     rows: counted from the group's first. What cannot be read is a `Refused`.
     """
-    left = iter(sorted(rows))
-    row = next(left, None)
+    left = deque(sorted(rows))
+    reason = f"{group.path} has fewer rows now"
     try:
         with _opened(group.path) as file:
             for number, value in enumerate(_values(file, group.column, group=group.group)):
-                if number == row:
-                    yield group.name(row), _image(value, group.name(row))
-                    row = next(left, None)
+                if left and number == left[0]:
+                    name = group.name(left.popleft())
+                    yield name, _image(value, name)
     except Exception as e:  # noqa: BLE001  # every filesystem behind fsspec raises its own, and so does pyarrow
         reason = f"cannot read {group.path} ({_one_line(e)})"
-        while row is not None:
-            yield group.name(row), Refused(source=group.name(row), reason=reason)
-            row = next(left, None)
+    for name in map(group.name, left):
+        yield name, Refused(source=name, reason=reason)
 
 
 def _files(text: str) -> list[str]:
@@ -103,7 +103,7 @@ def _files_of_url(url: str) -> list[str]:
 
     filesystem, path = url_to_fs(url)
     if glob.has_magic(path):
-        found = sorted(filesystem.glob(path))
+        found = sorted(f for f in filesystem.glob(path) if not Path(f).name.startswith("."))
     else:
         found = _shown(filesystem.find(path), path) if filesystem.isdir(path) else [path]
     return [str(filesystem.unstrip_protocol(file)) for file in found]
