@@ -10,14 +10,16 @@ with 1 and with 32 clients, after 3 s of warm-up. Prints a table; figures are me
 
 import argparse
 import json
+import os
 import platform
 import random
+import signal
 import statistics
 import subprocess
 import sys
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
@@ -72,7 +74,10 @@ def server(name: str, bundle: str) -> Iterator[str]:
         program = ["litserve_peer.py"] if name == "litserve" else ["peers.py", name]
         command, path = [str(HERE / program[0]), *program[1:], str(PORT), bundle], "/predict"
     process = subprocess.Popen(
-        [sys.executable, *command], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
+        [sys.executable, *command],
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+        start_new_session=True,
     )
     try:
         for _ in range(600):
@@ -88,6 +93,9 @@ def server(name: str, bundle: str) -> Iterator[str]:
     finally:
         process.terminate()
         process.wait(30)
+        with suppress(ProcessLookupError):  # LitServe leaves processes that hold the port
+            os.killpg(process.pid, signal.SIGKILL)
+        time.sleep(1)
 
 
 def load(path: str, clients: int, seconds: float, *, is_form: bool = False) -> dict[str, Any]:
@@ -98,7 +106,7 @@ def load(path: str, clients: int, seconds: float, *, is_form: bool = False) -> d
         [sys.executable, HERE / "load.py", *arguments], capture_output=True, text=True, check=True
     )
     report: dict[str, Any] = json.loads(done.stdout)
-    if report["failures"]:
+    if report["failures"] or set(report["statuses"]) != {"200"}:
         raise SystemExit(f"{path}: {report}")
     return report
 

@@ -37,11 +37,12 @@ def fastapi_plain_ort(port: int, bundle: str) -> None:
 
     opened = open_bundle(bundle)
     session = onnxruntime.InferenceSession(opened.path / opened.variant().file)
+    size = opened.manifest.preprocessing.size[::-1]
     names, app = [info.name for info in opened.manifest.classes], FastAPI()
 
     @app.post("/predict")
     async def predict(request: Request) -> Any:
-        image = Image.open(io.BytesIO(await request.body())).convert("RGB").resize((224, 224))
+        image = Image.open(io.BytesIO(await request.body())).convert("RGB").resize(size)
         (row,) = session.run(["probabilities"], {"image": np.asarray(image)[None]})[0]
         order = np.argsort(-row)[:5]
         return {"top": [{"label": names[i], "probability": float(row[i])} for i in order]}
