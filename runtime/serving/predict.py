@@ -103,6 +103,7 @@ class Predict:
         options = options_from_query(request.query_params)
         classifier = model.classifier(options.prototypes) if options.prototypes else None
         limits = self._serving.options.limits
+        model.require_room()
         with model.in_use():
             async with body_of(request, self._serving.budget, limits) as body:
                 images = await images_from_body(body, request, options)

@@ -143,6 +143,7 @@ class RestProtocol:
     async def _infer(self, request: Request) -> Response:
         model, record = self._named(request), record_of(request)
         limits = self._serving.options.limits
+        model.require_room()
         with model.in_use():
             async with body_of(request, self._serving.budget, limits) as body:
                 asked = request_from_body(body, request.headers.get(_HEADER_LENGTH))

@@ -11,6 +11,7 @@ from contextlib import contextmanager
 from typing import final
 
 from dlcv.runtime.bundle.schema import Task
+from dlcv.runtime.errors import QueueFullError
 from dlcv.runtime.fewshot.prototypes import PrototypeClassifier
 from dlcv.runtime.running.predictor import Predictor
 from dlcv.runtime.serving.errors import UnknownError
@@ -47,6 +48,18 @@ class ServedModel:
             self._users -= 1
             if not self._users:
                 self._unused.set()
+
+    def require_room(self) -> None:
+        """Check that there is a place, before a request's body is read: a refusal should cost little.
+
+        Raises:
+            QueueFullError: there is none.
+        """
+        predictor = self.predictor
+        if predictor.under_way >= predictor.queue_size:
+            raise QueueFullError(
+                f"all {predictor.queue_size} places of model {self.name!r} are taken; try again later"
+            )
 
     def classifier(self, name: str) -> PrototypeClassifier:
         """Return the classifier by a set of prototypes.

@@ -74,7 +74,7 @@ def test_a_full_queue_refuses_at_once_and_says_when_to_come_back(gated, photo: b
         assert time.monotonic() - start < SECONDS / 4
         assert refused.status_code == 503
         assert refused.headers["retry-after"] == "1"
-        assert "2 of the model's 2 places are taken" in refused.json()["error"]
+        assert "all 2 places of model 'toy' are taken" in refused.json()["error"]
         it.gate.open.set()
         assert [f.result().status_code for f in accepted] == [200, 200]
         assert post(it.app, photo).status_code == 200
