@@ -44,7 +44,9 @@ class Block(importlib.abc.MetaPathFinder):
 sys.meta_path.insert(0, Block())
 """
 
-SERVING = "dlcv.runtime.serving."  # its modules are imported by what serves, which needs its extra anyway
+SERVING = (
+    "dlcv.runtime.serving."  # its modules are imported by what serves, which needs its extra anyway
+)
 
 IMPORT_ALL = f"""
 count = 0

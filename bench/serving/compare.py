@@ -71,8 +71,8 @@ def server(name: str, bundle: str) -> Iterator[str]:
         ]
         path = f"/predict/{bundle}"
     else:
-        program = ["litserve_peer.py"] if name == "litserve" else ["peers.py", name]
-        command, path = [str(HERE / program[0]), *program[1:], str(PORT), bundle], "/predict"
+        file, *names = ["litserve_peer.py"] if name == "litserve" else ["peers.py", name]
+        command, path = [str(HERE / file), *names, str(PORT), bundle], "/predict"
     process = subprocess.Popen(
         [sys.executable, *command],
         stdout=subprocess.DEVNULL,
@@ -98,15 +98,17 @@ def server(name: str, bundle: str) -> Iterator[str]:
         time.sleep(1)
 
 
-def load(path: str, clients: int, seconds: float, *, is_form: bool = False) -> dict[str, Any]:
-    """Ask a server; return the report of load.py."""
+def load(
+    path: str, clients: int, seconds: float, *, is_form: bool = False, expected: str = "200"
+) -> dict[str, Any]:
+    """Ask a server; return the report of load.py. Every answer must have the expected status."""
     arguments = [str(PORT), path, str(PHOTO), "--clients", str(clients), "--seconds", str(seconds)]
     arguments += ["--form"] if is_form else []
     done = subprocess.run(
         [sys.executable, HERE / "load.py", *arguments], capture_output=True, text=True, check=True
     )
     report: dict[str, Any] = json.loads(done.stdout)
-    if report["failures"] or set(report["statuses"]) != {"200"}:
+    if report["failures"] or set(report["statuses"]) != {expected}:
         raise SystemExit(f"{path}: {report}")
     return report
 

@@ -16,7 +16,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from compare import PHOTO, PORT, load
+from compare import PHOTO, PORT, load  # type: ignore[import-not-found]  # a script beside this one
 
 HERE = Path(__file__).resolve().parent
 QUEUE = 64
@@ -107,15 +107,15 @@ def overload(bundle: str, seconds: float) -> dict[str, Any]:
 def many(bundle: str, requests: int) -> dict[str, Any]:
     """Ask very often; what the process holds is read in between."""
     path = f"/predict/{bundle}"
-    bad = ["/predict/nothing", f"{path}?top=none", f"{path}?mask=png"]
+    bad = {"/predict/nothing": "404", f"{path}?top=none": "400", f"{path}?mask=png": "400"}
     with our_server(bundle) as pid:
         load(path, 32, 5)
         states, done = [state(pid)], 0
         while done < requests:
             report = load(path, 32, 10)
             done += sum(report["statuses"].values())
-            for wrong in bad:
-                done += sum(load(wrong, 4, 0.2)["statuses"].values())
+            for wrong, expected in bad.items():
+                done += sum(load(wrong, 4, 0.2, expected=expected)["statuses"].values())
             states.append(state(pid) | {"requests": done})
         return {"requests": done, "states": states}
 

@@ -37,13 +37,13 @@ def fastapi_plain_ort(port: int, bundle: str) -> None:
 
     opened = open_bundle(bundle)
     session = onnxruntime.InferenceSession(opened.path / opened.variant().file)
-    size = opened.manifest.preprocessing.size[::-1]
+    height, width = opened.manifest.preprocessing.size
     names, app = [info.name for info in opened.manifest.classes], FastAPI()
 
     @app.post("/predict")
     async def predict(request: Request) -> Any:
-        image = Image.open(io.BytesIO(await request.body())).convert("RGB").resize(size)
-        (row,) = session.run(["probabilities"], {"image": np.asarray(image)[None]})[0]
+        image = Image.open(io.BytesIO(await request.body())).convert("RGB").resize((width, height))
+        row = np.asarray(session.run(["probabilities"], {"image": np.asarray(image)[None]})[0])[0]
         order = np.argsort(-row)[:5]
         return {"top": [{"label": names[i], "probability": float(row[i])} for i in order]}
 

@@ -9,6 +9,7 @@ import numpy as np
 
 from dlcv.runtime.engines import load_engine
 from dlcv.runtime.engines.base import EngineOptions
+from dlcv.runtime.errors import ModelClosedError
 from dlcv.runtime.machine.closing import Closing
 
 if TYPE_CHECKING:
@@ -52,8 +53,12 @@ class BundleDistance(Closing):
         return self._predictor.call(run)["scores"]  # any thread may ask
 
     def close(self) -> None:
-        """Free the engine."""
-        if self._engine is not None:
+        """Free the engine, on the thread that ran it as long as there is one."""
+        if self._engine is None:
+            return
+        try:
+            self._predictor.call(self._engine.close)
+        except ModelClosedError:
             self._engine.close()
 
 

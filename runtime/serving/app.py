@@ -101,5 +101,5 @@ def model_description(model: ServedModel) -> dict[str, Any]:
         ],
         "threshold": manifest.threshold,
         "outputs": [spec.name for spec in predictor.engine.outputs],
-        "prototypes": sorted(model.prototypes),
+        "prototypes": sorted(model.sets),
     }

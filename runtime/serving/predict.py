@@ -7,6 +7,7 @@ import base64
 import io
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future
+from contextlib import nullcontext
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, TypeAlias, final
 
@@ -24,13 +25,12 @@ from dlcv.runtime.results.lines import line_from_record, record_from_result
 from dlcv.runtime.serving.body import FormImage, body_of, form_images
 from dlcv.runtime.serving.edge import json_response, record_of
 from dlcv.runtime.serving.errors import RequestError
+from dlcv.runtime.serving.served import ServedPrototypes
 from dlcv.runtime.serving.state import Serving
 from dlcv.runtime.serving.waiting import outcomes, while_connected
 
 if TYPE_CHECKING:
     from PIL import Image
-
-    from dlcv.runtime.fewshot.prototypes import PrototypeClassifier
 
 INCLUDABLE = ("attention", "confidence", "embedding", "explanation", "mask")
 _PICTURES = ("mask", "overlay", "confidence")
@@ -101,10 +101,10 @@ class Predict:
         model, record = self._serving.models.get(request.path_params["name"]), record_of(request)
         record.model = model.name
         options = options_from_query(request.query_params)
-        classifier = model.classifier(options.prototypes) if options.prototypes else None
-        limits = self._serving.options.limits
+        prototypes = model.prototypes(options.prototypes) if options.prototypes else None
         model.require_room()
-        with model.in_use():
+        limits = self._serving.options.limits
+        with model.in_use(), prototypes.in_use() if prototypes else nullcontext():
             async with body_of(request, self._serving.budget, limits) as body:
                 images = await images_from_body(body, request, options)
                 if options.picture and len(images) > 1:
@@ -113,7 +113,7 @@ class Predict:
                     )
                 futures = model.predictor.submit_many([i.data for i in images], wait=False)
                 async with while_connected(request.receive):
-                    answers = await _answers(futures, classifier, seconds=limits.timeout_s)
+                    answers = await _answers(futures, prototypes, seconds=limits.timeout_s)
                 record.images = len(images)
                 return await _response(images, answers, options)
 
@@ -136,7 +136,7 @@ async def images_from_body(
 
 
 async def _answers(
-    futures: Sequence[Future[Result]], classifier: PrototypeClassifier | None, *, seconds: float
+    futures: Sequence[Future[Result]], prototypes: ServedPrototypes | None, *, seconds: float
 ) -> list[Answer]:
     """Return the results; what cannot be read is refused, and the first refusal raised where there is nothing else."""
     found = await outcomes(futures, seconds=seconds)
@@ -145,8 +145,8 @@ async def _answers(
         if not isinstance(error, ImageError) or len(errors) == len(found):
             raise error
     results = [item for item in found if not isinstance(item, BaseException)]
-    if classifier is not None:
-        results = list(await asyncio.to_thread(classifier.answers, results))
+    if prototypes is not None:
+        results = list(await asyncio.to_thread(prototypes.classifier.answers, results))
     rest = iter(results)
     return [
         Refused(source=b"", reason=str(item)) if isinstance(item, BaseException) else next(rest)
@@ -177,7 +177,9 @@ def picture_of(answer: Answer, kind: str) -> Callable[[], Image.Image]:
     Raises:
         RequestError: there is no such picture of it.
     """
-    if isinstance(answer, Segmentation):
+    if isinstance(answer, Segmentation) and (
+        kind != "confidence" or answer.graph_confidence is not None
+    ):
         pictures = {
             "mask": answer.mask_image,
             "overlay": answer.overlay,

@@ -14,7 +14,7 @@ from dlcv.runtime.serving.body import FormImage, body_of, form_images
 from dlcv.runtime.serving.edge import json_response, record_of
 from dlcv.runtime.serving.errors import RequestError
 from dlcv.runtime.serving.options import Limits
-from dlcv.runtime.serving.served import ServedModel
+from dlcv.runtime.serving.served import ServedModel, ServedPrototypes
 from dlcv.runtime.serving.state import Serving
 
 _MAX_NAME = 80
@@ -38,8 +38,8 @@ class PrototypeSets:
 
     async def _show(self, request: Request) -> Response:
         name = request.path_params["set"]
-        classifier = self._model(request).classifier(name)
-        return json_response(description(name, classifier.prototypes))
+        found = self._model(request).prototypes(name)
+        return json_response(description(name, found.prototypes))
 
     async def _put(self, request: Request) -> Response:
         name, model = request.path_params["set"], self._model(request)
@@ -58,9 +58,9 @@ class PrototypeSets:
 
     async def _delete(self, request: Request) -> Response:
         name, model = request.path_params["set"], self._model(request)
-        classifier = model.classifier(name)
-        del model.prototypes[name]
-        await asyncio.to_thread(classifier.close)
+        forgotten = model.prototypes(name)
+        del model.sets[name]
+        await forgotten.close()
         return Response(status_code=204)
 
     def _model(self, request: Request) -> ServedModel:
@@ -86,7 +86,7 @@ def require_room(model: ServedModel, name: str, limits: Limits) -> None:
     """
     if not name.isprintable() or len(name) > _MAX_NAME:
         raise RequestError(f"the name of a set is printable and has at most {_MAX_NAME} characters")
-    if name not in model.prototypes and len(model.prototypes) >= limits.prototype_sets:
+    if name not in model.sets and len(model.sets) >= limits.prototype_sets:
         raise RequestError(
             f"model {model.name!r} has {limits.prototype_sets} sets of prototypes, which is all it may have; delete one"
         )
@@ -107,7 +107,7 @@ async def put_prototypes(model: ServedModel, name: str, prototypes: Prototypes) 
         InputError: they are of another bundle.
     """
     classifier = await asyncio.to_thread(PrototypeClassifier, model.predictor, prototypes)
-    old = model.prototypes.get(name)
-    model.prototypes[name] = classifier
+    old = model.sets.get(name)
+    model.sets[name] = ServedPrototypes(classifier)
     if old is not None:
-        await asyncio.to_thread(old.close)
+        await old.close()

@@ -174,7 +174,8 @@ class Worker:
     ) -> Iterator[Result | Refused]:
         for number, (name, image) in enumerate(images):
             key = f"{piece}\n{number}"
-            if ray.get(self._attempts.begin.remote(key)) >= _DEATHS:
+            deaths: Any = ray.get(self._attempts.begin.remote(key))
+            if deaths >= _DEATHS:
                 yield Refused(
                     source=name, reason=f"workers died {_DEATHS} times while they read it"
                 )

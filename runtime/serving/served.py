@@ -6,13 +6,14 @@ All of it runs on the event loop's thread, but for loading and closing.
 from __future__ import annotations
 
 import asyncio
+from abc import ABC, abstractmethod
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import final
 
 from dlcv.runtime.bundle.schema import Task
 from dlcv.runtime.errors import QueueFullError
-from dlcv.runtime.fewshot.prototypes import PrototypeClassifier
+from dlcv.runtime.fewshot.prototypes import PrototypeClassifier, Prototypes
 from dlcv.runtime.running.predictor import Predictor
 from dlcv.runtime.serving.errors import UnknownError
 
@@ -20,26 +21,17 @@ VERSION = "1"
 """Of every model: a bundle has its SHA-256 instead."""
 
 
-@final
-class ServedModel:
-    """A loaded bundle under its name. prototypes: few-shot classes, by the name of their set."""
+class Used(ABC):
+    """What requests use, and what is closed once none does."""
 
-    def __init__(self, name: str, predictor: Predictor) -> None:
-        self.name = name
-        self.predictor = predictor
-        self.prototypes: dict[str, PrototypeClassifier] = {}
+    def __init__(self) -> None:
         self._users = 0
         self._unused = asyncio.Event()
         self._unused.set()
 
-    @property
-    def task(self) -> Task:
-        """The bundle's task."""
-        return self.predictor.bundle.manifest.task
-
     @contextmanager
     def in_use(self) -> Iterator[None]:
-        """Keep the model open meanwhile, also when it is replaced."""
+        """Keep it open meanwhile, also when it is replaced."""
         self._users += 1
         self._unused.clear()
         try:
@@ -48,6 +40,48 @@ class ServedModel:
             self._users -= 1
             if not self._users:
                 self._unused.set()
+
+    async def close(self) -> None:
+        """Free it once nobody uses it."""
+        await self._unused.wait()
+        await asyncio.to_thread(self._close)
+
+    @abstractmethod
+    def _close(self) -> None:
+        """Free it now."""
+
+
+@final
+class ServedPrototypes(Used):
+    """A set of few-shot classes."""
+
+    def __init__(self, classifier: PrototypeClassifier) -> None:
+        super().__init__()
+        self.classifier = classifier
+
+    @property
+    def prototypes(self) -> Prototypes:
+        """The classes."""
+        return self.classifier.prototypes
+
+    def _close(self) -> None:
+        self.classifier.close()
+
+
+@final
+class ServedModel(Used):
+    """A loaded bundle under its name. sets: few-shot classes, by the name of their set."""
+
+    def __init__(self, name: str, predictor: Predictor) -> None:
+        super().__init__()
+        self.name = name
+        self.predictor = predictor
+        self.sets: dict[str, ServedPrototypes] = {}
+
+    @property
+    def task(self) -> Task:
+        """The bundle's task."""
+        return self.predictor.bundle.manifest.task
 
     def require_room(self) -> None:
         """Check that there is a place, before a request's body is read: a refusal should cost little.
@@ -61,27 +95,22 @@ class ServedModel:
                 f"all {predictor.queue_size} places of model {self.name!r} are taken; try again later"
             )
 
-    def classifier(self, name: str) -> PrototypeClassifier:
-        """Return the classifier by a set of prototypes.
+    def prototypes(self, name: str) -> ServedPrototypes:
+        """Return a set of prototypes.
 
         Raises:
             UnknownError: the model has no such set.
         """
-        if name not in self.prototypes:
-            known = ", ".join(sorted(self.prototypes)) or "none"
+        if name not in self.sets:
+            known = ", ".join(sorted(self.sets)) or "none"
             raise UnknownError(
                 f"model {self.name!r} has no prototypes {name[:80]!r}; it has {known}"
             )
-        return self.prototypes[name]
-
-    async def close(self) -> None:
-        """Free the model once nobody uses it."""
-        await self._unused.wait()
-        await asyncio.to_thread(self._close)
+        return self.sets[name]
 
     def _close(self) -> None:
-        for classifier in self.prototypes.values():
-            classifier.close()
+        for prototypes in self.sets.values():
+            prototypes.classifier.close()
         self.predictor.close()
 
 

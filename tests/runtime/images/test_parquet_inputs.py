@@ -57,6 +57,7 @@ def test_a_column_of_bytes_is_read_a_group_at_a_time(tmp_path, kind):
     first, second = parquet_images(table)
     assert second == RowGroup(path=table, column="bytes", group=1, first=3, count=2)
     assert isinstance(first, RowGroup)
+    assert isinstance(second, RowGroup)
     none = Refused(source=f"{table}#1", reason="the row holds no image")
     assert list(bytes_in(first, [0, 1])) == [(f"{table}#0", b"0"), (f"{table}#1", none)]
     assert list(bytes_in(second, [1])) == [(f"{table}#4", b"4")]

@@ -4,8 +4,9 @@ import io
 import json
 import threading
 
-from dlcv.runtime.serving.lines import LineWriter
 from tests.runtime.serving.conftest import SECONDS, until
+
+from dlcv.runtime.serving.lines import LineWriter
 
 
 def test_lines_come_in_order_and_the_last_before_the_end() -> None:

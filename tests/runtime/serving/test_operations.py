@@ -445,17 +445,25 @@ def test_a_second_signal_ends_it_at_once(classify_bundle: Path) -> None:
             assert server.process.wait(SECONDS / 4) == 0
 
 
+@pytest.mark.parametrize("model", ["imagenet-lite0", "voc-deeplab", "toy-embed"])
 def test_the_acceptance_program_of_another_client_says_ok(
-    server: ServerProcess, data_root: Path
+    model: str, embed_bundle: Path, data_root: Path
 ) -> None:
     """NVIDIA's client asks everything at once; it lies beside the datasets, and compares with `dlcv.load(MODEL)`."""
     program = data_root.parent / "acceptance" / "oip_client.py"
     if not program.is_file():
         pytest.skip(f"there is no {program}")
-    with serving_process("imagenet-lite0", "--engine", "ort", "--no-access-log") as real:
+    bundle = embed_bundle if model == "toy-embed" else model
+    with serving_process(bundle, "--engine", "ort", "--no-access-log") as server:
+        addresses = ["--http", server.http, "--grpc", server.grpc]
+        images = ["--images", str(SAMPLES / "cat.jpg"), str(SAMPLES / "dog.jpg")]
         done = subprocess.run(
-            [sys.executable, program, "--http", real.http, "--grpc", real.grpc, "--model", "imagenet-lite0", "--images", SAMPLES / "cat.jpg", SAMPLES / "dog.jpg"],
-            capture_output=True, text=True, timeout=120, check=False,
-        )  # fmt: skip
-    assert done.returncode == 0, done.stdout
-    assert "0 failed" in done.stdout
+            [sys.executable, program, *addresses, "--model", model, *images],
+            cwd=embed_bundle.parent,  # where `toy-embed` is a folder
+            capture_output=True,
+            text=True,
+            timeout=120,
+            check=False,
+        )
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert " 0 failed" in done.stdout
