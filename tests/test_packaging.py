@@ -44,7 +44,7 @@ def expected(tree):
     """Every file of the four folders, as it is to be named in the wheel."""
     files = (path for folder in FOLDERS for path in (tree / folder).rglob("*") if path.is_file())
     ours = {f"dlcv/{path.relative_to(tree).as_posix()}" for path in files}
-    return ours | {"dlcv/__init__.py", "dlcv/py.typed"}
+    return ours | {"dlcv/__init__.py", "dlcv/py.typed", "dlcv/serving.py"}
 
 
 @pytest.fixture(scope="module")

@@ -134,7 +134,7 @@ def load_bundle(request: TaskRequest) -> Predictor:
     with loading(request.engine_settings, threads=request.threads, batch=request.batch) as options:
         opened = open_bundle(bundle)
         there = {spec.name for spec in opened.graph().outputs}
-        return load(
+        predictor = load(
             opened,
             engine=request.engine,
             precision=request.precision,
@@ -144,6 +144,9 @@ def load_bundle(request: TaskRequest) -> Predictor:
             search=request.search,
             decode=DecodeOptions(depth=request.depth),
         )
+    if predictor.why:
+        say(predictor.why)
+    return predictor
 
 
 def bundle_of(request: TaskRequest) -> str:

@@ -18,7 +18,8 @@ class EngineEntry:
     distribution: the package that must be installed, where the module's name does not tell. install: the command that
     installs it. needs_gpu: an NVIDIA GPU is required, and the engine is a `DeviceTimer`. cuda: the lowest CUDA version,
     (major, minor), that the driver must support. variations: engine settings that a tuning tries. like_plain: the
-    variation that does what plain ONNX Runtime does. target: whose int8 graph the engine takes, where a bundle has several:
+    variation that does what plain ONNX Runtime does. lower_arithmetic: settings with which a fp32 graph is computed in
+    bf16. target: whose int8 graph the engine takes, where a bundle has several:
     cpu (zero points, uint8 activations), or tensorrt (symmetric).
     """
 
@@ -31,6 +32,7 @@ class EngineEntry:
     cuda: tuple[int, int] = (0, 0)
     variations: tuple[Mapping[str, str], ...] = ({},)
     like_plain: Mapping[str, str] | None = None
+    lower_arithmetic: tuple[Mapping[str, str], ...] = ()
     target: Target = "cpu"
 
     def engine_class(self) -> Callable[[EngineModel, EngineOptions], Engine]:

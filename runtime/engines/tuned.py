@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from dlcv.runtime.bundle import Bundle
     from dlcv.runtime.engines.base import EngineOptions
 
+_LOWERED: dict[str, Precision] = {"bf16": "bf16", "f16": "fp16"}  # values of engine settings
 Goal: TypeAlias = Literal["throughput", "latency"]
 
 
@@ -24,7 +25,8 @@ class Row(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True)
     threads: CPU threads, None if the engine does not run on the CPU; for all cores, the engine chooses.
     ms_per_call: the median; quartiles_ms: its quartiles. calls: how many were timed. ratio: images/s relative
     to plain ONNX Runtime at the same batch, in the same rounds; None if that could not run. busy_ratio: the
-    same while a thread decodes photos. final: measured in the last, longer rounds.
+    same while a thread decodes photos. final: measured in the last, longer rounds. proof: why a lower precision may run, in
+    words.
     """
 
     engine: str
@@ -39,11 +41,17 @@ class Row(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True)
     ratio: float | None = None
     busy_ratio: float | None = None
     final: bool = False
+    proof: str = ""
+
+    @property
+    def arithmetic(self) -> Precision:
+        """The precision of the arithmetic: of the graph, or what an engine's setting lowers it to."""
+        return _LOWERED.get(self.settings.get("precision", ""), self.precision)
 
     def fits(self, precision: Precision | None, options: EngineOptions) -> bool:
         """Return whether the row is within what the user fixed, apart from the batch size."""
         return (
-            precision in (None, self.precision)
+            precision in (None, self.arithmetic)
             and (options.threads is None or self.threads in (None, options.threads))
             and options.settings.items() <= self.settings.items()
         )
@@ -53,7 +61,7 @@ class Tuning(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
     """The result of `dlcv-infer tune`.
 
     rows: what passed parity, best first for `goal`. plain: plain ONNX Runtime, by batch. dropped: one sentence
-    for each configuration that did not run or failed parity. created: ISO 8601, UTC. size: (height, width) of
+    for each configuration that did not run or failed parity. unsteady: why it is not stored, in words. created: ISO 8601, UTC. size: (height, width) of
     the images.
     """
 
@@ -63,6 +71,7 @@ class Tuning(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
     rows: tuple[Row, ...]
     plain: tuple[Row, ...]
     dropped: tuple[str, ...] = ()
+    unsteady: str = ""
 
     def best(self, precision: Precision | None, options: EngineOptions) -> Row | None:
         """Return the best row within what the user fixed, at the measured batch size nearest to the wanted one."""

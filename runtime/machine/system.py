@@ -3,19 +3,35 @@
 from __future__ import annotations
 
 import importlib.util
+import math
 import os
 import platform
+import sys
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
 from dlcv.runtime.errors import InputError
 
+_BF16_PRODUCTS = {"avx512_bf16", "amx_bf16"}
 _INT8_DOT_PRODUCTS = {"avx512_vnni", "avx_vnni", "amx_int8"}  # as /proc/cpuinfo calls them
 
 
 def cpu_count() -> int:
-    """Return how many CPU cores this process may use. Respects affinity masks, as containers set them."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    """Return how many CPU cores this process may use, at least 1.
+
+    Respects affinity masks and the quota of a container (cgroup version 2): half a core is 1, two and a half are 3.
+    """
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
+    return max(1, min(cores or 1, _quota() or sys.maxsize))
+
+
+def _quota(file: Path = Path("/sys/fs/cgroup/cpu.max")) -> int | None:
+    """Return the CPUs that a container may use, rounded up; None where there is no limit."""
+    try:
+        quota, period = file.read_text().split()
+        return math.ceil(int(quota) / int(period))
+    except (OSError, ValueError, ZeroDivisionError):  # not Linux, an older kernel, or "max"
+        return None
 
 
 def installed_version(distribution: str) -> str | None:
@@ -47,6 +63,11 @@ def require_matplotlib() -> None:
 def machine_name() -> str:
     """Return operating system, architecture and processor, for reports."""
     return f"{platform.system()} {platform.machine()}, {_processor()}, {cpu_count()} cores"
+
+
+def has_bf16() -> bool:
+    """Return whether this processor multiplies bfloat16 numbers, as /proc/cpuinfo says; False where it is not said."""
+    return bool(_BF16_PRODUCTS.intersection(_cpu_fact("flags").split()))
 
 
 def lacks_vnni() -> bool:

@@ -24,6 +24,7 @@ _HEAD = (
     "quartiles",
     "x plain",
     "x plain, busy",
+    "proof",
 )
 
 
@@ -36,7 +37,8 @@ def tuning_summary(tuning: Tuning) -> str:
     """Return the chosen configuration, in a sentence or two."""
     best = tuning.rows[0]
     words = " ".join([best.engine, best.precision, *_settings(best)])
-    text = f"--engine auto now takes {words}, batch {best.batch}"
+    takes = "would take" if tuning.unsteady else "now takes"
+    text = f"--engine auto {takes} {words}, batch {best.batch}"
     text += f", threads {best.threads}" if best.threads else ""
     reference = max(tuning.plain, key=lambda row: row.images_per_second, default=None)
     if reference is None:
@@ -100,6 +102,7 @@ def _cells(row: Row) -> tuple[str, ...]:
         f"{low:.2f} to {high:.2f}",
         "" if row.ratio is None else f"{row.ratio:.2f}",
         "" if row.busy_ratio is None else f"{row.busy_ratio:.2f}",
+        row.proof,
     )
 
 

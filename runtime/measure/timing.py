@@ -70,8 +70,12 @@ class Timing:
 
     def speed_over(self, other: Timing) -> float:
         """Return how many times as fast as `other` this was: the median of the ratios of the rounds."""
+        return median(self.ratios(other))
+
+    def ratios(self, other: Timing) -> list[float]:
+        """Return how many times as fast as `other` this was, in each round."""
         pairs = zip(self.rounds, other.rounds, strict=True)
-        return median(median(theirs) / median(own) for own, theirs in pairs)
+        return [median(theirs) / median(own) for own, theirs in pairs]
 
 
 def subject_from_call(call: Callable[[], object]) -> Subject:

@@ -1,7 +1,7 @@
 """`dlcv-infer tune`: measures every way to run a bundle on this machine, and stores the best.
 
-Every combination of engine, precision and settings first replays the golden cases; failures are dropped. The
-others are timed together with plain ONNX Runtime: first all of them briefly, in groups that fit into memory,
+Every combination of engine, precision and settings first replays the golden cases; failures are dropped. Lower precisions,
+of a graph or of an engine's arithmetic, must be proved besides (`lower.py`). The others are timed together with plain ONNX Runtime: first all of them briefly, in groups that fit into memory,
 then the fastest few for longer. For throughput, these are also timed while a thread decodes photos, as when a
 folder of images is processed; an engine that is fast alone may be slow there. The lower of the two ratios
 decides.
@@ -13,11 +13,12 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager, nullcontext
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
-from functools import partial
+from functools import cached_property, partial
 from itertools import product
 from typing import TypeAlias
 
 import msgspec
+import numpy as np
 
 from dlcv.runtime.bundle import Bundle
 from dlcv.runtime.bundle.schema import Precision
@@ -33,7 +34,8 @@ from dlcv.runtime.engines import (
 from dlcv.runtime.engines.base import Engine
 from dlcv.runtime.engines.tuned import Goal, Row, Tuning, store_tuning, tuning_key
 from dlcv.runtime.errors import DlcvError, EngineUnavailableError, InputError
-from dlcv.runtime.machine.system import cpu_count, is_importable
+from dlcv.runtime.machine.system import cpu_count, has_bf16, is_importable
+from dlcv.runtime.measure.lower import LowerGate, LowerOptions
 from dlcv.runtime.measure.parity import replay_golden
 from dlcv.runtime.measure.plain_onnxruntime import PLAIN, PlainOrt, plain_precision
 from dlcv.runtime.measure.timing import Subject, Timing, interleaved, subject_from_call
@@ -45,6 +47,7 @@ _LOADED_AT_ONCE = 8
 _FINALISTS = 4
 _SCREENING_SHARE = 0.5
 _LONGEST_CALL_SECONDS = 1.0
+_STEADY = 1.5  # upper quartile of the rounds' ratios over the lower one
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -53,7 +56,7 @@ class TuneRequest:
 
     None means every available engine, every precision of the bundle, the goal's batch sizes, or all cores and
     half of them. seconds: timing budget, without loading and parity. size: longer side of the images in pixels,
-    for a graph of dynamic size. on_progress: called with words, and the share done in 0..1 or None.
+    for a graph of dynamic size. lower: what decides whether lower precisions may run. on_progress: called with words, and the share done in 0..1 or None.
     """
 
     goal: Goal = "throughput"
@@ -63,6 +66,7 @@ class TuneRequest:
     threads: tuple[int, ...] | None = None
     seconds: float = 30.0
     size: int | None = None
+    lower: LowerOptions = field(default_factory=LowerOptions)
     on_progress: Callable[[str, float | None], None] = field(default=lambda *_: None)
 
 
@@ -79,6 +83,11 @@ class Configuration:
     def __str__(self) -> str:
         words = [self.engine, self.precision, *(f"{key}={value}" for key, value in self.settings)]
         return " ".join(words)
+
+    @property
+    def kind(self) -> tuple[str, Precision, tuple[tuple[str, str], ...]]:
+        """What decides over its answers: engine, precision, settings."""
+        return self.engine, self.precision, self.settings
 
 
 Timings: TypeAlias = "dict[Configuration, Timing]"
@@ -106,7 +115,8 @@ def tune(bundle: Bundle, request: TuneRequest | None = None) -> Tuning:
     tuning = run.finish(screened)
     if not tuning.rows:
         raise InputError(f"nothing could be measured: {'; '.join(tuning.dropped)}")
-    store_tuning(tuning_key(bundle, engine_versions()), tuning)
+    if not tuning.unsteady:
+        store_tuning(tuning_key(bundle, engine_versions()), tuning)
     return tuning
 
 
@@ -123,6 +133,7 @@ class _Run:
         self.plain_precision: Precision = plain_precision(bundle)
         self.batches = sorted(set(request.batches or _BATCHES[request.goal]))
         self.plain: list[Configuration] = []
+        self.proofs: dict[tuple[str, Precision, tuple[tuple[str, str], ...]], str] = {}
 
     def candidates(self) -> list[Configuration]:
         """Return every configuration that can be loaded and passes parity."""
@@ -133,7 +144,7 @@ class _Run:
         passed: list[tuple[str, Precision, Mapping[str, str]]] = [
             (engine, precision, settings)
             for engine, precision in product(self._engines(), precisions)
-            for settings in engine_entry(engine).variations
+            for settings in self._variations(engine, precision)
             if self._passes(engine, precision, settings)
         ]
         if passed:
@@ -165,7 +176,7 @@ class _Run:
                     on_round=partial(self._tell, words, number / len(groups), 1 / len(groups)),
                 )
             scores |= _scores(timings)
-            rows |= _rows(timings)
+            rows |= self._proved(_rows(timings))
         order = sorted((c for c in rows if c.engine != PLAIN), key=lambda c: -scores[c])
         return {c: rows[c] for c in order}
 
@@ -187,7 +198,7 @@ class _Run:
                     if loaded
                     else alone
                 )
-        quiet, busy, rows = _scores(alone), _scores(beside), _rows(alone)
+        quiet, busy, rows = _scores(alone), _scores(beside), self._proved(_rows(alone))
         ran = [c for c in finalists if c in rows]
         order = sorted(ran, key=lambda c: -min(quiet[c], busy[c]))
         best = [
@@ -203,7 +214,15 @@ class _Run:
             rows=(*best, *(row for c, row in screened.items() if c not in finalists)),
             plain=tuple(row for c, row in rows.items() if c.engine == PLAIN),
             dropped=tuple(dict.fromkeys(self.dropped)),
+            unsteady=_unsteady(alone, order),
         )
+
+    def _proved(self, rows: dict[Configuration, Row]) -> dict[Configuration, Row]:
+        """Add what proves each row's precision."""
+        return {
+            c: msgspec.structs.replace(row, proof=self.proofs.get(c.kind, ""))
+            for c, row in rows.items()
+        }
 
     def _finalists(self, ranked: list[Configuration]) -> list[Configuration]:
         """Return the best rows, and one equivalent to plain ONNX Runtime.
@@ -228,23 +247,52 @@ class _Run:
                 raise EngineUnavailableError(reason)
         if self.request.engines:
             return list(dict.fromkeys(self.request.engines))
-        reasons = {name: why_unavailable(name) for name in engine_names()}
-        self.dropped += [reason for reason in reasons.values() if reason]
-        return [name for name, reason in reasons.items() if reason is None]
+        self.dropped += [reason for n in engine_names() if (reason := why_unavailable(n))]
+        return self._available
+
+    @cached_property
+    def _available(self) -> list[str]:
+        return [name for name in engine_names() if why_unavailable(name) is None]
+
+    def _variations(self, engine: str, precision: Precision) -> Iterator[Mapping[str, str]]:
+        """Yield the engine's settings to try with a precision: lower arithmetic too, where this CPU has it."""
+        entry = engine_entry(engine)
+        yield from entry.variations
+        if precision == self.bundle.graph().default_precision and has_bf16():
+            for lower, settings in product(entry.lower_arithmetic, entry.variations):
+                yield {**settings, **lower}
 
     def _passes(self, engine: str, precision: Precision, settings: Mapping[str, str]) -> bool:
-        """Replay the golden cases on the whole graph, because `auto` also serves commands that need other outputs."""
+        """Check the answers of a configuration; what fails is dropped with the reason."""
         what = Configuration(engine, precision, None, tuple(settings.items()), 0)
         self.request.on_progress(f"checking {what}", None)
-        options = EngineOptions(settings=settings, on_progress=self.request.on_progress)
+        is_lowered = any(
+            lower.items() <= settings.items() for lower in engine_entry(engine).lower_arithmetic
+        )
         try:
-            with load_engine(self.bundle, engine, precision=precision, options=options) as loaded:
-                failures = replay_golden(self.bundle, loaded).failures
+            failure = "" if is_lowered else self._golden_failure(engine, precision, settings)
+            if not failure and (is_lowered or precision != self.bundle.graph().default_precision):
+                passes, words = self._gate.verdict(engine, precision, settings)
+                self.proofs[what.kind] = words
+                failure = "" if passes else f"not within the budget: {words}"
         except DlcvError as e:
-            failures = (str(e),)
-        if failures:
-            self.dropped.append(f"{what}: {failures[0]}")
-        return not failures
+            failure = str(e)
+        if failure:
+            self.dropped.append(f"{what}: {failure}")
+        return not failure
+
+    def _golden_failure(
+        self, engine: str, precision: Precision, settings: Mapping[str, str]
+    ) -> str:
+        """Replay the golden cases on the whole graph, because `auto` also serves commands that need other outputs."""
+        options = EngineOptions(settings=settings, on_progress=self.request.on_progress)
+        with load_engine(self.bundle, engine, precision=precision, options=options) as loaded:
+            return next(iter(replay_golden(self.bundle, loaded).failures), "")
+
+    @cached_property
+    def _gate(self) -> LowerGate:
+        full = next((n for n in ("ort", *self._available) if n in self._available), "ort")
+        return LowerGate(self.bundle, self.request.lower, engine=full)
 
     def _limit_batches(
         self, engine: str, precision: Precision, settings: Mapping[str, str]
@@ -325,6 +373,24 @@ def _scores(timings: Timings) -> dict[Configuration, float]:
     return {
         c: timing.speed_over(timings[best]) * c.batch / best.batch for c, timing in timings.items()
     }
+
+
+def _unsteady(timings: Timings, order: Sequence[Configuration]) -> str:
+    """Return what is amiss, in words, where the best configuration was not alike in all rounds; else nothing.
+
+    Other load slows all alike, and is left out by comparing with plain ONNX Runtime in the same round.
+    """
+    plain = [timing for c, timing in timings.items() if c.engine == PLAIN]
+    if not (plain and order):
+        return ""
+    ratios = timings[order[0]].ratios(plain[0])
+    low, high = np.quantile(ratios, (0.25, 0.75))
+    if high <= _STEADY * low:
+        return ""
+    return (
+        f"the speed of {order[0]} was {low:.2f} to {high:.2f} times that of plain ONNX Runtime: something else runs, or the "
+        "processor gets too hot; leave the machine alone and tune again, or give more --seconds"
+    )
 
 
 def _ratio(timings: Timings, configuration: Configuration) -> float | None:

@@ -64,7 +64,9 @@ def load(  # noqa: PLR0913  # the front door
     """
     opened = bundle if isinstance(bundle, Bundle) else open_bundle(bundle)
     preprocessing = scaled(opened, longest_side)
-    choice = choose(opened, engine, precision=precision, options=options or EngineOptions())
+    choice = choose(
+        opened, engine, precision=precision, options=options or EngineOptions(), outputs=outputs
+    )
     request = LoadRequest(
         bundle=opened,
         choice=choice,
@@ -80,6 +82,7 @@ def load(  # noqa: PLR0913  # the front door
         variant=opened.variant_name(choice.precision, target=engine_entry(choice.engine).target),
         decode=decode,
         queue_size=queue_size,
+        why=choice.why,
     )
 
 
@@ -101,13 +104,14 @@ class Predictor(Closing):
         variant: VariantName | None = None,
         decode: DecodeOptions | None = None,
         queue_size: int | None = None,
+        why: str = "",
     ) -> None:
         """Take over a loaded engine, which `close` frees.
 
         batch_size: images in one engine call at most. workers: decoding threads; None: one a core.
         variant: whose graph the engine was given; None: the default one. decode: what image files do not say of
         themselves, such as the depth of their values. queue_size: images under way at most; None: as many as keep engine
-        and decoders busy.
+        and decoders busy. why: a sentence, where dlcv chose a lower precision than the bundle's own.
 
         Raises:
             InputError: the batch size is less than 1.
@@ -119,6 +123,7 @@ class Predictor(Closing):
         self.engine = engine
         self.preprocessing = preprocessing or bundle.manifest.preprocessing
         self.workers = workers or cpu_count()
+        self.why = why
         self.variant: VariantName = variant or bundle.variant_name()
         self._result = parts_of_task(bundle.manifest.task).result(bundle)
         self._model = RunningModel(

@@ -12,15 +12,16 @@ import numpy as np
 import pytest
 
 import dlcv
-from dlcv.runtime import engines
 from dlcv.runtime.bundle import open_bundle
 from dlcv.runtime.engines import (
     ENGINES,
     EngineOptions,
+    choice,
     choose,
     engine_entry,
     engine_names,
     engine_versions,
+    first_use,
     load_engine,
     why_unavailable,
 )
@@ -171,9 +172,10 @@ def test_auto_takes_it_only_where_a_tuning_chose_it(
 ) -> None:
     bundle = open_bundle(classify_bundle)
     with monkeypatch.context() as alone:
-        alone.setattr(
-            engines, "why_unavailable", lambda name: None if name == "reference" else "not here"
-        )
+        for module in (choice, first_use):
+            alone.setattr(
+                module, "why_unavailable", lambda name: None if name == "reference" else "not here"
+            )
         assert choose(bundle, "auto", precision=None, options=EngineOptions()).engine == "ort"
     request = TuneRequest(engines=("reference",), threads=(1,), batches=(1,), seconds=0.1)
     assert [row.engine for row in tune.tune(bundle, request).rows] == ["reference"]

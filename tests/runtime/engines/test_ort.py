@@ -9,12 +9,13 @@ import onnx
 import onnxruntime
 import pytest
 
-from dlcv.runtime import engines, open_bundle
+from dlcv.runtime import open_bundle
 from dlcv.runtime.engines import (
     EngineModel,
     EngineOptions,
     engine_model,
     load_engine,
+    registry,
     why_unavailable,
 )
 from dlcv.runtime.engines.ort import OrtEngine
@@ -114,7 +115,7 @@ def test_without_onnx_runtime_the_sentence_names_the_extra(
 def test_two_onnx_runtimes_at_once_are_refused_with_the_mending_command(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(engines, "installed_version", lambda name: "1.31.1")
+    monkeypatch.setattr(registry, "installed_version", lambda name: "1.31.1")
     assert "overwrite each other; run pip uninstall" in str(why_unavailable("ort"))
 
 

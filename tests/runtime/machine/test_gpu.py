@@ -6,8 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from dlcv.runtime import engines
-from dlcv.runtime.engines import why_unavailable
+from dlcv.runtime.engines import registry, why_unavailable
 from dlcv.runtime.machine.gpu import Driver, driver
 
 # A libcuda of one GPU; -D changes what it answers.
@@ -82,10 +81,10 @@ def test_an_old_driver_makes_the_gpu_engines_unavailable(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str
 ) -> None:
     old = fake_driver(tmp_path, version=12080)
-    monkeypatch.setattr(engines, "driver", lambda: old)
-    monkeypatch.setattr(engines, "is_importable", lambda module: True)
+    monkeypatch.setattr(registry, "driver", lambda: old)
+    monkeypatch.setattr(registry, "is_importable", lambda module: True)
     monkeypatch.setattr(
-        engines, "installed_version", lambda name: None if name == "onnxruntime" else "1"
+        registry, "installed_version", lambda name: None if name == "onnxruntime" else "1"
     )
     assert "needs an NVIDIA GPU: the NVIDIA driver is too old: it supports CUDA 12.8" in str(
         why_unavailable(name)

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from dlcv.runtime import engines
+from dlcv.runtime.engines import registry
 from dlcv.runtime.machine.gpu import Driver, Gpu
 from dlcv.runtime.measure import doctor
 from dlcv.runtime.measure.doctor import doctor_lines
@@ -17,7 +17,7 @@ NONE = Driver(cuda=None, gpus=(), fault="no NVIDIA driver is here")
 
 def said(monkeypatch: pytest.MonkeyPatch, found: Driver) -> dict[str, str]:
     """Return doctor's lines by their first word."""
-    for module in (doctor, engines):
+    for module in (doctor, registry):
         monkeypatch.setattr(module, "driver", lambda: found)
     return {line.split(maxsplit=1)[0]: line for line in doctor_lines() if line}
 
@@ -33,7 +33,7 @@ def test_a_gpu_is_shown_with_the_drivers_cuda_version(monkeypatch: pytest.Monkey
 def test_an_engine_that_is_not_installed_shows_its_command_and_what_else_it_needs(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(engines, "is_importable", lambda module: False)
+    monkeypatch.setattr(registry, "is_importable", lambda module: False)
     lines = said(monkeypatch, NONE)
     assert lines["openvino"].endswith("is not installed; get it with pip install 'dlcv[openvino]'")
     assert lines["trt"].endswith(
@@ -45,7 +45,7 @@ def test_an_engine_that_is_not_installed_shows_its_command_and_what_else_it_need
 
 
 def test_an_old_driver_is_said_to_be_old(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(engines, "is_importable", lambda module: True)
+    monkeypatch.setattr(registry, "is_importable", lambda module: True)
     lines = said(monkeypatch, OLD)
     assert "is too old: it supports CUDA 12.4, needed is 13.0; update the driver" in lines["trt"]
 

@@ -20,7 +20,7 @@ from dlcv.runtime.engines.tuned import Row, Tuning, store_tuning, stored_tuning,
 from dlcv.runtime.errors import BundleError, EngineError, EngineUnavailableError, InputError
 from dlcv.runtime.machine.cache import store
 from dlcv.runtime.machine.system import cpu_count
-from dlcv.runtime.measure import tune
+from dlcv.runtime.measure import lower, tune
 from dlcv.runtime.measure.tune import TuneRequest
 from dlcv.runtime.measure.workload import feeds_of, image_size
 from dlcv.runtime.running.predictor import load
@@ -189,11 +189,11 @@ def test_every_core_is_left_to_the_engine(bundle: Bundle) -> None:
     assert chosen(bundle, threads=cpu_count()) == ("ort", "fp32", 32, cpu_count(), {})
 
 
-def test_auto_without_a_row_that_fits_takes_the_first_engine(bundle: Bundle) -> None:
-    without = chosen(bundle)
+def test_auto_without_a_row_that_fits_measures_on_first_use(bundle: Bundle) -> None:
     remember(bundle, row(threads=7), row(threads=None, precision="int8"))
     assert chosen(bundle, "int8")[:2] == ("ort", "int8")
-    assert chosen(bundle, "fp32", threads=3) == (without[0], "fp32", None, 3, {})
+    found = choose(bundle, "auto", precision="fp32", options=EngineOptions(threads=3))
+    assert (found.precision, found.options.threads) == ("fp32", 3)
 
 
 def test_an_engine_that_is_named_is_not_tuned(bundle: Bundle) -> None:
@@ -248,6 +248,48 @@ def test_no_tuning_is_nothing_to_talk_about(bundle: Bundle) -> None:
     said: list[str] = []
     chosen(bundle, on_progress=lambda words, _: said.append(words))
     assert said == []
+
+
+def test_lower_arithmetic_runs_where_the_answers_stay_the_same(bundle: Bundle, monkeypatch) -> None:
+    """The toy's answers are arithmetic on colours: bf16 gives the same classes."""
+    monkeypatch.setattr(tune, "has_bf16", lambda: True)
+    openvino = TuneRequest(engines=("openvino",), threads=(1,), batches=(1,), seconds=0.1)
+    if "bf16" not in capabilities():
+        pytest.skip("OpenVINO computes no bf16 on this CPU")
+    made = tune.tune(bundle, openvino)
+    lowered = [r for r in made.rows if r.arithmetic == "bf16"]
+    assert {r.settings.get("mode") for r in lowered} == {None, "throughput"}
+    assert all(r.proof == "the same class on 11 of 11 photos" for r in lowered)
+    assert all(r.proof == "" for r in made.rows if r.arithmetic == "fp32")
+    store_tuning(tuning_key(bundle, engine_versions()), tuning(*lowered))
+    assert chosen(bundle)[0] == "openvino"
+    assert chosen(bundle, "fp32")[4].get("precision") is None, "fp32 was asked for"
+
+
+def capabilities() -> list[str]:
+    import openvino
+
+    return [c.lower() for c in openvino.Core().get_property("CPU", "OPTIMIZATION_CAPABILITIES")]
+
+
+def test_what_does_not_agree_falls_out_with_the_reason(bundle: Bundle, monkeypatch) -> None:
+    monkeypatch.setattr(tune, "has_bf16", lambda: True)
+    monkeypatch.setattr(lower, "agreement", lambda *_: (False, "the same class on 3 of 11 photos"))
+    if "bf16" not in capabilities():
+        pytest.skip("OpenVINO computes no bf16 on this CPU")
+    made = tune.tune(
+        bundle, TuneRequest(engines=("openvino",), threads=(1,), batches=(1,), seconds=0.1)
+    )
+    assert {r.arithmetic for r in made.rows} == {"fp32"}
+    reason = "openvino fp32 precision=bf16: not within the budget: the same class on 3 of 11 photos"
+    assert reason in made.dropped
+
+
+def test_a_speed_that_changes_while_it_is_measured_is_not_kept(bundle: Bundle, monkeypatch) -> None:
+    monkeypatch.setattr(tune, "_STEADY", 0.5)
+    made = tune.tune(bundle, TuneRequest(**QUICK, batches=(1,)))  # type: ignore[arg-type]
+    assert "something else runs, or the processor gets too hot" in made.unsteady
+    assert stored_tuning(tuning_key(bundle, engine_versions()))[0] is None
 
 
 def test_every_variation_is_one_that_its_engine_takes(bundle: Bundle) -> None:

@@ -122,12 +122,12 @@ def test_a_client_that_goes_away_gives_its_place_back(gated, photo: bytes) -> No
         until(lambda: it.model.predictor.under_way == 7)
         for connection in leaving:
             connection.close()
-        until(lambda: it.model.predictor.under_way < 7)
+        gone = 'dlcv_refused_requests_total{model="toy",reason="client_gone"}'
+        until(lambda: it.app.metric(gone) == 6)
+        assert it.model.predictor.under_way < 7
         it.gate.open.set()
         assert first.result().status_code == 200
         until(lambda: it.model.predictor.under_way == 0)
-        gone = 'dlcv_refused_requests_total{model="toy",reason="client_gone"}'
-        until(lambda: it.app.metric(gone) == 6)
 
 
 # Bodies

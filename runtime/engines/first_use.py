@@ -1,0 +1,287 @@
+"""What `auto` takes on a CPU where nothing was tuned: the fastest of what the bundle proves, measured once.
+
+The candidates are the engines for CPUs that are installed, each in the bundle's own precision and in the lower ones that are
+proved: those whose recorded score is at most half a point below the bundle's own. They are timed in turns for about a
+second and a half; the winner is kept in the cache until the machine, a version or the bundle changes.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Collection, Iterator, Mapping
+from contextlib import ExitStack
+from dataclasses import dataclass, replace
+from statistics import median
+
+import msgspec
+import numpy as np
+
+from dlcv.runtime.bundle import Bundle
+from dlcv.runtime.bundle.schema import Deployed, Precision, Variant
+from dlcv.runtime.engines.base import DEFAULT_BATCH_SIZE, Engine, EngineOptions
+from dlcv.runtime.engines.loading import Choice, load_chosen
+from dlcv.runtime.engines.registry import ENGINES, engine_entry, why_unavailable
+from dlcv.runtime.engines.tuned import Row
+from dlcv.runtime.errors import DlcvError, OutputError
+from dlcv.runtime.machine.cache import CacheKey, lookup, store
+from dlcv.runtime.machine.system import cpu_count, has_bf16, installed_version, machine_name
+
+BUDGET = 0.005
+"""How far a lower precision's recorded score may lie below the bundle's own: half a point."""
+LEAST_IMAGES = 50
+"""On fewer labelled images a score proves nothing."""
+
+_CPU_ENGINES = ("ort", "openvino")  # the first is what the others are compared with
+_LOAD_SECONDS = 1.2  # for loading: what is not loaded by then is not tried
+_TIME_SECONDS = 0.7
+_MARGIN = 1.05  # so much faster must be what replaces the simpler one
+_STEADY = (
+    1.5  # upper quartile over lower: beyond it something else ran; the next use measures again
+)
+_SCORED = {"classify": "probabilities", "segment": "mask"}
+
+
+@dataclass(frozen=True, kw_only=True)
+class Candidate:
+    """A way to run a bundle. settings: of the engine."""
+
+    engine: str
+    precision: Precision
+    settings: Mapping[str, str]
+
+    def row(self, *, batch: int, seconds: float, calls: int) -> Row:
+        """Return this as a measured row. seconds: of one call."""
+        return Row(
+            engine=self.engine,
+            precision=self.precision,
+            batch=batch,
+            threads=None,
+            settings=dict(self.settings),
+            images_per_second=batch / seconds if seconds else 0.0,
+            ms_per_call=1e3 * seconds,
+            quartiles_ms=(1e3 * seconds, 1e3 * seconds),
+            calls=calls,
+        )
+
+
+def first_use(
+    bundle: Bundle,
+    *,
+    precision: Precision | None,
+    options: EngineOptions,
+    outputs: Collection[str] | None = None,
+) -> Row | None:
+    """Return the fastest way to run a bundle on this CPU within what the caller fixed; None where no engine is installed.
+
+    outputs: names of the wanted ones; a lower precision is proved for the output that is scored, and not tried without it.
+    """
+    candidates = list(_candidates(bundle, precision, options, outputs))
+    if len(candidates) < 2:
+        batch = options.batch_size or DEFAULT_BATCH_SIZE
+        return next((c.row(batch=batch, seconds=0, calls=0) for c in candidates), None)
+    key = _key(bundle, candidates, options)
+    if (row := _stored(key)) is not None:
+        return row
+    row, is_steady = _measured(bundle, candidates, options)
+    if is_steady:
+        try:
+            store(key, msgspec.json.encode(row))
+        except OutputError as e:
+            options.on_progress(
+                f"what is fastest is found out anew each time, because dlcv {e}", None
+            )
+    return row
+
+
+def proof_of(bundle: Bundle, row: Row) -> str:
+    """Return the recorded scores that prove a row's arithmetic, in brackets; nothing where there are none."""
+    if row.precision not in bundle.graph().precisions:
+        return ""
+    scores = _scores(bundle.variant(row.precision), bundle.variant(), row.arithmetic)
+    if scores is None:
+        return ""
+    metric, value, baseline, images = scores
+    return f" ({metric} {value:.3f} against {baseline:.3f} on {images:,} images)"
+
+
+def is_proved(bundle: Bundle, precision: Precision, arithmetic: Precision) -> bool:
+    """Return whether a bundle's records prove a precision of its graph and of its arithmetic within the budget."""
+    if precision == arithmetic == bundle.graph().default_precision:
+        return True
+    scores = _scores(bundle.variant(precision), bundle.variant(), arithmetic)
+    if scores is None:
+        return False
+    _, value, baseline, images = scores
+    return images >= LEAST_IMAGES and value >= baseline - BUDGET - 1e-9
+
+
+def _scores(
+    variant: Variant, default: Variant, arithmetic: Precision
+) -> tuple[str, float, float, int] | None:
+    """Return metric, score, the default variant's score and the number of images; None where nothing is recorded.
+
+    Of several engines' scores on the same data, the lowest is taken, and of the default variant's the highest.
+    """
+    if variant.accuracy is not None and variant is not default:
+        kept = variant.accuracy
+        return kept.metric, kept.value, kept.baseline, kept.images
+    own = [d for d in variant.deployed if d.precision == arithmetic]
+    for lowest in sorted(own, key=lambda d: d.value):
+        if baselines := [d.value for d in default.deployed if _is_like(d, lowest)]:
+            return lowest.metric, lowest.value, max(baselines), lowest.images
+    return None
+
+
+def _is_like(default: Deployed, other: Deployed) -> bool:
+    same = (default.metric, default.data, default.images) == (
+        other.metric,
+        other.data,
+        other.images,
+    )
+    return same and default.precision == "fp32"
+
+
+def _candidates(
+    bundle: Bundle,
+    precision: Precision | None,
+    options: EngineOptions,
+    outputs: Collection[str] | None,
+) -> Iterator[Candidate]:
+    """Yield what may run, what is likely to be fastest first after the baseline: time for loading is short."""
+    installed = [name for name in _CPU_ENGINES if why_unavailable(name) is None]
+    default = bundle.graph().default_precision
+    chosen = precision or default
+    scored = _SCORED.get(bundle.manifest.task)
+    is_scored = outputs is None or scored in outputs
+    found = [
+        Candidate(engine=name, precision=chosen, settings=options.settings) for name in installed
+    ]
+    if precision is None and is_scored:
+        for name in reversed(installed):
+            found += _lower(bundle, name, options.settings)
+    if len(found) > 1:  # the engine of the baseline, then the lower precisions, then the rest
+        found = [found[0], *found[len(installed) :], *found[1 : len(installed)]]
+    yield from found
+
+
+def _lower(bundle: Bundle, engine: str, settings: Mapping[str, str]) -> Iterator[Candidate]:
+    """Yield an engine's lower precisions that the bundle proves."""
+    target = engine_entry(engine).target
+    graph = bundle.graph()
+    for precision in graph.precisions[1:]:
+        try:
+            bundle.variant_name(precision, target=target)
+        except DlcvError:  # it is made for another engine
+            continue
+        if is_proved(bundle, precision, precision):
+            yield Candidate(engine=engine, precision=precision, settings=settings)
+    for lower in ENGINES[engine].lower_arithmetic:
+        if has_bf16() and is_proved(bundle, graph.default_precision, "bf16"):
+            yield Candidate(
+                engine=engine, precision=graph.default_precision, settings={**settings, **lower}
+            )
+
+
+def _key(bundle: Bundle, candidates: list[Candidate], options: EngineOptions) -> CacheKey:
+    packages = {c.engine: engine_entry(c.engine) for c in candidates}
+    versions = {
+        name: installed_version(entry.distribution or entry.modules[0]) or ""
+        for name, entry in packages.items()
+    }
+    fields = {
+        "machine": machine_name(),
+        "candidates": "; ".join(f"{c.engine} {c.precision} {dict(c.settings)}" for c in candidates),
+        "threads": str(options.threads or cpu_count()),
+        "batch": str(options.batch_size),
+    }
+    return CacheKey(kind="first-use", subject=bundle.sha256, fields=fields | versions)
+
+
+def _stored(key: CacheKey) -> Row | None:
+    data = lookup(key).data
+    try:
+        return None if data is None else msgspec.json.decode(data, type=Row)
+    except msgspec.MsgspecError:  # of another dlcv
+        return None
+
+
+def _measured(
+    bundle: Bundle, candidates: list[Candidate], options: EngineOptions
+) -> tuple[Row, bool]:
+    """Return the fastest candidate, and whether the rounds were alike.
+
+    Raises:
+        DlcvError: none of them can be loaded; the first one's error.
+    """
+    quiet = replace(options, on_progress=lambda *_: None)
+    with ExitStack() as stack:
+        engines = _loaded(bundle, candidates, quiet, stack)
+        batches = _batches(bundle, next(iter(engines.values())), options.batch_size)
+        times: dict[tuple[int, int], list[float]] = {(n, b): [] for n in engines for b in batches}
+        end = time.perf_counter() + _TIME_SECONDS
+        while time.perf_counter() < end or min(map(len, times.values())) < 2:
+            for (number, batch), measured in times.items():
+                measured.append(_seconds(engines[number], batches[batch]))
+    rates = {key: key[1] / median(measured) for key, measured in times.items()}
+    quartiles = [np.quantile(measured, (0.25, 0.75)) for measured in times.values()]
+    is_steady = all(high < _STEADY * low for low, high in quartiles)
+    number, batch = _fastest(rates)
+    seconds, calls = median(times[number, batch]), len(times[number, batch])
+    return candidates[number].row(batch=batch, seconds=seconds, calls=calls), is_steady
+
+
+def _loaded(
+    bundle: Bundle, candidates: list[Candidate], options: EngineOptions, stack: ExitStack
+) -> dict[int, Engine]:
+    """Load the candidates, the first at least, by their numbers."""
+    engines: dict[int, Engine] = {}
+    errors: list[DlcvError] = []
+    end = time.perf_counter() + _LOAD_SECONDS
+    for number, candidate in enumerate(candidates):
+        if engines and time.perf_counter() > end:
+            break
+        choice = Choice(
+            engine=candidate.engine,
+            precision=candidate.precision,
+            options=replace(options, settings=candidate.settings),
+        )
+        try:
+            engines[number] = stack.enter_context(
+                load_chosen(bundle, choice, outputs=(bundle.graph().outputs[0].name,))
+            )
+        except DlcvError as e:
+            errors.append(e)
+    if not engines:
+        raise errors[0]
+    return engines
+
+
+def _batches(
+    bundle: Bundle, engine: Engine, wanted: int | None
+) -> dict[int, np.ndarray[tuple[int, ...], np.dtype[np.uint8]]]:
+    """Return what to run, by batch size: one image, and a batch where it is not given; each call short enough."""
+    height, width = bundle.manifest.preprocessing.size
+    one = np.arange(height * width * bundle.manifest.preprocessing.channels, dtype=np.uint32)
+    image = (one * 2_654_435_761 >> 24).astype(np.uint8).reshape(1, height, width, -1)
+    _seconds(engine, image)
+    if wanted is None:
+        short = _seconds(engine, image) * DEFAULT_BATCH_SIZE < _TIME_SECONDS / 4
+        sizes = (1, DEFAULT_BATCH_SIZE) if short else (1,)
+    else:
+        sizes = (min(wanted, DEFAULT_BATCH_SIZE),)
+    return {size: np.repeat(image, size, axis=0) for size in sizes}
+
+
+def _seconds(engine: Engine, image: np.ndarray[tuple[int, ...], np.dtype[np.uint8]]) -> float:
+    start = time.perf_counter()
+    engine.infer({"image": image})
+    return time.perf_counter() - start
+
+
+def _fastest(rates: Mapping[tuple[int, int], float]) -> tuple[int, int]:
+    """Return candidate and batch size: the simplest that nothing beats by the margin."""
+    best = next(iter(rates))
+    for key in rates:
+        if rates[key] > _MARGIN * rates[best]:
+            best = key
+    return best
