@@ -159,7 +159,9 @@ def _oriented_size(image: Image.Image) -> tuple[int, int]:
 
 
 def _oriented(image: Image.Image) -> Image.Image:
-    ImageOps.exif_transpose(image, in_place=True)
+    image.load()
+    if image.getexif().get(_ORIENTATION_TAG, 1) != 1:
+        ImageOps.exif_transpose(image, in_place=True)
     return image
 
 

@@ -17,7 +17,7 @@ dlcv's.
 from __future__ import annotations
 
 from collections import Counter
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import final
 
@@ -85,6 +85,11 @@ class FolderWriter:
         except BaseException:
             self._files.close()
             raise
+
+    @property
+    def makes_files(self) -> bool:
+        """Whether images have files of their own."""
+        return replace(self._options, embeddings=None).needs_folder
 
     def prepare(self, result: Result | Refused, name: str) -> Record:
         """Write the image's own files, each under a temporary name first, and return its line."""

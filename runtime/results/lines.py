@@ -22,6 +22,7 @@ from dlcv.runtime.results.base import Record, Result, WriteOptions
 
 # What json.dumps leaves, and UTF-8 cannot hold or some readers take for the end of a line.
 _ESCAPED_IN_JSON = re.compile("[\x80-\x9f\u2028\u2029\ud800-\udfff]")
+_ONE_LINE = json.JSONEncoder(ensure_ascii=False)  # json.dumps would make one for each line
 _NOT_PLAIN = re.compile('^"|[\x00-\x1f\x7f-\x9f\u2028\u2029\ud800-\udfff]')
 
 
@@ -37,7 +38,11 @@ def line_from_record(record: Record) -> str:
 
 def json_text(value: Any, *, indent: int | None = None) -> str:
     """Return a value as JSON that is readable, and valid UTF-8 once it is encoded."""
-    text = json.dumps(value, ensure_ascii=False, indent=indent)
+    text = (
+        _ONE_LINE.encode(value)
+        if indent is None
+        else json.dumps(value, ensure_ascii=False, indent=indent)
+    )
     if text.isascii():
         return text
     return _ESCAPED_IN_JSON.sub(lambda match: f"\\u{ord(match[0]):04x}", text)

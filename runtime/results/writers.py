@@ -15,11 +15,14 @@ class Writer(Protocol):
     """Where results go: `prepare` runs in a pool, in any order; `commit` in the images' order.
 
     done: images that an earlier run answered or refused, to be passed over as often as counted.
-    refused_before: how many of these were refused.
+    refused_before: how many of these were refused. makes_files: whether images have files of their own, which take time.
     """
 
     done: Counter[str]
     refused_before: int
+
+    @property
+    def makes_files(self) -> bool: ...
 
     def prepare(self, result: Result | Refused, name: str) -> Record:
         """Write an image's own files and return its line."""
@@ -48,6 +51,11 @@ class StreamWriter:
         self._write = write
         self._options = options
         self._header: list[str] | None = None
+
+    @property
+    def makes_files(self) -> bool:
+        """Never: there is no folder."""
+        return False
 
     def prepare(self, result: Result | Refused, name: str) -> Record:
         """Return the image's line."""

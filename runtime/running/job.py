@@ -84,7 +84,14 @@ def run_job(
                 position, result = answer
                 return _prepared(writer, result, names.pop(position))
 
-            for result, record in ordered_map(prepare, answers, pool=pool, limit=limit):
+            prepared = (
+                ordered_map(prepare, answers, pool=pool, limit=limit)
+                if writer.makes_files
+                else map(
+                    prepare, answers
+                )  # a line alone is made faster than it is given to a thread
+            )
+            for result, record in prepared:
                 writer.commit(result, record)
                 _count(result, summary)
                 on_progress()
