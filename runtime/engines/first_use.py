@@ -32,7 +32,7 @@ LEAST_IMAGES = 50
 """On fewer labelled images a score proves nothing."""
 
 _CPU_ENGINES = ("ort", "openvino")  # the first is what the others are compared with
-_LOAD_SECONDS = 1.2  # for loading: what is not loaded by then is not tried
+_LOAD_SECONDS = 0.9  # for loading: what is not loaded by then is not tried
 _TIME_SECONDS = 0.7
 _MARGIN = 1.05  # so much faster must be what replaces the simpler one
 _STEADY = (
@@ -208,7 +208,7 @@ def _stored(key: CacheKey) -> Row | None:
 def _measured(
     bundle: Bundle, candidates: list[Candidate], options: EngineOptions
 ) -> tuple[Row, bool]:
-    """Return the fastest candidate, and whether the rounds were alike.
+    """Return the fastest candidate, and whether its rounds were alike.
 
     Raises:
         DlcvError: none of them can be loaded; the first one's error.
@@ -223,11 +223,10 @@ def _measured(
             for (number, batch), measured in times.items():
                 measured.append(_seconds(engines[number], batches[batch]))
     rates = {key: key[1] / median(measured) for key, measured in times.items()}
-    quartiles = [np.quantile(measured, (0.25, 0.75)) for measured in times.values()]
-    is_steady = all(high < _STEADY * low for low, high in quartiles)
-    number, batch = _fastest(rates)
-    seconds, calls = median(times[number, batch]), len(times[number, batch])
-    return candidates[number].row(batch=batch, seconds=seconds, calls=calls), is_steady
+    number, batch = best = _fastest(rates)
+    low, high = np.quantile(times[best], (0.25, 0.75))
+    row = candidates[number].row(batch=batch, seconds=median(times[best]), calls=len(times[best]))
+    return row, bool(high < _STEADY * low)
 
 
 def _loaded(
@@ -265,7 +264,7 @@ def _batches(
     image = (one * 2_654_435_761 >> 24).astype(np.uint8).reshape(1, height, width, -1)
     _seconds(engine, image)
     if wanted is None:
-        short = _seconds(engine, image) * DEFAULT_BATCH_SIZE < _TIME_SECONDS / 4
+        short = _seconds(engine, image) * DEFAULT_BATCH_SIZE < _TIME_SECONDS / 8
         sizes = (1, DEFAULT_BATCH_SIZE) if short else (1,)
     else:
         sizes = (min(wanted, DEFAULT_BATCH_SIZE),)

@@ -163,7 +163,7 @@ def score(predictor: Predictor, items: Sequence[LabelledImage]) -> Score:
 def recorded(bundle: Bundle, evaluation: Evaluation, *, data: str) -> Bundle:
     """Write a score to the bundle's manifest and model card, in one step, and return the updated bundle.
 
-    An earlier score of the same variant, engine and data is replaced. data: what was scored on, in words.
+    An earlier score of the same variant, engine, arithmetic and data is replaced. data: what was scored on, in words.
 
     Raises:
         OutputError: the bundle ships with dlcv, or cannot be written.
@@ -209,7 +209,8 @@ def _with_record(bundle: Bundle, deployed: Deployed, *, name: VariantName) -> Ma
     kept = [
         old
         for old in variant.deployed
-        if (old.engine, old.data) != (deployed.engine, deployed.data)
+        if (old.engine, old.data, old.precision)
+        != (deployed.engine, deployed.data, deployed.precision)
     ]
     changed = replace(variant, deployed=(*kept, deployed))
     graph = replace(graph, variants={**graph.variants, name: changed})
