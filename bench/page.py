@@ -1,4 +1,4 @@
-"""Write docs/benchmarks.md from the JSON files in docs/benchmarks; with --measure, measure them first.
+"""Write docs/benchmarks.md and docs/tunings.md from the files in docs/benchmarks; with --measure, measure them first.
 
 python bench/page.py --measure      # make benchmarks: some minutes, on a machine that does nothing else
 python bench/page.py                # the page alone, from what was measured before
@@ -22,6 +22,12 @@ from dlcv.runtime.measure.tables import tuning_table
 DOCS = Path(__file__).resolve().parents[1] / "docs"
 RESULTS = DOCS / "benchmarks"
 NOTE = RESULTS / "note.txt"
+PEERS = RESULTS / "peers.md"  # by bench/peers/compare.py
+TUNINGS = """# Tunings
+
+What `dlcv-infer tune` found on the machines of [benchmarks](benchmarks.md), best first; `--engine auto` takes the first row. The first four ran in the last,
+longer rounds too; "busy" is the ratio while a thread decodes photos, as in a folder of images. Made by `bench/page.py`; do not edit.
+"""
 TITLES = {
     "engine": "Engine only: arrays to arrays",
     "host": "Host to host: decoded pixels in memory to result objects",
@@ -29,9 +35,12 @@ TITLES = {
 }
 HEAD = """# Benchmarks
 
-Made by `make benchmarks` (`bench/page.py`) from the JSON files in [benchmarks/](benchmarks/); do not edit.
+Made by `make benchmarks` (`bench/page.py`) from the files in [benchmarks/](benchmarks/); do not edit.
 
-Every table is one run: all engines and baselines take turns, in orders that change, so that whatever else runs on the
+PEERS
+## Engines
+
+Every table from here on is one run: all engines and baselines take turns, in orders that change, so that whatever else runs on the
 machine slows all alike. **Ratios are what to read; absolute figures hold for the machine named, on that day.** "plain ORT" is
 `onnxruntime.InferenceSession(model)` with all defaults and `session.run(None, feeds)`; "x plain" is images/s against it, the median of the
 rounds' ratios. Before the first call that counts there are two that do not. Times are medians of a call; p99 of few calls is nearly
@@ -114,13 +123,20 @@ def run(command: Sequence[str]) -> None:
 
 def page() -> str:
     """Return the page, and draw its pictures."""
-    sections = [HEAD, NOTE.read_text() if NOTE.exists() else ""]
+    peers = PEERS.read_text() if PEERS.exists() else ""
+    sections = [HEAD.replace("PEERS\n", peers), NOTE.read_text() if NOTE.exists() else ""]
     for path in sorted(RESULTS.glob("*.bench.json")):
         report = msgspec.json.decode(path.read_bytes(), type=Report)
         name = path.name.removesuffix(".bench.json")
         save_plot(report, DOCS / "images" / f"bench-{name}.png")
-        sections += [_section(name, report), _tuning(name)]
+        sections += [_section(name, report)]
     return "\n".join([*sections, GPU])
+
+
+def tunings() -> str:
+    """Return the page of tunings: long tables, for those who want to know."""
+    names = [path.name.removesuffix(".tune.json") for path in sorted(RESULTS.glob("*.tune.json"))]
+    return "\n".join([TUNINGS, *map(_tuning, names)])
 
 
 def _section(name: str, report: Report) -> str:
@@ -165,15 +181,9 @@ def _cells(rows: Sequence[Figure]) -> list[tuple[str, ...]]:
 
 
 def _tuning(name: str) -> str:
-    path = RESULTS / f"{name}.tune.json"
-    if not path.exists():
-        return ""
-    tuning = msgspec.json.decode(path.read_bytes(), type=Tuning)
-    text = (
-        "What `dlcv-infer tune` found, best first; `--engine auto` takes the first row. The first four ran in the last, "
-        'longer rounds too; "busy" is the ratio while a thread decodes photos, as in a folder of images:\n'
-    )
-    return "\n".join(["### Tuning\n", text, *_markdown(tuning_table(tuning)), ""])
+    tuning = msgspec.json.decode((RESULTS / f"{name}.tune.json").read_bytes(), type=Tuning)
+    left_out = [f"- left out: {reason}" for reason in tuning.dropped]
+    return "\n".join([f"## {name}\n", *_markdown(tuning_table(tuning)), "", *left_out, ""])
 
 
 def _markdown(rows: Sequence[Sequence[str]]) -> list[str]:
@@ -193,6 +203,7 @@ def main() -> None:
     if arguments.note:
         NOTE.write_text(f"**{arguments.note}**\n")
     (DOCS / "benchmarks.md").write_text(page())
+    (DOCS / "tunings.md").write_text(tunings())
 
 
 if __name__ == "__main__":
