@@ -19,10 +19,9 @@ from PIL import Image
 def load(path: Path) -> Any:
     """Return uint8 (224, 224, 3) RGB: the shorter side to 256, bicubic, and the middle of it."""
     image = Image.open(path).convert("RGB")
-    scale = 256 / min(image.size)
-    width, height = round(image.width * scale), round(image.height * scale)
+    width, height = (256 * side // min(image.size) for side in image.size)
     image = image.resize((width, height), Image.Resampling.BICUBIC)
-    left, top = (width - 224) // 2, (height - 224) // 2
+    left, top = round((width - 224) / 2), round((height - 224) / 2)  # as torchvision
     return np.asarray(image.crop((left, top, left + 224, top + 224)))
 
 

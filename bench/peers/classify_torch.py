@@ -11,14 +11,15 @@ import time
 from pathlib import Path
 from typing import Any
 
-import timm
+import timm.data
 import torch
 from PIL import Image
 from torch.utils.data import DataLoader, Dataset
 
 BATCH = 32
+data: Any = timm.data  # it has few types
 model: Any = timm.create_model("tf_efficientnet_lite0", checkpoint_path=sys.argv[1]).eval()
-transform: Any = timm.data.create_transform(**timm.data.resolve_data_config({}, model=model))  # type: ignore[no-untyped-call]  # it has few types
+transform = data.create_transform(**data.resolve_data_config({}, model=model))
 
 
 class Photos(Dataset[tuple[int, torch.Tensor]]):
@@ -36,7 +37,7 @@ class Photos(Dataset[tuple[int, torch.Tensor]]):
 
 photos = Photos(sys.argv[2])
 loader = DataLoader(photos, batch_size=BATCH, num_workers=2)
-full = model
+full: Any = model
 with torch.inference_mode():
     if "--compile" in sys.argv:
         full = torch.compile(model)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import colorsys
+import zlib
 from functools import lru_cache
 from typing import TYPE_CHECKING, BinaryIO
 
@@ -14,12 +15,14 @@ from dlcv.runtime.results.base import ResultFile
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
 
+    from PIL.PngImagePlugin import PngInfo
+
     from dlcv.runtime.bundle.schema import ClassInfo
     from dlcv.runtime.images import Box, Frame, UInt8
     from dlcv.runtime.results.base import ClassIndices, Float32
 
 _MASK_OPACITY = 0.5
-_PNG_LEVEL = 1  # a mask of a few classes is as small at level 1 as at 6, in a third of the time
+_PNG_LEVEL = 1  # of an overlay, level 6 saves little and takes three times as long
 _MIN_SHARE = 0.001  # a class on less of the image than this is not in the legend
 PAPER, INK, FAINT = (255, 255, 255), (25, 25, 25), (120, 120, 120)
 # Anchors of matplotlib's "inferno" (CC0, van der Walt & Smith 2015), evenly spaced in 0..1.
@@ -230,6 +233,14 @@ def _titled_row(panels: Sequence[tuple[Image.Image, str]], *, title: str) -> Ima
     return sheet
 
 
+def save_png(image: Image.Image, file: BinaryIO, *, pnginfo: PngInfo | None = None) -> None:
+    """Write an image as PNG. A mask is runs of equal pixels: zlib's run lengths are a quarter smaller and faster for it."""
+    strategy = zlib.Z_RLE if image.mode == "P" else zlib.Z_DEFAULT_STRATEGY
+    image.save(
+        file, format="PNG", compress_level=_PNG_LEVEL, compress_type=strategy, pnginfo=pnginfo
+    )
+
+
 def png_file(key: str, folder: str, image: Callable[[], Image.Image], engine: str) -> ResultFile:
     """Return a PNG of a result's own; the image is drawn when it is written. engine: what ran, kept in the file."""
 
@@ -238,6 +249,6 @@ def png_file(key: str, folder: str, image: Callable[[], Image.Image], engine: st
 
         info = PngInfo()
         info.add_text("Software", f"dlcv; {engine}")
-        image().save(file, format="PNG", compress_level=_PNG_LEVEL, pnginfo=info)
+        save_png(image(), file, pnginfo=info)
 
     return ResultFile(key=key, folder=folder, suffix=".png", write=write)

@@ -21,6 +21,7 @@ from dlcv.runtime.errors import ImageError
 from dlcv.runtime.images import Refused
 from dlcv.runtime.results import Classification, Result, Segmentation, WriteOptions
 from dlcv.runtime.results.base import Record
+from dlcv.runtime.results.draw import save_png
 from dlcv.runtime.results.lines import line_from_record, record_from_result
 from dlcv.runtime.serving.body import FormImage, body_of, form_images
 from dlcv.runtime.serving.edge import json_response, record_of
@@ -192,9 +193,9 @@ def picture_of(answer: Answer, kind: str) -> Callable[[], Image.Image]:
 
 
 def png_bytes(image: Image.Image) -> bytes:
-    """Return an image as a PNG file; level 1 is fast, and as small for masks."""
+    """Return an image as a PNG file."""
     file = io.BytesIO()
-    image.save(file, format="PNG", compress_level=1)
+    save_png(image, file)
     return file.getvalue()
 
 

@@ -79,12 +79,8 @@ async def _serve(
 ) -> None:
     options = request.options
     serving = Serving(options=options, log=LineWriter(sys.stdout) if options.access_log else None)
-    for name, predictor in models:
-        serving.serve(ServedModel(name, predictor))
-        say(f"serving {name} ({predictor.bundle.manifest.task}) on {predictor.engine.info}")
-    for set_name, model, file in request.prototypes:
-        await put_prototypes(serving.models.get(model), set_name, Prototypes.load(file))
     try:
+        await _load(request, models, serving, say=say)
         async with _watching(request, serving, say=say), _grpc(serving):
             http = http_server(serving)
             with _stopping(serving, http, say=say):
@@ -96,6 +92,23 @@ async def _serve(
         await serving.models.close(seconds=_CLOSE_S)
         if serving.log is not None:
             serving.log.close()
+
+
+async def _load(
+    request: ServeRequest,
+    models: Sequence[tuple[str, Predictor]],
+    serving: Serving,
+    *,
+    say: Say,
+) -> None:
+    """Serve what was loaded, with its few-shot classes."""
+    for name, predictor in models:
+        serving.serve(ServedModel(name, predictor))
+        say(f"serving {name} ({predictor.bundle.manifest.task}) on {predictor.engine.info}")
+        if predictor.why:
+            say(f"{name}: {predictor.why}")
+    for set_name, model, file in request.prototypes:
+        await put_prototypes(serving.models.get(model), set_name, Prototypes.load(file))
 
 
 @final
