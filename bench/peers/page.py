@@ -7,13 +7,7 @@ from pathlib import Path
 from typing import Any
 
 SCORES = {"classify": "top-1", "segment": "pixels as the loop's", "embed": "cosine with the loop's"}
-FIGURES = (
-    "whole process, images/s",
-    "x plain",
-    "loop alone, images/s",
-    "x plain",
-    "CPU ms a photo",
-)
+FIGURES = ("images/s", "x plain", "loop alone", "x plain", "CPU ms")
 OURS, THEIRS, EDGE = "#2166ac", "#b5bcc6", "#333333"
 
 
@@ -49,27 +43,37 @@ def named(report: Any, cores: str, task: str, name: str) -> str:
     """Return a name; of dlcv without options with the engine that it chose."""
     engines = sorted({r["engine"] for r in of_rounds(report, cores, task, name) if "engine" in r})
     words = [engine.split() for engine in engines]  # such as "openvino 2026.4.1 cpu int8"
-    return f"{name} ({' or '.join(f'{w[0]} {w[-1]}' for w in words)})" if name == "dlcv" else name
+    chosen = " or ".join(f"{w[0]} {w[-1]}" for w in words)
+    return f"{name} ({chosen})" if name == "dlcv" and chosen else name
 
 
-def table(report: Any, task: str, cores: str) -> str:
-    """Return the figures of a task as Markdown."""
-    head = ["contestant", *FIGURES, SCORES[task]]
+def cells(report: Any, cores: str, task: str, name: str) -> list[str]:
+    """Return a contestant's figures on so many cores, as FIGURES names them."""
+    key = (report, cores, task, name)
+    return [
+        spread(column(*key, "whole_per_second")),
+        spread(ratios(*key, "whole_per_second"), 2),
+        spread(column(*key, "loop_per_second")),
+        spread(ratios(*key, "loop_per_second"), 2),
+        spread(column(*key, "cpu_ms"), 1),
+    ]
+
+
+def table(report: Any, tasks: tuple[str, ...]) -> str:
+    """Return the figures of tasks as Markdown."""
+    of_cores = [f"{c}: {f}" for c in ("2 cores", "1 core") for f in FIGURES]
+    head = ["contestant", *of_cores, " or ".join(SCORES[task] for task in tasks)]
     lines = [f"| {' | '.join(head)} |", "|---" * len(head) + "|"]
-    for name in [c["name"] for c in report["contestants"] if c["task"] == task]:
-        key = (report, cores, task, name)
+    for task, name in [(c["task"], c["name"]) for c in report["contestants"]]:
+        if task not in tasks:
+            continue
+        two, one = (named(report, cores, task, name) for cores in ("2", "1"))
+        shown = two if one in (two, name) else f"{two}, on 1 core {one}"
+        shown = shown if len(tasks) == 1 else f"{task}: {shown}"
         score = report["scores"].get(task, {}).get(name)
-        cells = [
-            named(*key),
-            spread(column(*key, "whole_per_second")),
-            spread(ratios(*key, "whole_per_second"), 2),
-            spread(column(*key, "loop_per_second")),
-            spread(ratios(*key, "loop_per_second"), 2),
-            spread(column(*key, "cpu_ms"), 1),
-            f"{score:.4f}" if score is not None else "",
-        ]
-        if any(of_rounds(*key)):
-            lines.append(f"| {' | '.join(cells)} |")
+        row = [shown, *cells(report, "2", task, name), *cells(report, "1", task, name)]
+        row.append(f"{score:.4f}" if score is not None else "")
+        lines.append(f"| {' | '.join(row)} |")
     return "\n".join(lines)
 
 
@@ -104,14 +108,11 @@ def other_network(report: Any) -> str:
 
 def text(report: Any) -> str:
     """Return everything as Markdown."""
-    parts = []
-    for task in report["plain"]:
-        for cores in ("2", "1"):
-            parts.append(f"{task}, {cores} core{'s' if cores == '2' else ''}:")
-            parts.append(table(report, task, cores))
-    parts += [limit(report, cores) for cores in (2, 1)]
     versions = ", ".join(f"{name} {version}" for name, version in report["versions"].items())
-    parts += [
+    parts = [
+        table(report, ("classify",)),
+        table(report, ("segment", "embed")),
+        *(limit(report, cores) for cores in (2, 1)),
         other_network(report),
         f"{report['machine']}; {report['created']}; {versions}. `{report['command']}`",
     ]
@@ -171,6 +172,7 @@ def draw(report: Any, path: Path) -> None:
         "images/s of the whole process, relative to a plain ONNX Runtime loop, batch 1 (dashed)\n"
         "medians of the rounds, least to most; * the loop alone, without start-up"
     )
+    axes[0].set_xlim(0, 1.1 * max(max(v) for panel in panels.values() for _, v in panel))
     figure.tight_layout()
     figure.savefig(path, dpi=130)
 

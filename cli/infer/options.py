@@ -45,7 +45,7 @@ Batch = Annotated[
         "--batch",
         "-b",
         min=1,
-        help="Images in one engine call at most; as tuned, or 8.",
+        help="Images in one engine call at most; as tuned, or 8; 1 of large images on a CPU.",
         show_default=False,
     ),
 ]

@@ -218,6 +218,8 @@ def _measured(
         engines = _loaded(bundle, candidates, quiet, stack)
         batches = _batches(bundle, next(iter(engines.values())), options.batch_size)
         times: dict[tuple[int, int], list[float]] = {(n, b): [] for n in engines for b in batches}
+        for number, batch in times:
+            _seconds(engines[number], batches[batch])  # the first call is a cold one
         end = time.perf_counter() + _TIME_SECONDS
         while time.perf_counter() < end or min(map(len, times.values())) < 2:
             for (number, batch), measured in times.items():

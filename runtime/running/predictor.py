@@ -15,7 +15,7 @@ from PIL import Image
 
 from dlcv.runtime.bundle import Bundle, open_bundle
 from dlcv.runtime.bundle.schema import Precision, Preprocessing, VariantName
-from dlcv.runtime.engines import choose, engine_entry
+from dlcv.runtime.engines import Choice, choose, engine_entry
 from dlcv.runtime.engines.base import (
     DEFAULT_BATCH_SIZE,
     Arrays,
@@ -33,6 +33,7 @@ from dlcv.runtime.running.tasks import Answered, LoadRequest, TaskOptions, parts
 
 Answer = TypeVar("Answer")
 T = TypeVar("T")
+_LARGE = 320 * 320  # pixels
 ONE_IMAGE = (str, Path, bytes, np.ndarray, Image.Image)  # what is one image, and not several
 
 
@@ -77,7 +78,7 @@ def load(  # noqa: PLR0913  # the front door
     return Predictor(
         opened,
         parts_of_task(opened.manifest.task).engine(request),
-        batch_size=choice.options.batch_size or DEFAULT_BATCH_SIZE,
+        batch_size=choice.options.batch_size or _default_batch(choice, preprocessing),
         preprocessing=preprocessing,
         variant=opened.variant_name(choice.precision, target=engine_entry(choice.engine).target),
         decode=decode,
@@ -330,6 +331,16 @@ def _answer(item: Refused | tuple[Source, Future[Result]]) -> Result | Refused:
     except ImageError as e:
         text = source if isinstance(source, (str, Path)) else name_of(source)
         return Refused(source=text, reason=str(e))
+
+
+def _default_batch(choice: Choice, preprocessing: Preprocessing) -> int:
+    """Return the images in one engine call where nobody said: on a CPU one of large images, which keep all cores busy.
+
+    More would cost memory and gain nothing.
+    """
+    height, width = preprocessing.size
+    is_large = height * width > _LARGE
+    return 1 if is_large and not engine_entry(choice.engine).needs_gpu else DEFAULT_BATCH_SIZE
 
 
 def _image_bytes(preprocessing: Preprocessing) -> int:
