@@ -49,7 +49,7 @@ def _choice(bundle: Bundle, row: Row, options: EngineOptions, how: str) -> Choic
     chosen = replace(
         options,
         threads=options.threads if row.threads in (None, cpu_count()) else row.threads,
-        batch_size=options.batch_size or row.batch,
+        batch_size=options.batch_size or row.batch or None,
         settings={**row.settings, **options.settings},
     )
     default, why = bundle.graph().default_precision, ""

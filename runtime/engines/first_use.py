@@ -11,6 +11,7 @@ import time
 from collections.abc import Collection, Iterator, Mapping
 from contextlib import ExitStack
 from dataclasses import dataclass, replace
+from itertools import product
 from statistics import median
 
 import msgspec
@@ -73,12 +74,13 @@ def first_use(
 ) -> Row | None:
     """Return the fastest way to run a bundle on this CPU within what the caller fixed; None where no engine is installed.
 
+    A batch of 0 says that nothing was measured: there was nothing to choose from.
+
     outputs: names of the wanted ones; a lower precision is proved for the output that is scored, and not tried without it.
     """
     candidates = list(_candidates(bundle, precision, options, outputs))
     if len(candidates) < 2:
-        batch = options.batch_size or DEFAULT_BATCH_SIZE
-        return next((c.row(batch=batch, seconds=0, calls=0) for c in candidates), None)
+        return next((c.row(batch=0, seconds=0, calls=0) for c in candidates), None)
     key = _key(bundle, candidates, options)
     if (row := _stored(key)) is not None:
         return row
@@ -217,9 +219,13 @@ def _measured(
     with ExitStack() as stack:
         engines = _loaded(bundle, candidates, quiet, stack)
         batches = _batches(bundle, next(iter(engines.values())), options.batch_size)
-        times: dict[tuple[int, int], list[float]] = {(n, b): [] for n in engines for b in batches}
-        for number, batch in times:
-            _seconds(engines[number], batches[batch])  # the first call is a cold one
+        times: dict[tuple[int, int], list[float]] = {
+            (number, batch): []
+            for number, batch in product(engines, batches)
+            if _runs(engines[number], batches[batch])  # the first call is a cold one
+        }
+        if not times:  # whoever runs it will hear why
+            return candidates[0].row(batch=0, seconds=0, calls=0), False
         end = time.perf_counter() + _TIME_SECONDS
         while time.perf_counter() < end or min(map(len, times.values())) < 2:
             for (number, batch), measured in times.items():
@@ -264,13 +270,21 @@ def _batches(
     height, width = bundle.manifest.preprocessing.size
     one = np.arange(height * width * bundle.manifest.preprocessing.channels, dtype=np.uint32)
     image = (one * 2_654_435_761 >> 24).astype(np.uint8).reshape(1, height, width, -1)
-    _seconds(engine, image)
-    if wanted is None:
-        short = _seconds(engine, image) * DEFAULT_BATCH_SIZE < _TIME_SECONDS / 8
-        sizes = (1, DEFAULT_BATCH_SIZE) if short else (1,)
+    if wanted is not None:
+        sizes: tuple[int, ...] = (min(wanted, DEFAULT_BATCH_SIZE),)
+    elif _runs(engine, image) and _seconds(engine, image) * DEFAULT_BATCH_SIZE < _TIME_SECONDS / 8:
+        sizes = (1, DEFAULT_BATCH_SIZE)
     else:
-        sizes = (min(wanted, DEFAULT_BATCH_SIZE),)
+        sizes = (1,)
     return {size: np.repeat(image, size, axis=0) for size in sizes}
+
+
+def _runs(engine: Engine, image: np.ndarray[tuple[int, ...], np.dtype[np.uint8]]) -> bool:
+    try:
+        engine.infer({"image": image})
+    except DlcvError:
+        return False
+    return True
 
 
 def _seconds(engine: Engine, image: np.ndarray[tuple[int, ...], np.dtype[np.uint8]]) -> float:

@@ -15,7 +15,7 @@ from dlcv.runtime.engines import EngineOptions, choice, choose, first_use, load_
 from dlcv.runtime.engines.fake import FakeEngine
 from dlcv.runtime.engines.first_use import Candidate, is_proved, proof_of
 from dlcv.runtime.engines.tuned import Row
-from dlcv.runtime.errors import EngineUnavailableError
+from dlcv.runtime.errors import EngineError, EngineUnavailableError
 
 ACCURACY = Accuracy(metric="top1", value=0.9, baseline=0.903, budget=0.005, data="val", images=300)
 SCORE = Deployed(
@@ -203,7 +203,7 @@ def test_with_one_engine_and_one_precision_nothing_is_measured(new_bundle, monke
     speeds = Speeds(monkeypatch)
     for module in (first_use, choice):
         monkeypatch.setattr(module, "why_unavailable", lambda n: None if n == "openvino" else "no")
-    assert auto(open_bundle(new_bundle())) == ("openvino", "fp32", {}, 8)
+    assert auto(open_bundle(new_bundle())) == ("openvino", "fp32", {}, None)
     assert speeds.loaded == []
 
 
@@ -227,6 +227,21 @@ def test_an_engine_that_does_not_start_is_passed_over(new_bundle, monkeypatch) -
     monkeypatch.setattr(first_use, "load_chosen", fails)
     assert auto(open_bundle(new_bundle()))[0] == "ort"
     assert speeds.loaded == ["ort_fp32"]
+
+
+def test_an_engine_that_fails_on_images_does_not_end_the_choice(new_bundle, monkeypatch) -> None:
+    def fail(feeds: Any) -> Any:
+        raise EngineError("no kernel")
+
+    def load(bundle: Bundle, chosen: Any, *, outputs: Any) -> FakeEngine:
+        return FakeEngine(bundle.graph(), fail if chosen.engine in broken else lambda _: {})
+
+    monkeypatch.setattr(first_use, "load_chosen", load)
+    monkeypatch.setattr(first_use, "_TIME_SECONDS", 0.05)
+    bundle, broken = open_bundle(new_bundle()), {"ort"}
+    assert auto(bundle)[0] == "openvino"
+    broken = {"ort", "openvino"}
+    assert auto(bundle, options={"threads": 1})[0] == "ort", "its error is told when it runs"
 
 
 def test_what_a_tuning_found_comes_first(new_bundle, monkeypatch) -> None:
