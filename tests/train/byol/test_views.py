@@ -1,5 +1,4 @@
 import math
-import time
 
 import pytest
 import torch
@@ -110,30 +109,3 @@ def test_a_turn_of_the_hue_keeps_luma_and_grey_and_a_whole_one_everything():
     assert torch.allclose(turned(pixels, torch.full((2,), 2 * math.pi)), pixels, atol=1e-4)
     grey = torch.full((1, 3, 4, 4), 0.3)
     assert torch.allclose(turned(grey, torch.tensor([2.0])), grey, atol=1e-3)
-
-
-def test_a_batch_at_once_is_several_times_faster_than_torchvision_image_by_image():
-    one_by_one = v2.Compose(
-        [
-            v2.RandomResizedCrop(24, (0.2, 1.0)),
-            v2.RandomHorizontalFlip(),
-            v2.RandomApply([v2.ColorJitter(0.8, 0.8, 0.8, 0.2)], 0.8),
-            v2.RandomGrayscale(0.2),
-        ]
-    )
-    config = ViewConfig(
-        size=24, area=(0.2, 1.0), jitter=(0.8, 0.8, 0.8, 0.2), jitter_share=0.8, grayscale=0.2
-    )
-    batch = images(64)
-    ours = _seconds(lambda: TwoViews(config).view(batch, seeded()))
-    theirs = _seconds(lambda: [one_by_one(image) for image in batch.permute(0, 3, 1, 2)])
-    assert ours < theirs / 2
-
-
-def _seconds(make):
-    times = []
-    for _ in range(3):
-        start = time.process_time()
-        make()
-        times.append(time.process_time() - start)
-    return min(times)
