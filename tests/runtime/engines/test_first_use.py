@@ -1,7 +1,6 @@
 """What `auto` takes where nothing was tuned: the fastest of what the bundle proves, measured once and kept."""
 
 import time
-from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -193,7 +192,7 @@ def test_without_space_for_the_cache_it_is_said_and_runs(
 def test_a_kept_answer_of_another_dlcv_is_measured_anew(new_bundle, monkeypatch) -> None:
     speeds = Speeds(monkeypatch, ort_fp32=2, openvino_fp32=0.5)
     bundle = open_bundle(new_bundle())
-    monkeypatch.setattr(first_use.msgspec.json, "encode", lambda row: b'{"speed": 3}')
+    monkeypatch.setattr(msgspec.json, "encode", lambda row: b'{"speed": 3}')
     auto(bundle)
     assert auto(bundle)[0] == "openvino"
     assert len(speeds.loaded) == 4
@@ -217,7 +216,7 @@ def test_without_any_engine_it_is_said_how_to_get_one(new_bundle, monkeypatch) -
 
 def test_an_engine_that_does_not_start_is_passed_over(new_bundle, monkeypatch) -> None:
     speeds = Speeds(monkeypatch, ort_fp32=2, openvino_fp32=1)
-    load: Callable[..., Any] = first_use.load_chosen
+    load = speeds._load
 
     def fails(bundle: Bundle, chosen: Any, **more: Any) -> Any:
         if chosen.engine == "openvino":
