@@ -24,8 +24,8 @@ from dlcv.runtime.serving.inference import (
     NamedTensor,
     WantedOutput,
     configuration,
-    image_count,
     metadata,
+    require_one_image,
     submit,
 )
 from dlcv.runtime.serving.rest import EXTENSIONS
@@ -135,9 +135,7 @@ class _Service(service_pb2_grpc.GRPCInferenceServiceServicer):  # type: ignore[m
             try:
                 return await self._infer(request, context, record)
             except DlcvError as e:
-                record.refused = reason_of(e)
-                record.status = status_of(e)
-                await context.abort(_CODES.get(record.status, grpc.StatusCode.UNKNOWN), str(e))
+                await _refuse(context, record, e)
 
     async def ModelStreamInfer(self, request_iterator: Any, context: Any) -> AsyncIterator[Any]:  # noqa: N802
         async for request in request_iterator:
@@ -159,11 +157,10 @@ class _Service(service_pb2_grpc.GRPCInferenceServiceServicer):  # type: ignore[m
         limit = self._serving.options.limits.timeout_s
         remaining = context.time_remaining()
         seconds = limit if remaining is None else max(0.0, min(limit, remaining))
-        size = request.ByteSize()
         with model.in_use(), self._serving.budget.holding() as held:
-            held.take(size)
+            held.take(request.ByteSize())
             tensors = await submit(model, asked)(seconds)
-        record.images = image_count(asked)
+        record.images = len(asked.images)
         return message_from_tensors(tensors, model=model, request_id=request.id)
 
     async def _answer(
@@ -175,8 +172,7 @@ class _Service(service_pb2_grpc.GRPCInferenceServiceServicer):  # type: ignore[m
                     self._require_key(context)
                 return answer(record)
             except DlcvError as e:
-                record.refused, record.status = reason_of(e), status_of(e)
-                await context.abort(_CODES.get(record.status, grpc.StatusCode.UNKNOWN), str(e))
+                await _refuse(context, record, e)
         return None
 
     def _model(self, name: str, version: str, record: RequestRecord) -> ServedModel:
@@ -224,6 +220,11 @@ class _Service(service_pb2_grpc.GRPCInferenceServiceServicer):  # type: ignore[m
             )
 
 
+async def _refuse(context: Any, record: RequestRecord, error: DlcvError) -> None:
+    record.refused, record.status = reason_of(error), status_of(error)
+    await context.abort(_CODES.get(record.status, grpc.StatusCode.UNKNOWN), str(error))
+
+
 def request_from_message(message: Any) -> InferRequest:
     """Return the request of a `ModelInferRequest`.
 
@@ -231,28 +232,21 @@ def request_from_message(message: Any) -> InferRequest:
         RequestError: it is malformed.
     """
     raw = list(message.raw_input_contents)
-    if raw and len(raw) != len(message.inputs):
-        raise RequestError(
-            f"the request has {len(message.inputs)} inputs, but {len(raw)} raw contents"
-        )
-    inputs: dict[str, Array] = {}
-    for number, tensor in enumerate(message.inputs):
-        if tensor.name != "image" or tensor.name in inputs:
-            raise RequestError(
-                f"a model takes the one input 'image', once; received {tensor.name[:40]!r}"
-            )
-        inputs[tensor.name] = (
-            array_from_bytes(raw[number], datatype=tensor.datatype, shape=tensor.shape)
-            if raw
-            else _array_from_contents(tensor)
-        )
+    require_one_image([tensor.name for tensor in message.inputs])
+    if len(raw) > 1:
+        raise RequestError(f"the request has 1 inputs, but {len(raw)} raw contents")
+    (tensor,) = message.inputs
+    if raw:
+        images = array_from_bytes(raw[0], datatype=tensor.datatype, shape=tensor.shape)
+    else:
+        images = _array_from_contents(tensor)
     return InferRequest(
-        inputs=inputs,
+        images=images,
         outputs=tuple(
             WantedOutput(
                 name=output.name,
                 is_binary=True,
-                classes=max(0, output.parameters["classification"].int64_param),
+                classes=output.parameters["classification"].int64_param,
             )
             for output in message.outputs
         ),

@@ -34,27 +34,27 @@ class WantedOutput:
 
 @dataclass(frozen=True, kw_only=True)
 class InferRequest:
-    """A request, decoded. inputs: by name; uint8 pixels (N, H, W, C), or an object array (N,) or (N, 1) of files.
+    """A request, decoded. images: uint8 pixels (N, H, W, C), or an object array (N,) or (N, 1) of files.
 
     outputs: empty: all of them. is_binary: how those are sent.
     """
 
-    inputs: Mapping[str, Array]
+    images: Array
     outputs: tuple[WantedOutput, ...] = ()
     is_binary: bool = False
     id: str = ""
 
-    @property
-    def images(self) -> Array:
-        """The one input.
 
-        Raises:
-            RequestError: there is another, or none.
-        """
-        if set(self.inputs) != {"image"}:
-            names = ", ".join(repr(name[:40]) for name in self.inputs) or "none"
-            raise RequestError(f"a model takes the one input 'image'; received {names}")
-        return self.inputs["image"]
+def require_one_image(names: Sequence[str]) -> None:
+    """Check that a request's one input is `image`.
+
+    Raises:
+        RequestError: there is another, or none, or it is there twice.
+    """
+    if list(names) != ["image"]:
+        given = ", ".join(repr(name[:40]) for name in dict.fromkeys(names)) or "none"
+        twice = " twice" if len(set(names)) < len(names) else ""
+        raise RequestError(f"a model takes the one input 'image'; received {given}{twice}")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -89,11 +89,6 @@ def submit(
         return [_tensor(model, want, [row[want.name] for row in rows]) for want in wanted]
 
     return tensors
-
-
-def image_count(request: InferRequest) -> int:
-    """Return how many images a request has."""
-    return len(request.images)
 
 
 def output_specs(model: ServedModel) -> list[dict[str, Any]]:
@@ -150,6 +145,8 @@ def _wanted(model: ServedModel, request: InferRequest) -> tuple[WantedOutput, ..
             raise RequestError(
                 f"model {model.name!r} has no output {want.name[:40]!r}; it has {', '.join(names)}"
             )
+        if want.classes < 0:
+            raise RequestError(f"'classification' is a number of classes, not {want.classes}")
         if want.classes and want.name != "probabilities":
             raise RequestError(f"'classification' is for 'probabilities', not for {want.name!r}")
     if request.outputs:

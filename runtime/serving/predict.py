@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import base64
 import io
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from concurrent.futures import Future
 from contextlib import nullcontext
 from dataclasses import dataclass, replace
@@ -205,34 +205,23 @@ def _record(image: FormImage, answer: Answer, options: PredictOptions) -> Record
     record = record_from_result(answer, WriteOptions(top=options.top)) | {"image": image.name}
     if isinstance(answer, Refused) or not options.include:
         return record
-    height, width = answer.frame.size
-    included = {name: value for name, value in _arrays(answer).items() if name in options.include}
-    return (
-        record
-        | {"height": height, "width": width, "box_xyxy": list(answer.frame.box)}
-        | {name: value() for name, value in included.items()}
-    )
+    return record | {"box_xyxy": list(answer.frame.box)} | _included(answer, options.include)
 
 
-def _arrays(result: Result) -> dict[str, Callable[[], Any]]:
-    """Return functions that make the includable values of a result."""
+def _included(result: Result, names: Collection[str]) -> Record:
+    """Return those of the named values that a result has, ready for JSON."""
     match result:
         case Classification():
-            names = ("embedding", "explanation", "attention")
-            present = {n: a for n in names if (a := getattr(result, n)) is not None}
-            return {name: lambda array=array: _rounded(array) for name, array in present.items()}  # type: ignore[misc]
+            arrays = {name: getattr(result, name, None) for name in names}
+            return {name: _rounded(array) for name, array in arrays.items() if array is not None}
         case Segmentation():
-            found: dict[str, Callable[[], Any]] = {"mask": lambda: _data_url(result.mask_image())}
-            if result.graph_confidence is not None:
-                found["confidence"] = lambda: _data_url(result.confidence_image())
+            found = {"mask": _data_url(result.mask_image())} if "mask" in names else {}
+            if "confidence" in names and result.graph_confidence is not None:
+                found["confidence"] = _data_url(result.confidence_image())
             return found
-        case Caption(attention=attention) if attention is not None:
-            return {
-                "attention": lambda: [
-                    {"word": word, "values": _rounded(values)}
-                    for word, values in zip(result.words, attention, strict=True)
-                ]
-            }
+        case Caption(attention=attention) if attention is not None and "attention" in names:
+            pairs = zip(result.words, attention, strict=True)
+            return {"attention": [{"word": w, "values": _rounded(values)} for w, values in pairs]}
         case _:
             return {}
 

@@ -24,8 +24,8 @@ from dlcv.runtime.serving.inference import (
     NamedTensor,
     WantedOutput,
     configuration,
-    image_count,
     metadata,
+    require_one_image,
     submit,
 )
 from dlcv.runtime.serving.served import VERSION, ServedModel
@@ -149,7 +149,7 @@ class RestProtocol:
                 asked = request_from_body(body, request.headers.get(_HEADER_LENGTH))
                 async with while_connected(request.receive):
                     tensors = await submit(model, asked)(limits.timeout_s)
-                record.images = image_count(asked)
+                record.images = len(asked.images)
         answer, head = body_from_tensors(tensors, model=model, request_id=asked.id)
         return _compressed(answer, head, request.headers.get("accept-encoding", ""))
 
@@ -173,19 +173,13 @@ def request_from_body(body: bytes, head_length: str | None) -> InferRequest:
         reason = " ".join(str(e).split())[:160]
         raise RequestError(f"the request is not JSON of the protocol: {reason}") from e
     rest = memoryview(body)[length:]
-    inputs: dict[str, Array] = {}
-    for tensor in head.inputs:
-        if tensor.name != "image" or tensor.name in inputs:
-            raise RequestError(
-                f"a model takes the one input 'image'; received {tensor.name[:40]!r}"
-                + (" twice" if tensor.name in inputs else "")
-            )
-        inputs[tensor.name], rest = _array(tensor, rest)
+    require_one_image([tensor.name for tensor in head.inputs])
+    images, rest = _array(head.inputs[0], rest)
     if rest:
         raise RequestError(f"the request has {len(rest):,} bytes more than its tensors announce")
     binary = head.parameters.binary_data_output
     return InferRequest(
-        inputs=inputs,
+        images=images,
         outputs=tuple(_wanted(output, binary) for output in head.outputs or ()),
         is_binary=binary,
         id=head.id,
@@ -240,11 +234,11 @@ def _array(tensor: _Input, rest: memoryview) -> tuple[Array, memoryview]:
 
 
 def _wanted(output: _Output, is_binary: bool) -> WantedOutput:
-    asked, count = output.parameters.binary_data, output.parameters.classification
-    if count < 0:
-        raise RequestError(f"'classification' is a number of classes, not {count}")
+    asked = output.parameters.binary_data
     return WantedOutput(
-        name=output.name, is_binary=is_binary if asked is None else asked, classes=count
+        name=output.name,
+        is_binary=is_binary if asked is None else asked,
+        classes=output.parameters.classification,
     )
 
 

@@ -125,6 +125,9 @@ class ServedModels:
     def __iter__(self) -> Iterator[ServedModel]:
         return iter(list(self._models.values()))
 
+    def __len__(self) -> int:
+        return len(self._models)
+
     def __contains__(self, name: str) -> bool:
         return name in self._models
 

@@ -29,7 +29,7 @@ class Serving:
     @property
     def is_ready(self) -> bool:
         """Whether requests are welcome."""
-        return not self.is_draining and any(True for _ in self.models)
+        return not self.is_draining and len(self.models) > 0
 
     def serve(self, model: ServedModel) -> None:
         """Serve a model under its name, in the place of one that had it."""
