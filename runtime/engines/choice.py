@@ -8,10 +8,10 @@ from dataclasses import replace
 from dlcv.runtime.bundle import Bundle
 from dlcv.runtime.bundle.schema import Precision
 from dlcv.runtime.engines.base import Engine, EngineOptions
-from dlcv.runtime.engines.first_use import first_use, proof_of
+from dlcv.runtime.engines.first_use import Candidate, first_use, proof_of
 from dlcv.runtime.engines.loading import Choice, load_chosen
 from dlcv.runtime.engines.registry import engine_versions, why_unavailable
-from dlcv.runtime.engines.tuned import Row, stored_tuning, tuning_key
+from dlcv.runtime.engines.tuned import Row, arithmetic_of, stored_tuning, tuning_key
 from dlcv.runtime.machine.system import cpu_count
 
 _GPU_ORDER = ("trt", "trt-rtx", "cuda")
@@ -36,27 +36,36 @@ def choose(
     if name != "auto":
         return Choice(engine=name, precision=default, options=options)
     if row := _tuned(bundle, precision=precision, options=options):
-        return _choice(bundle, row, options, "as tuned")
+        found = Candidate(
+            engine=row.engine, precision=row.precision, settings=row.settings, batch=row.batch
+        )
+        threads = options.threads if row.threads in (None, cpu_count()) else row.threads
+        return _choice(
+            bundle, found, replace(options, threads=threads), how="as tuned", proof=row.proof
+        )
     if gpu := next((n for n in _GPU_ORDER if why_unavailable(n) is None), None):
         return Choice(engine=gpu, precision=default, options=options)
-    row = first_use(bundle, precision=precision, options=options, outputs=outputs)
-    if row is None:
+    fastest = first_use(bundle, precision=precision, options=options, outputs=outputs)
+    if fastest is None:
         return Choice(engine="ort", precision=default, options=options)
-    return _choice(bundle, row, options, "as measured on first use")
+    return _choice(bundle, fastest, options, how="as measured on first use")
 
 
-def _choice(bundle: Bundle, row: Row, options: EngineOptions, how: str) -> Choice:
+def _choice(
+    bundle: Bundle, found: Candidate, options: EngineOptions, *, how: str, proof: str = ""
+) -> Choice:
+    """Return what was found as a choice. proof: of a tuning; empty: the bundle's records."""
     chosen = replace(
         options,
-        threads=options.threads if row.threads in (None, cpu_count()) else row.threads,
-        batch_size=options.batch_size or row.batch or None,
-        settings={**row.settings, **options.settings},
+        batch_size=options.batch_size or found.batch,
+        settings={**found.settings, **options.settings},
     )
     default, why = bundle.graph().default_precision, ""
-    if row.arithmetic != default:
-        proof = f" ({row.proof})" if row.proof else proof_of(bundle, row)
-        why = f"auto: {row.engine} in {row.arithmetic}{proof}, {how}; --precision {default} keeps full precision"
-    return Choice(engine=row.engine, precision=row.precision, options=chosen, why=why)
+    arithmetic = arithmetic_of(found.precision, found.settings)
+    if arithmetic != default:
+        proof = f" ({proof})" if proof else proof_of(bundle, found.precision, arithmetic)
+        why = f"auto: {found.engine} in {arithmetic}{proof}, {how}; --precision {default} keeps full precision"
+    return Choice(engine=found.engine, precision=found.precision, options=chosen, why=why)
 
 
 def _tuned(bundle: Bundle, *, precision: Precision | None, options: EngineOptions) -> Row | None:

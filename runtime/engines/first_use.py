@@ -10,7 +10,7 @@ from __future__ import annotations
 import time
 from collections.abc import Collection, Iterator, Mapping
 from contextlib import ExitStack
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from itertools import product
 from statistics import median
 
@@ -22,7 +22,6 @@ from dlcv.runtime.bundle.schema import Deployed, Precision, Variant
 from dlcv.runtime.engines.base import DEFAULT_BATCH_SIZE, Engine, EngineOptions
 from dlcv.runtime.engines.loading import Choice, load_chosen
 from dlcv.runtime.engines.registry import ENGINES, engine_entry, why_unavailable
-from dlcv.runtime.engines.tuned import Row
 from dlcv.runtime.errors import DlcvError, OutputError
 from dlcv.runtime.machine.cache import CacheKey, lookup, store
 from dlcv.runtime.machine.system import cpu_count, has_bf16, installed_version, machine_name
@@ -39,30 +38,15 @@ _MARGIN = 1.05  # so much faster must be what replaces the simpler one
 _STEADY = (
     1.5  # upper quartile over lower: beyond it something else ran; the next use measures again
 )
-_SCORED = {"classify": "probabilities", "segment": "mask"}
 
 
-@dataclass(frozen=True, kw_only=True)
-class Candidate:
-    """A way to run a bundle. settings: of the engine."""
+class Candidate(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """A way to run a bundle. settings: of the engine. batch: images in one call, where that was measured."""
 
     engine: str
     precision: Precision
-    settings: Mapping[str, str]
-
-    def row(self, *, batch: int, seconds: float, calls: int) -> Row:
-        """Return this as a measured row. seconds: of one call."""
-        return Row(
-            engine=self.engine,
-            precision=self.precision,
-            batch=batch,
-            threads=None,
-            settings=dict(self.settings),
-            images_per_second=batch / seconds if seconds else 0.0,
-            ms_per_call=1e3 * seconds,
-            quartiles_ms=(1e3 * seconds, 1e3 * seconds),
-            calls=calls,
-        )
+    settings: dict[str, str]
+    batch: int | None = None
 
 
 def first_use(
@@ -71,35 +55,33 @@ def first_use(
     precision: Precision | None,
     options: EngineOptions,
     outputs: Collection[str] | None = None,
-) -> Row | None:
+) -> Candidate | None:
     """Return the fastest way to run a bundle on this CPU within what the caller fixed; None where no engine is installed.
-
-    A batch of 0 says that nothing was measured: there was nothing to choose from.
 
     outputs: names of the wanted ones; a lower precision is proved for the output that is scored, and not tried without it.
     """
     candidates = list(_candidates(bundle, precision, options, outputs))
     if len(candidates) < 2:
-        return next((c.row(batch=0, seconds=0, calls=0) for c in candidates), None)
+        return next(iter(candidates), None)
     key = _key(bundle, candidates, options)
-    if (row := _stored(key)) is not None:
-        return row
-    row, is_steady = _measured(bundle, candidates, options)
+    if (kept := _stored(key)) is not None:
+        return kept
+    fastest, is_steady = _measured(bundle, candidates, options)
     if is_steady:
         try:
-            store(key, msgspec.json.encode(row))
+            store(key, msgspec.json.encode(fastest))
         except OutputError as e:
             options.on_progress(
                 f"what is fastest is found out anew each time, because dlcv {e}", None
             )
-    return row
+    return fastest
 
 
-def proof_of(bundle: Bundle, row: Row) -> str:
-    """Return the recorded scores that prove a row's arithmetic, in brackets; nothing where there are none."""
-    if row.precision not in bundle.graph().precisions:
+def proof_of(bundle: Bundle, precision: Precision, arithmetic: Precision) -> str:
+    """Return the recorded scores that prove a precision and its arithmetic, in brackets; nothing where there are none."""
+    if precision not in bundle.graph().precisions:
         return ""
-    scores = _scores(bundle.variant(row.precision), bundle.variant(), row.arithmetic)
+    scores = _scores(bundle.variant(precision), bundle.variant(), arithmetic)
     if scores is None:
         return ""
     metric, value, baseline, images = scores
@@ -153,10 +135,10 @@ def _candidates(
     installed = [name for name in _CPU_ENGINES if why_unavailable(name) is None]
     default = bundle.graph().default_precision
     chosen = precision or default
-    scored = _SCORED.get(bundle.manifest.task)
-    is_scored = outputs is None or scored in outputs
+    is_scored = outputs is None or _main_output(bundle) in outputs
     found = [
-        Candidate(engine=name, precision=chosen, settings=options.settings) for name in installed
+        Candidate(engine=name, precision=chosen, settings=dict(options.settings))
+        for name in installed
     ]
     if precision is None and is_scored:
         for name in reversed(installed):
@@ -176,12 +158,17 @@ def _lower(bundle: Bundle, engine: str, settings: Mapping[str, str]) -> Iterator
         except DlcvError:  # it is made for another engine
             continue
         if is_proved(bundle, precision, precision):
-            yield Candidate(engine=engine, precision=precision, settings=settings)
+            yield Candidate(engine=engine, precision=precision, settings=dict(settings))
     for lower in ENGINES[engine].lower_arithmetic:
         if has_bf16() and is_proved(bundle, graph.default_precision, "bf16"):
             yield Candidate(
                 engine=engine, precision=graph.default_precision, settings={**settings, **lower}
             )
+
+
+def _main_output(bundle: Bundle) -> str:
+    """Return the output that is scored: the first of the contract, and so of the graph."""
+    return bundle.graph().outputs[0].name
 
 
 def _key(bundle: Bundle, candidates: list[Candidate], options: EngineOptions) -> CacheKey:
@@ -199,17 +186,17 @@ def _key(bundle: Bundle, candidates: list[Candidate], options: EngineOptions) ->
     return CacheKey(kind="first-use", subject=bundle.sha256, fields=fields | versions)
 
 
-def _stored(key: CacheKey) -> Row | None:
+def _stored(key: CacheKey) -> Candidate | None:
     data = lookup(key).data
     try:
-        return None if data is None else msgspec.json.decode(data, type=Row)
+        return None if data is None else msgspec.json.decode(data, type=Candidate)
     except msgspec.MsgspecError:  # of another dlcv
         return None
 
 
 def _measured(
     bundle: Bundle, candidates: list[Candidate], options: EngineOptions
-) -> tuple[Row, bool]:
+) -> tuple[Candidate, bool]:
     """Return the fastest candidate, and whether its rounds were alike.
 
     Raises:
@@ -225,7 +212,7 @@ def _measured(
             if _runs(engines[number], batches[batch])  # the first call is a cold one
         }
         if not times:  # whoever runs it will hear why
-            return candidates[0].row(batch=0, seconds=0, calls=0), False
+            return candidates[0], False
         end = time.perf_counter() + _TIME_SECONDS
         while time.perf_counter() < end or min(map(len, times.values())) < 2:
             for (number, batch), measured in times.items():
@@ -233,8 +220,8 @@ def _measured(
     rates = {key: key[1] / median(measured) for key, measured in times.items()}
     number, batch = best = _fastest(rates)
     low, high = np.quantile(times[best], (0.25, 0.75))
-    row = candidates[number].row(batch=batch, seconds=median(times[best]), calls=len(times[best]))
-    return row, bool(high < _STEADY * low)
+    fastest = msgspec.structs.replace(candidates[number], batch=batch)
+    return fastest, bool(high < _STEADY * low)
 
 
 def _loaded(
@@ -254,7 +241,7 @@ def _loaded(
         )
         try:
             engines[number] = stack.enter_context(
-                load_chosen(bundle, choice, outputs=(bundle.graph().outputs[0].name,))
+                load_chosen(bundle, choice, outputs=(_main_output(bundle),))
             )
         except DlcvError as e:
             errors.append(e)

@@ -19,6 +19,11 @@ _LOWERED: dict[str, Precision] = {"bf16": "bf16", "f16": "fp16"}  # values of en
 Goal: TypeAlias = Literal["throughput", "latency"]
 
 
+def arithmetic_of(precision: Precision, settings: Mapping[str, str]) -> Precision:
+    """Return the precision of the arithmetic: that of the graph, or what an engine's setting lowers it to."""
+    return _LOWERED.get(settings.get("precision", ""), precision)
+
+
 class Row(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """One way to run a bundle, and its measured speed.
 
@@ -45,8 +50,8 @@ class Row(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True)
 
     @property
     def arithmetic(self) -> Precision:
-        """The precision of the arithmetic: of the graph, or what an engine's setting lowers it to."""
-        return _LOWERED.get(self.settings.get("precision", ""), self.precision)
+        """The precision of the arithmetic."""
+        return arithmetic_of(self.precision, self.settings)
 
     def fits(self, precision: Precision | None, options: EngineOptions) -> bool:
         """Return whether the row is within what the user fixed, apart from the batch size."""

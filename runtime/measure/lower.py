@@ -14,7 +14,7 @@ from dlcv.runtime.bundle import Bundle
 from dlcv.runtime.bundle.schema import Precision
 from dlcv.runtime.engines import EngineOptions
 from dlcv.runtime.engines.first_use import BUDGET, is_proved, proof_of
-from dlcv.runtime.engines.tuned import Row
+from dlcv.runtime.engines.tuned import arithmetic_of
 from dlcv.runtime.errors import InputError
 from dlcv.runtime.evaluate.evaluation import Score, score
 from dlcv.runtime.evaluate.labelled import LabelledImage, labelled_images
@@ -57,14 +57,11 @@ class LowerGate:
         Raises:
             DlcvError: the engine cannot run it, or images cannot be read.
         """
-        row = Row(
-            engine=engine, precision=precision, batch=1, threads=None, settings=dict(settings),
-            images_per_second=0, ms_per_call=0, quartiles_ms=(0, 0), calls=0,
-        )  # fmt: skip
         if self._options.labelled is not None:
             return self._by_labels(engine, precision, settings)
-        if is_proved(self._bundle, precision, row.arithmetic):
-            return True, f"recorded{proof_of(self._bundle, row)}"
+        arithmetic = arithmetic_of(precision, settings)
+        if is_proved(self._bundle, precision, arithmetic):
+            return True, f"recorded{proof_of(self._bundle, precision, arithmetic)}"
         return self._by_agreement(engine, precision, settings)
 
     def _by_labels(

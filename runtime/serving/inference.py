@@ -52,7 +52,7 @@ def require_one_image(names: Sequence[str]) -> None:
         RequestError: there is another, or none, or it is there twice.
     """
     if list(names) != ["image"]:
-        given = ", ".join(repr(name[:40]) for name in dict.fromkeys(names)) or "none"
+        given = ", ".join(repr(name[:40]) for name in [*dict.fromkeys(names)][:4]) or "none"
         twice = " twice" if len(set(names)) < len(names) else ""
         raise RequestError(f"a model takes the one input 'image'; received {given}{twice}")
 

@@ -12,8 +12,8 @@ from dlcv.runtime.bundle import Bundle, open_bundle, save_bundle
 from dlcv.runtime.bundle.schema import Accuracy, Deployed
 from dlcv.runtime.engines import EngineOptions, choice, choose, first_use, load_engine, registry
 from dlcv.runtime.engines.fake import FakeEngine
-from dlcv.runtime.engines.first_use import Candidate, is_proved, proof_of
-from dlcv.runtime.engines.tuned import Row
+from dlcv.runtime.engines.first_use import is_proved, proof_of
+from dlcv.runtime.engines.tuned import Row, arithmetic_of
 from dlcv.runtime.errors import EngineError, EngineUnavailableError
 
 ACCURACY = Accuracy(metric="top1", value=0.9, baseline=0.903, budget=0.005, data="val", images=300)
@@ -133,13 +133,8 @@ def test_lower_arithmetic_of_a_full_graph_is_proved_by_its_own_score(
     bundle = with_int8(new_bundle(), fp32={"deployed": (SCORE, bf16)})
     Speeds(monkeypatch, ort_fp32=2, openvino_fp32=2, openvino_bf16=0.5)
     assert auto(bundle)[:3] == ("openvino", "fp32", {"precision": "bf16"})
-    row = Candidate(engine="openvino", precision="fp32", settings={"precision": "bf16"}).row(
-        batch=8, seconds=1, calls=1
-    )
-    assert (row.arithmetic, proof_of(bundle, row)) == (
-        "bf16",
-        " (top1 0.898 against 0.900 on 300 images)",
-    )
+    assert arithmetic_of("fp32", {"precision": "bf16"}) == "bf16"
+    assert proof_of(bundle, "fp32", "bf16") == " (top1 0.898 against 0.900 on 300 images)"
     monkeypatch.setattr(first_use, "has_bf16", lambda: False)
     assert auto(bundle)[2] == {}
 
