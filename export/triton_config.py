@@ -11,7 +11,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal, TypeAlias
 
-from dlcv.runtime.bundle.schema import DType, TensorSpec
+from dlcv.runtime.bundle.schema import TensorSpec
+from dlcv.runtime.serving.tensors import DATATYPES
 
 Backend: TypeAlias = Literal["onnxruntime", "tensorrt"]
 Device: TypeAlias = Literal["cpu", "gpu"]
@@ -26,14 +27,6 @@ _BACKENDS: dict[Backend, str] = {
     "tensorrt": 'platform: "tensorrt_plan"\nbackend: "tensorrt"',
 }
 _KINDS: dict[Device | None, str] = {"cpu": "KIND_CPU", "gpu": "KIND_GPU", None: "KIND_AUTO"}
-_TYPES: dict[DType, str] = {
-    "uint8": "TYPE_UINT8",
-    "uint16": "TYPE_UINT16",
-    "int32": "TYPE_INT32",
-    "int64": "TYPE_INT64",
-    "float16": "TYPE_FP16",
-    "float32": "TYPE_FP32",
-}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -97,7 +90,7 @@ def _tensor(spec: TensorSpec, config: TritonConfig) -> str:
     )
     label = config.labels.get(spec.name)
     file = f" label_filename: {_quoted(label)}" if label else ""
-    return f"{{ name: {_quoted(spec.name)} data_type: {_TYPES[spec.dtype]} {dims}{file} }}"
+    return f"{{ name: {_quoted(spec.name)} data_type: TYPE_{DATATYPES[spec.dtype]} {dims}{file} }}"
 
 
 def _batching(config: TritonConfig) -> list[str]:

@@ -60,7 +60,7 @@ def first_use(
 
     outputs: names of the wanted ones; a lower precision is proved for the output that is scored, and not tried without it.
     """
-    candidates = list(_candidates(bundle, precision, options, outputs))
+    candidates = _candidates(bundle, precision, options, outputs)
     if len(candidates) < 2:
         return next(iter(candidates), None)
     key = _key(bundle, candidates, options)
@@ -130,22 +130,19 @@ def _candidates(
     precision: Precision | None,
     options: EngineOptions,
     outputs: Collection[str] | None,
-) -> Iterator[Candidate]:
-    """Yield what may run, what is likely to be fastest first after the baseline: time for loading is short."""
+) -> list[Candidate]:
+    """Return what may run: the baseline, the lower precisions, the other engines. There may be no time to load the last."""
     installed = [name for name in _CPU_ENGINES if why_unavailable(name) is None]
-    default = bundle.graph().default_precision
-    chosen = precision or default
-    is_scored = outputs is None or _main_output(bundle) in outputs
-    found = [
+    chosen = precision or bundle.graph().default_precision
+    full = [
         Candidate(engine=name, precision=chosen, settings=dict(options.settings))
         for name in installed
     ]
-    if precision is None and is_scored:
-        for name in reversed(installed):
-            found += _lower(bundle, name, options.settings)
-    if len(found) > 1:  # the engine of the baseline, then the lower precisions, then the rest
-        found = [found[0], *found[len(installed) :], *found[1 : len(installed)]]
-    yield from found
+    is_scored = outputs is None or _main_output(bundle) in outputs
+    may_be_lower = precision is None and is_scored
+    names = reversed(installed) if may_be_lower else ()
+    lower = [found for name in names for found in _lower(bundle, name, options.settings)]
+    return [*full[:1], *lower, *full[1:]]
 
 
 def _lower(bundle: Bundle, engine: str, settings: Mapping[str, str]) -> Iterator[Candidate]:

@@ -15,10 +15,8 @@ from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from functools import cached_property, partial
 from itertools import product
-from typing import TypeAlias
 
 import msgspec
-import numpy as np
 
 from dlcv.runtime.bundle import Bundle
 from dlcv.runtime.bundle.schema import Precision
@@ -35,10 +33,18 @@ from dlcv.runtime.engines.base import Engine
 from dlcv.runtime.engines.tuned import Goal, Row, Tuning, store_tuning, tuning_key
 from dlcv.runtime.errors import DlcvError, EngineUnavailableError, InputError
 from dlcv.runtime.machine.system import cpu_count, has_bf16, is_importable
+from dlcv.runtime.measure.configurations import (
+    Configuration,
+    Kind,
+    ratio_of,
+    rows_of,
+    scores_of,
+    unsteadiness,
+)
 from dlcv.runtime.measure.lower import LowerGate, LowerOptions
 from dlcv.runtime.measure.parity import replay_golden
 from dlcv.runtime.measure.plain_onnxruntime import PLAIN, PlainOrt, plain_precision
-from dlcv.runtime.measure.timing import Subject, Timing, interleaved, subject_from_call
+from dlcv.runtime.measure.timing import Subject, interleaved, subject_from_call
 from dlcv.runtime.measure.workload import decoding, feeds_of, image_size
 from dlcv.runtime.running.pipeline import windows
 
@@ -47,7 +53,6 @@ _LOADED_AT_ONCE = 8
 _FINALISTS = 4
 _SCREENING_SHARE = 0.5
 _LONGEST_CALL_SECONDS = 1.0
-_STEADY = 1.5  # upper quartile of the rounds' ratios over the lower one
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -68,29 +73,6 @@ class TuneRequest:
     size: int | None = None
     lower: LowerOptions = field(default_factory=LowerOptions)
     on_progress: Callable[[str, float | None], None] = field(default=lambda *_: None)
-
-
-@dataclass(frozen=True)
-class Configuration:
-    """What to load: engine, precision, threads, engine settings, and batch size."""
-
-    engine: str
-    precision: Precision
-    threads: int | None
-    settings: tuple[tuple[str, str], ...]
-    batch: int
-
-    def __str__(self) -> str:
-        words = [self.engine, self.precision, *(f"{key}={value}" for key, value in self.settings)]
-        return " ".join(words)
-
-    @property
-    def kind(self) -> tuple[str, Precision, tuple[tuple[str, str], ...]]:
-        """What decides over its answers: engine, precision, settings."""
-        return self.engine, self.precision, self.settings
-
-
-Timings: TypeAlias = "dict[Configuration, Timing]"
 
 
 def tune(bundle: Bundle, request: TuneRequest | None = None) -> Tuning:
@@ -133,7 +115,7 @@ class _Run:
         self.plain_precision: Precision = plain_precision(bundle)
         self.batches = sorted(set(request.batches or _BATCHES[request.goal]))
         self.plain: list[Configuration] = []
-        self.proofs: dict[tuple[str, Precision, tuple[tuple[str, str], ...]], str] = {}
+        self.proofs: dict[Kind, str] = {}
 
     def candidates(self) -> list[Configuration]:
         """Return every configuration that can be loaded and passes parity."""
@@ -175,8 +157,8 @@ class _Run:
                     least_rounds=2,
                     on_round=partial(self._tell, words, number / len(groups), 1 / len(groups)),
                 )
-            scores |= _scores(timings)
-            rows |= self._proved(_rows(timings))
+            scores |= scores_of(timings)
+            rows |= self._proved(rows_of(timings))
         order = sorted((c for c in rows if c.engine != PLAIN), key=lambda c: -scores[c])
         return {c: rows[c] for c in order}
 
@@ -198,12 +180,12 @@ class _Run:
                     if loaded
                     else alone
                 )
-        quiet, busy, rows = _scores(alone), _scores(beside), self._proved(_rows(alone))
+        quiet, busy, rows = scores_of(alone), scores_of(beside), self._proved(rows_of(alone))
         ran = [c for c in finalists if c in rows]
         order = sorted(ran, key=lambda c: -min(quiet[c], busy[c]))
         best = [
             msgspec.structs.replace(
-                rows[c], final=True, busy_ratio=_ratio(beside, c) if loaded else None
+                rows[c], final=True, busy_ratio=ratio_of(beside, c) if loaded else None
             )
             for c in order
         ]
@@ -214,7 +196,7 @@ class _Run:
             rows=(*best, *(row for c, row in screened.items() if c not in finalists)),
             plain=tuple(row for c, row in rows.items() if c.engine == PLAIN),
             dropped=tuple(dict.fromkeys(self.dropped)),
-            unsteady=_unsteady(alone, order),
+            unsteady=unsteadiness(alone, order),
         )
 
     def _proved(self, rows: dict[Configuration, Row]) -> dict[Configuration, Row]:
@@ -362,58 +344,3 @@ class _Run:
             options=options,
             largest=self.size,
         )
-
-
-def _scores(timings: Timings) -> dict[Configuration, float]:
-    """Return images/s as a share of plain ONNX Runtime at its best batch size, in the same rounds."""
-    plain = [c for c in timings if c.engine == PLAIN]
-    if not plain:
-        return {c: c.batch / timing.median for c, timing in timings.items()}
-    best = min(plain, key=lambda c: timings[c].median / c.batch)
-    return {
-        c: timing.speed_over(timings[best]) * c.batch / best.batch for c, timing in timings.items()
-    }
-
-
-def _unsteady(timings: Timings, order: Sequence[Configuration]) -> str:
-    """Return what is amiss, in words, where the best configuration was not alike in all rounds; else nothing.
-
-    Other load slows all alike, and is left out by comparing with plain ONNX Runtime in the same round.
-    """
-    plain = [timing for c, timing in timings.items() if c.engine == PLAIN]
-    if not (plain and order):
-        return ""
-    ratios = timings[order[0]].ratios(plain[0])
-    low, high = np.quantile(ratios, (0.25, 0.75))
-    if high <= _STEADY * low:
-        return ""
-    return (
-        f"the speed of {order[0]} was {low:.2f} to {high:.2f} times that of plain ONNX Runtime: something else runs, or the "
-        "processor gets too hot; leave the machine alone and tune again, or give more --seconds"
-    )
-
-
-def _ratio(timings: Timings, configuration: Configuration) -> float | None:
-    """Return the speed relative to plain ONNX Runtime at the same batch size, in the same rounds."""
-    for plain, timing in timings.items():
-        if (plain.engine, plain.batch) == (PLAIN, configuration.batch):
-            return timings[configuration].speed_over(timing)
-    return None
-
-
-def _rows(timings: Timings) -> dict[Configuration, Row]:
-    return {
-        c: Row(
-            engine=c.engine,
-            precision=c.precision,
-            batch=c.batch,
-            threads=c.threads,
-            settings=dict(c.settings),
-            images_per_second=c.batch / timing.median,
-            ms_per_call=1e3 * timing.median,
-            quartiles_ms=(1e3 * timing.quantile(0.25), 1e3 * timing.quantile(0.75)),
-            calls=timing.calls,
-            ratio=_ratio(timings, c),
-        )
-        for c, timing in timings.items()
-    }

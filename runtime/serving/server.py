@@ -9,7 +9,7 @@ import signal
 import socket
 import sys
 from collections.abc import AsyncIterator, Callable, Iterator, Sequence
-from contextlib import asynccontextmanager, contextmanager, suppress
+from contextlib import ExitStack, asynccontextmanager, contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, final
@@ -60,14 +60,13 @@ def serve(request: ServeRequest, *, say: Say) -> None:
     Raises:
         DlcvError: a bundle cannot be loaded, a port is in use, a file cannot be read.
     """
-    with _bound(request.options) as listener:
-        models = [(item.name, request.loader(item.bundle)) for item in request.bundles]
-        try:
-            with asyncio.Runner(loop_factory=_loop_factory()) as runner:
-                runner.run(_serve(request, models, listener, say=say))
-        finally:
-            for _, predictor in models:
-                predictor.close()
+    with _bound(request.options) as listener, ExitStack() as stack:
+        models = [
+            (item.name, stack.enter_context(request.loader(item.bundle)))
+            for item in request.bundles
+        ]
+        with asyncio.Runner(loop_factory=_loop_factory()) as runner:
+            runner.run(_serve(request, models, listener, say=say))
 
 
 async def _serve(

@@ -20,7 +20,7 @@ from dlcv.runtime.engines.tuned import Row, Tuning, store_tuning, stored_tuning,
 from dlcv.runtime.errors import BundleError, EngineError, EngineUnavailableError, InputError
 from dlcv.runtime.machine.cache import store
 from dlcv.runtime.machine.system import cpu_count
-from dlcv.runtime.measure import lower, tune
+from dlcv.runtime.measure import configurations, lower, tune
 from dlcv.runtime.measure.tune import TuneRequest
 from dlcv.runtime.measure.workload import feeds_of, image_size
 from dlcv.runtime.running.predictor import load
@@ -286,7 +286,7 @@ def test_what_does_not_agree_falls_out_with_the_reason(bundle: Bundle, monkeypat
 
 
 def test_a_speed_that_changes_while_it_is_measured_is_not_kept(bundle: Bundle, monkeypatch) -> None:
-    monkeypatch.setattr(tune, "_STEADY", 0.5)
+    monkeypatch.setattr(configurations, "_STEADY", 0.5)
     made = tune.tune(bundle, TuneRequest(**QUICK, batches=(1,)))  # type: ignore[arg-type]
     assert "something else runs, or the processor gets too hot" in made.unsteady
     assert stored_tuning(tuning_key(bundle, engine_versions()))[0] is None
