@@ -25,12 +25,13 @@ import time
 import zipfile
 from collections.abc import Iterator
 from dataclasses import dataclass
-from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from PIL import Image
+
+from dlcv.runtime.machine.system import installed_version
 
 HERE = Path(__file__).resolve().parent
 REPOSITORY = HERE.parents[1]
@@ -293,13 +294,8 @@ def warm(folders: dict[str, Path], out: Path) -> None:
 
 def versions() -> dict[str, str]:
     """Return what ran."""
-    found = {"python": platform.python_version()}
-    for name in PACKAGES:
-        try:
-            found[name] = version(name)
-        except PackageNotFoundError:
-            found[name] = "none"
-    return found
+    packages = {name: installed_version(name) or "none" for name in PACKAGES}
+    return {"python": platform.python_version(), **packages}
 
 
 def machine() -> str:

@@ -20,10 +20,11 @@ import sys
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
-from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 from urllib.request import urlopen
+
+from dlcv.runtime.machine.system import installed_version
 
 HERE = Path(__file__).resolve().parent
 PHOTO = HERE.parents[1] / "runtime" / "samples" / "cat.jpg"
@@ -172,13 +173,8 @@ def table(rounds: list[dict[str, Any]]) -> str:
 
 def versions() -> dict[str, str]:
     """Return what ran."""
-    found = {"python": platform.python_version()}
-    for name in PACKAGES:
-        try:
-            found[name] = version(name)
-        except PackageNotFoundError:
-            found[name] = "none"
-    return found
+    packages = {name: installed_version(name) or "none" for name in PACKAGES}
+    return {"python": platform.python_version(), **packages}
 
 
 def main() -> None:

@@ -5,19 +5,24 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import onnxruntime
 import pytest
 import torch
+from google.protobuf import text_format
 from timm.models.vision_transformer import VisionTransformer
 from torch import Tensor, nn
 from torch.nn import functional as F
+from tritonclient.grpc import model_config_pb2
 
 from dlcv.export.bundle import export_bundle
 from dlcv.export.sources import ExportSource
-from dlcv.runtime.bundle import Bundle
+from dlcv.export.triton import TritonOptions, triton_repository
+from dlcv.runtime.bundle import Bundle, open_bundle
 from dlcv.runtime.bundle.schema import ClassInfo, Preprocessing
 from dlcv.train.models import build_model
 
 CLASSES = 5
+CONFIG: Any = model_config_pb2  # made at import: a type checker sees nothing in it
 
 
 class TinySegmenter(nn.Module):
@@ -124,3 +129,29 @@ def bundles(make_source, tmp_path_factory) -> Callable[[str], Bundle]:
         return made[name]
 
     return bundle
+
+
+def triton_config(model: Path) -> Any:
+    """The configuration of a model in a Triton repository."""
+    text = (model / "config.pbtxt").read_text(encoding="ascii")
+    return text_format.Parse(text, CONFIG.ModelConfig())
+
+
+def write_triton(path: Path, *bundles: str | Path, **options: Any) -> tuple[Path, ...]:
+    """Write bundles to a Triton repository below a folder."""
+    opened = [open_bundle(bundle) for bundle in bundles]
+    return triton_repository(opened, path / "repository", options=TritonOptions(**options))
+
+
+@pytest.fixture(scope="session")
+def shipped(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
+    """The Triton models of bundles that ship, by name. Read only."""
+    names = ("imagenet-lite0", "voc-deeplab", "camvid-lraspp")
+    return dict(zip(names, write_triton(tmp_path_factory.mktemp("triton"), *names), strict=True))
+
+
+def triton_session(model: Path, version: int = 1) -> Any:
+    """ONNX Runtime with the graph of a model in a Triton repository."""
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads = 1
+    return onnxruntime.InferenceSession(model / str(version) / "model.onnx", options)
