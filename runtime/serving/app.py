@@ -92,7 +92,6 @@ def model_description(model: ServedModel) -> dict[str, Any]:
     return {
         "name": model.name,
         "task": model.task,
-        "state": "ready",
         "engine": str(predictor.engine.info),
         "size": list(predictor.preprocessing.size),
         "classes": [

@@ -29,10 +29,8 @@ async function call(where, options = {}) {
 const trouble = (message, facts) => Object.assign(new Error(message), facts);
 
 async function loadModels() {
-  const { models, needs_key } = await call("models");
-  if (needs_key && !sessionStorage.getItem("key")) $("key-form").hidden = false;
+  const { models } = await call("models");
   if (JSON.stringify(models) !== JSON.stringify(state.models)) listModels(models);
-  if (models.some((m) => m.state === "loading")) setTimeout(() => loadModels().catch(fail), 2000);
 }
 
 function listModels(models) {
@@ -40,7 +38,7 @@ function listModels(models) {
   state.models = models;
   const groups = Object.entries(Object.groupBy(models, (m) => m.task));
   $("model").replaceChildren(...groups.map(([task, members]) => {
-    const options = members.map((m) => new Option(m.state === "loading" ? `${m.name} (loading)` : m.name, m.name));
+    const options = members.map((m) => new Option(m.name, m.name));
     return el("optgroup", { label: TASKS[task] ?? task }, ...options);
   }));
   if (models.some((m) => m.name === chosen)) $("model").value = chosen;

@@ -209,7 +209,7 @@ def test_each_word_of_a_caption_shows_where_the_captioner_looked(page: Page) -> 
     maps = [[[0.0, 1.0], [0.0, 0.0]], [[0.0, 0.0], [1.0, 0.0]]]
     attention = [{"word": word, "values": v} for word, v in zip(("a", "dog"), maps, strict=True)]
     model = {
-        "name": "captioner", "task": "caption", "state": "ready", "engine": "x", "size": [8, 8], "classes": [],
+        "name": "captioner", "task": "caption", "engine": "x", "size": [8, 8], "classes": [],
         "threshold": None, "outputs": [], "prototypes": [],
     }  # fmt: skip
     answer = {
