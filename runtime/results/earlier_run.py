@@ -30,7 +30,7 @@ def require_one_choice(*, resume: bool, overwrite: bool) -> None:
         raise InputError("--resume keeps the results and --overwrite replaces them; give only one")
 
 
-def require_reusable(  # two runs, and what is to become of the first
+def require_reusable(
     folder: Path,
     before: Record,
     *,
