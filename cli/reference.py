@@ -5,8 +5,11 @@ from __future__ import annotations
 import importlib
 import re
 from collections.abc import Iterator
+from typing import cast
 
 import typer
+from typer.core import TyperGroup
+from typer.main import get_command
 from typer.testing import CliRunner
 
 APPS = ("infer", "train", "export")
@@ -26,9 +29,7 @@ def _sections(name: str) -> Iterator[str]:
     app: typer.Typer = importlib.import_module(f"dlcv.cli.{name}.app").app
     program = f"dlcv-{name}"
     yield f"## {program}\n\n{_help(app, program)}"
-    for command in app.registered_commands:
-        callback = command.callback
-        title = command.name or (callback.__name__.replace("_", "-") if callback else "")
+    for title in cast("TyperGroup", get_command(app)).commands:
         yield f"### {program} {title}\n\n{_help(app, program, title)}"
 
 

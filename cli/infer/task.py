@@ -15,7 +15,6 @@ from typing import TYPE_CHECKING, Any, TextIO
 import typer
 
 from dlcv.cli.edge import EXIT_FAILED, EXIT_INTERRUPTED, EXIT_SOME_REFUSED
-from dlcv.cli.quiet import quiet_decoders
 from dlcv.cli.text import key_values
 
 if TYPE_CHECKING:
@@ -184,7 +183,6 @@ def loading(
     """
     from dlcv.runtime.engines import EngineOptions
 
-    quiet_decoders()
     values = key_values(settings, "--engine-option")
     with _load_progress() as tell:
         yield EngineOptions(threads=threads, batch_size=batch, settings=values, on_progress=tell)

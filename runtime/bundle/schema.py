@@ -38,7 +38,9 @@ class ClassInfo(Model, frozen=True):
     color: tuple[Channel, Channel, Channel] | None = None
 
     def __post_init__(self) -> None:
-        if any(unicodedata.category(character) in _CONTROL for character in self.name):
+        if not self.name.isprintable() and any(
+            unicodedata.category(character) in _CONTROL for character in self.name
+        ):
             raise ValueError(
                 f"a class name has no line breaks and control characters, as {self.name!r} has"
             )

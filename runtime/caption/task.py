@@ -8,7 +8,13 @@ from dlcv.runtime.caption.beam_search import SearchOptions
 from dlcv.runtime.caption.engine import load_caption_engine, vocabulary_of
 from dlcv.runtime.caption.result import Caption
 from dlcv.runtime.errors import InputError
-from dlcv.runtime.running.tasks import Answered, LoadRequest, ResultFunction, TaskParts
+from dlcv.runtime.running.tasks import (
+    Answered,
+    LoadRequest,
+    ResultFunction,
+    TaskParts,
+    register_task,
+)
 
 if TYPE_CHECKING:
     from dlcv.runtime.bundle import Bundle
@@ -42,4 +48,4 @@ def _result(bundle: Bundle) -> ResultFunction:
     return result
 
 
-CAPTION = TaskParts(engine=_engine, result=_result)
+register_task("caption", TaskParts(engine=_engine, result=_result))

@@ -8,7 +8,6 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import replace
-from importlib.metadata import EntryPoint, entry_points
 from typing import TYPE_CHECKING, Any, cast, final, get_args
 
 from dlcv.runtime.bundle.schema import Precision
@@ -26,6 +25,8 @@ from dlcv.runtime.engines.entry import EngineEntry
 from dlcv.runtime.errors import DlcvError, EngineError, EngineUnavailableError
 
 if TYPE_CHECKING:
+    from importlib.metadata import EntryPoint, EntryPoints
+
     import numpy as np
 
 GROUP = "dlcv.engines"
@@ -33,12 +34,12 @@ GROUP = "dlcv.engines"
 
 def added_names() -> list[str]:
     """Return the names of other packages' engines, sorted. Nothing is imported."""
-    return sorted({point.name for point in entry_points(group=GROUP)})
+    return sorted({point.name for point in _points()})
 
 
 def added_versions() -> dict[str, str]:
     """Return the versions of the packages that add engines, by package. Nothing is imported."""
-    return {p.dist.name: p.dist.version for p in entry_points(group=GROUP) if p.dist is not None}
+    return {p.dist.name: p.dist.version for p in _points() if p.dist is not None}
 
 
 def added_entry(name: str) -> EngineEntry | None:
@@ -47,7 +48,7 @@ def added_entry(name: str) -> EngineEntry | None:
     Raises:
         EngineUnavailableError: the package cannot be imported or gives something else, or two packages add the name.
     """
-    points = list(entry_points(group=GROUP, name=name))
+    points = [point for point in _points() if point.name == name]
     if not points:
         return None
     if len(points) > 1:
@@ -56,6 +57,12 @@ def added_entry(name: str) -> EngineEntry | None:
             f"engine {name!r} is added by {packages}; uninstall all but one"
         )
     return _imported(points[0])
+
+
+def _points() -> EntryPoints:
+    from importlib.metadata import entry_points  # takes as long as the rest of this room
+
+    return entry_points(group=GROUP)
 
 
 def _imported(point: EntryPoint) -> EngineEntry:

@@ -84,7 +84,7 @@ def engine_model(
     if outputs is not None:
         _require_outputs(bundle, graph, outputs)
         model = model_with_outputs(model, outputs)
-    sha256 = hashlib.sha256(model).hexdigest()
+    sha256 = hashlib.sha256(model).hexdigest() if variant.plans else ""
     image = bundle.graph(graph).inputs[0]
     dynamic = image.name == "image" and isinstance(image.shape[1], str)
     preprocessing = bundle.manifest.preprocessing

@@ -6,8 +6,9 @@ import importlib.util
 import math
 import os
 import platform
+import re
 import sys
-from importlib.metadata import PackageNotFoundError, version
+from contextlib import suppress
 from pathlib import Path
 
 from dlcv.runtime.errors import InputError
@@ -35,11 +36,20 @@ def _quota(file: Path = Path("/sys/fs/cgroup/cpu.max")) -> int | None:
 
 
 def installed_version(distribution: str) -> str | None:
-    """Return the version of an installed distribution, or None."""
-    try:
-        return version(distribution)
-    except PackageNotFoundError:
-        return None
+    """Return the version of an installed distribution, or None.
+
+    Read from the names of the folders that installers write
+    (https://packaging.python.org/specifications/recording-installed-packages), because importing `importlib.metadata` takes 15 to
+    30 ms, and every command asks.
+    """
+    name = re.sub(r"[-_.]+", "_", distribution)
+    folder = re.compile(rf"{name}-(?P<version>\d[^-]*)(-py[\d.]+)?\.(dist|egg)-info", re.IGNORECASE)
+    for path in sys.path:
+        with suppress(OSError):  # not a folder, or gone
+            for entry in Path(path or ".").iterdir():
+                if found := folder.fullmatch(entry.name):
+                    return found["version"]
+    return None
 
 
 def is_importable(module: str) -> bool:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass, field
+from importlib import import_module
 from typing import Any, TypeAlias
 
 import numpy as np
@@ -72,7 +73,9 @@ class TaskParts:
 
 
 def parts_of_task(task: str) -> TaskParts:
-    """Return what was registered for a task."""
+    """Return what was registered for a task. One with a room of its own registers itself there, in its module `task`."""
+    if task not in _REGISTERED:
+        import_module(f"dlcv.runtime.{task}.task")
     return _REGISTERED[task]
 
 

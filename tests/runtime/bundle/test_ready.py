@@ -57,7 +57,7 @@ def test_a_bundle_that_is_a_package_of_its_own_says_how_to_get_it(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(ready, "entry_points", lambda **_: ())
+    monkeypatch.setattr(ready, "_added", lambda: ())
     with pytest.raises(BundleError, match=r"package of its own.*pip install \./packages/vit"):
         open_bundle("imagenette-vit")
     states = dict(doctor._bundle_states())
