@@ -11,8 +11,8 @@ import time
 from collections.abc import Collection, Iterator, Mapping
 from contextlib import ExitStack
 from dataclasses import replace
-from itertools import product
 from statistics import median
+from typing import TypeAlias
 
 import msgspec
 import numpy as np
@@ -31,9 +31,11 @@ BUDGET = 0.005
 LEAST_IMAGES = 50
 """On fewer labelled images a score proves nothing."""
 
+Pixels: TypeAlias = "np.ndarray[tuple[int, ...], np.dtype[np.uint8]]"
+
 _CPU_ENGINES = ("ort", "openvino")  # the first is what the others are compared with
 _LOAD_SECONDS = 0.9  # for loading: what is not loaded by then is not tried
-_TIME_SECONDS = 0.7
+_RACE_SECONDS = 0.35  # for each of two: between candidates, between batch sizes of the winner
 _MARGIN = 1.05  # so much faster must be what replaces the simpler one
 _STEADY = (
     1.5  # upper quartile over lower: beyond it something else ran; the next use measures again
@@ -194,7 +196,7 @@ def _stored(key: CacheKey) -> Candidate | None:
 def _measured(
     bundle: Bundle, candidates: list[Candidate], options: EngineOptions
 ) -> tuple[Candidate, bool]:
-    """Return the fastest candidate, and whether its rounds were alike.
+    """Return the fastest candidate, and whether its rounds were alike. Its batch size is measured after it won.
 
     Raises:
         DlcvError: none of them can be loaded; the first one's error.
@@ -202,23 +204,20 @@ def _measured(
     quiet = replace(options, on_progress=lambda *_: None)
     with ExitStack() as stack:
         engines = _loaded(bundle, candidates, quiet, stack)
-        batches = _batches(bundle, next(iter(engines.values())), options.batch_size)
-        times: dict[tuple[int, int], list[float]] = {
-            (number, batch): []
-            for number, batch in product(engines, batches)
-            if _runs(engines[number], batches[batch])  # the first call is a cold one
+        batch = min(options.batch_size or 1, DEFAULT_BATCH_SIZE)
+        images = _images(bundle, batch)
+        able = {
+            number: (engine, images) for number, engine in engines.items() if _runs(engine, images)
         }
-        if not times:  # whoever runs it will hear why
+        if not able:  # whoever runs it will hear why
             return candidates[0], False
-        end = time.perf_counter() + _TIME_SECONDS
-        while time.perf_counter() < end or min(map(len, times.values())) < 2:
-            for (number, batch), measured in times.items():
-                measured.append(_seconds(engines[number], batches[batch]))
-    rates = {key: key[1] / median(measured) for key, measured in times.items()}
-    number, batch = best = _fastest(rates)
-    low, high = np.quantile(times[best], (0.25, 0.75))
-    fastest = msgspec.structs.replace(candidates[number], batch=batch)
-    return fastest, bool(high < _STEADY * low)
+        number, seconds, is_steady = _race(able)
+        if options.batch_size is None and seconds * DEFAULT_BATCH_SIZE < _RACE_SECONDS / 2:
+            sizes = {
+                size: (engines[number], _images(bundle, size)) for size in (1, DEFAULT_BATCH_SIZE)
+            }
+            batch, _, is_steady = _race(sizes)
+    return msgspec.structs.replace(candidates[number], batch=batch), is_steady
 
 
 def _loaded(
@@ -247,38 +246,44 @@ def _loaded(
     return engines
 
 
-def _batches(
-    bundle: Bundle, engine: Engine, wanted: int | None
-) -> dict[int, np.ndarray[tuple[int, ...], np.dtype[np.uint8]]]:
-    """Return what to run, by batch size: one image, and a batch where it is not given; each call short enough."""
+def _images(bundle: Bundle, batch: int) -> Pixels:
+    """Return a batch of images to run, of noise."""
     height, width = bundle.manifest.preprocessing.size
     one = np.arange(height * width * bundle.manifest.preprocessing.channels, dtype=np.uint32)
     image = (one * 2_654_435_761 >> 24).astype(np.uint8).reshape(1, height, width, -1)
-    if wanted is not None:
-        sizes: tuple[int, ...] = (min(wanted, DEFAULT_BATCH_SIZE),)
-    elif _runs(engine, image) and _seconds(engine, image) * DEFAULT_BATCH_SIZE < _TIME_SECONDS / 8:
-        sizes = (1, DEFAULT_BATCH_SIZE)
-    else:
-        sizes = (1,)
-    return {size: np.repeat(image, size, axis=0) for size in sizes}
+    return np.repeat(image, batch, axis=0)
 
 
-def _runs(engine: Engine, image: np.ndarray[tuple[int, ...], np.dtype[np.uint8]]) -> bool:
+def _runs(engine: Engine, images: Pixels) -> bool:
     try:
-        engine.infer({"image": image})
+        engine.infer({"image": images})
     except DlcvError:
         return False
     return True
 
 
-def _seconds(engine: Engine, image: np.ndarray[tuple[int, ...], np.dtype[np.uint8]]) -> float:
-    start = time.perf_counter()
-    engine.infer({"image": image})
-    return time.perf_counter() - start
+def _race(runners: Mapping[int, tuple[Engine, Pixels]]) -> tuple[int, float, bool]:
+    """Let engines run their images in turns. Return the winner's key, its seconds a call, and whether these were alike.
+
+    The winner is the first that nothing beats by the margin, in images a second.
+    """
+    times: dict[int, list[float]] = {key: [] for key in runners}
+    for engine, images in runners.values():
+        engine.infer({"image": images})  # the first call of a shape is a cold one
+    end = time.perf_counter() + _RACE_SECONDS
+    while time.perf_counter() < end or min(map(len, times.values())) < 2:
+        for key, (engine, images) in runners.items():
+            start = time.perf_counter()
+            engine.infer({"image": images})
+            times[key].append(time.perf_counter() - start)
+    rates = {key: len(images) / median(times[key]) for key, (_, images) in runners.items()}
+    best = _fastest(rates)
+    low, high = np.quantile(times[best], (0.25, 0.75))
+    return best, median(times[best]), bool(high < _STEADY * low)
 
 
-def _fastest(rates: Mapping[tuple[int, int], float]) -> tuple[int, int]:
-    """Return candidate and batch size: the simplest that nothing beats by the margin."""
+def _fastest(rates: Mapping[int, float]) -> int:
+    """Return whose rate is highest: the first that nothing beats by the margin."""
     best = next(iter(rates))
     for key in rates:
         if rates[key] > _MARGIN * rates[best]:

@@ -63,7 +63,7 @@ class Speeds:
         self.loaded: list[str] = []
         self.ms = milliseconds
         monkeypatch.setattr(first_use, "load_chosen", self._load)
-        monkeypatch.setattr(first_use, "_TIME_SECONDS", 0.05)
+        monkeypatch.setattr(first_use, "_RACE_SECONDS", 0.05)
         monkeypatch.setattr(first_use, "_STEADY", 1e9)
 
     def _load(self, bundle: Bundle, chosen: Any, *, outputs: Any) -> FakeEngine:
@@ -231,7 +231,7 @@ def test_an_engine_that_fails_on_images_does_not_end_the_choice(new_bundle, monk
         return FakeEngine(bundle.graph(), fail if chosen.engine in broken else lambda _: {})
 
     monkeypatch.setattr(first_use, "load_chosen", load)
-    monkeypatch.setattr(first_use, "_TIME_SECONDS", 0.05)
+    monkeypatch.setattr(first_use, "_RACE_SECONDS", 0.05)
     bundle, broken = open_bundle(new_bundle()), {"ort"}
     assert auto(bundle)[0] == "openvino"
     broken = {"ort", "openvino"}
