@@ -10,6 +10,7 @@
     │   ├── OutputError            results cannot be written (folder in use, permission, disk full)
     │   ├── RecipeError            a training recipe or its data does not fit
     │   └── ParityError            a graph does not give what the checkpoint gave
+    ├── AnswerError                what the network gave for an image is no answer
     ├── EngineError                an engine failed on valid input
     │   └── ModelClosedError       the model was closed, or belongs to another process
     └── QueueFullError             a model has no place for another image now
@@ -58,6 +59,10 @@ class RecipeError(UserError):
 
 class ParityError(UserError):
     """A graph does not give what the checkpoint gave; every failure is listed."""
+
+
+class AnswerError(DlcvError):
+    """What the network gave for one image is no answer: values that are not numbers, a class that there is not."""
 
 
 class EngineError(DlcvError):

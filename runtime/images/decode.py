@@ -15,9 +15,11 @@ import numpy as np
 from PIL import Image, ImageOps
 
 from dlcv.runtime.errors import InputError
+from dlcv.runtime.images.decoding_memory import PixelBudget
 from dlcv.runtime.images.eight_bits import rgb_and_note, stored_as
 from dlcv.runtime.images.file_formats import MAX_PIXELS, image_errors, opened
 from dlcv.runtime.images.source import Source, UInt8
+from dlcv.runtime.images.unwritten_rows import load_whole
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -33,6 +35,9 @@ _DRAFTED_FORMATS = ("JPEG", "MPO")  # of a HEIC, a draft would be another pictur
 _ORIENTATION_TAG = 0x0112
 _SUPPORT: dict[Resample, int] = {"bilinear": 1, "bicubic": 2, "lanczos": 3}  # pixels on either side
 _SWAPS_SIDES = frozenset((5, 6, 7, 8))  # EXIF orientations that exchange width and height
+_BUDGET = PixelBudget(
+    2 * MAX_PIXELS
+)  # about 2 GB while they are converted; of photos, hardly ever reached
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -117,9 +122,10 @@ def input_size(size: tuple[int, int], preprocessing: Preprocessing) -> tuple[int
     """Return the (height, width) that an image of `size` (height, width) is resized to."""
     if preprocessing.resize != "longest_side":
         return preprocessing.size
-    scale = max(preprocessing.size) / max(size)
-    multiple = preprocessing.multiple
-    height, width = (max(1, round(side * scale / multiple)) * multiple for side in size)
+    multiple, longest = preprocessing.multiple, max(preprocessing.size)
+    height, width = (
+        max(1, _rounded(side * longest, max(size) * multiple)) * multiple for side in size
+    )
     return height, width
 
 
@@ -145,10 +151,11 @@ def _upright(
         return _Upright(image=image, size=(image.height, image.width), note=note)
     with opened(source, max_pixels=options.max_pixels) as file:
         stored = stored_as(file)  # first: to find its EXIF, Pillow decodes a PNG
-        size = _oriented_size(file)
-        if file.format in _DRAFTED_FORMATS:
-            _draft(file, oriented_size=size, target=target(size))
-        image, note = rgb_and_note(_oriented(file), stored, depth=options.depth)
+        size = _drafted(file, target)
+        with _BUDGET.of(file.width * file.height):
+            load_whole(file)
+            size = size or _oriented_size(file)
+            image, note = rgb_and_note(_oriented(file), stored, depth=options.depth)
     return _Upright(image=image, size=size, note=note)
 
 
@@ -171,12 +178,21 @@ def _full_target(size: tuple[int, int], preprocessing: Preprocessing) -> tuple[i
     return height * _DRAFT_MARGIN, width * _DRAFT_MARGIN
 
 
-def _draft(image: Image.Image, *, oriented_size: tuple[int, int], target: tuple[int, int]) -> None:
-    """Let the JPEG decoder scale by 1/2, 1/4 or 1/8 while it decodes, never below `target`."""
-    height, width = target
-    if oriented_size != (image.height, image.width):
+def _drafted(
+    image: Image.Image, target: Callable[[tuple[int, int]], tuple[int, int]]
+) -> tuple[int, int] | None:
+    """Let the JPEG decoder scale by 1/2, 1/4 or 1/8 while it decodes, never below `target` of the original size.
+
+    Return that size, (height, width) oriented; None of formats that are not scaled, whose EXIF may lie behind the pixels.
+    """
+    if image.format not in _DRAFTED_FORMATS:
+        return None
+    size = _oriented_size(image)
+    height, width = target(size)
+    if size != (image.height, image.width):
         height, width = width, height
     image.draft(None, (width, height))
+    return size
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -213,13 +229,21 @@ def _placed(size: tuple[int, int], preprocessing: Preprocessing) -> _Place:
         top, left = (-half((a - b) / 2) for a, b in zip(scaled, taken, strict=True))
         return _Place(scaled=scaled, offset=(top, left), taken=taken)
     if preprocessing.resize == "letterbox":
-        scale = min(taken[0] / size[0], taken[1] / size[1])
-        height, width = (max(1, round(side * scale)) for side in size)
+        filled = (
+            0 if taken[0] * size[1] <= taken[1] * size[0] else 1
+        )  # the side that needs the smaller scale
+        height, width = (max(1, _rounded(side * taken[filled], size[filled])) for side in size)
         rest = (taken[0] - height, taken[1] - width)
         at_center = preprocessing.pad_at == "center"
         offset = (rest[0] // 2, rest[1] // 2) if at_center else (0, 0)
         return _Place(scaled=(height, width), offset=offset, taken=taken)
     return _Place(scaled=taken, offset=(0, 0), taken=taken)
+
+
+def _rounded(numerator: int, denominator: int) -> int:
+    """Return a quotient rounded to the nearest whole number, halves to the even one. Of floats, some halves are none."""
+    whole, rest = divmod(numerator, denominator)
+    return whole + (2 * rest + whole % 2 > denominator)
 
 
 def _covering(
@@ -254,16 +278,17 @@ def _resized(upright: _Upright, preprocessing: Preprocessing) -> DecodedImage:
 def _region_resized(
     image: Image.Image, size: tuple[int, int], box: Box, resample: Resample
 ) -> Image.Image:
-    """Resize a region to (height, width), rows first and then columns, as Pillow resizes a whole image.
+    """Resize a region to (height, width), rows first and then columns, as Pillow did until version 13.
 
-    Of a region Pillow chooses the order, and another one moves up to a fifth of the values by 1 of 255.
+    Since then it chooses the order by the sizes, and of a region always did; another one moves up to a fifth of the values by 1
+    of 255, and more where a filter overshoots. So each axis is resized by itself.
     """
     filter_, (height, width) = Image.Resampling[resample.upper()], size
     # Less the last digit's rounding, which Pillow would refuse as a region outside of the image.
     left, top = max(0.0, box[0]), max(0.0, box[1])
     right, bottom = min(box[2], float(image.width)), min(box[3], float(image.height))
     if (left, top, right, bottom) == (0, 0, image.width, image.height):
-        return image.resize((width, height), filter_)
+        return image.resize((width, image.height), filter_).resize((width, height), filter_)
     reach = _SUPPORT[resample] * max(1.0, (bottom - top) / height) + 1
     first, last = max(0, int(top - reach)), min(image.height, int(bottom + reach) + 1)
     rows = image.crop((0, first, image.width, last))

@@ -42,6 +42,7 @@ SUFFIXES = frozenset(
     )
 )  # fmt: skip
 MAX_PIXELS = 89_478_485  # Pillow's own limit: above it a file may be a decompression bomb
+MAX_SIDE = 65_535  # as of JPEG; a longer one is a few bytes that unpack to a strip of pixels
 _FIRST_BYTES = 128
 # AVIF and HEIC files are one container, whose first box lists what is in it; the first brand that says so decides.
 _CONTAINERS = frozenset(("AVIF", "HEIC"))
@@ -62,15 +63,25 @@ def opened(
 
     Raises:
         ImageError: it is empty, of no such format, damaged, or its decoder is missing.
-        ImageTooLargeError: it has more pixels.
+        ImageTooLargeError: it has more pixels, or a side of more than `MAX_SIDE`.
     """
     path = "" if isinstance(source, bytes) or "://" in str(source) else str(source)
     with image_errors(), _file(source) as file, _identified(file, path, formats=formats) as image:
+        if max(image.size) > MAX_SIDE:
+            raise ImageTooLargeError(
+                f"too large: {image.width}x{image.height} pixels, at most {MAX_SIDE:,} on a side are decoded; cut it into parts"
+            )
         if image.width * image.height > max_pixels:
             raise ImageTooLargeError(
                 _too_large(f"{image.width}x{image.height}", max_pixels=max_pixels)
             )
         yield image
+
+
+def reopened(file: Any, *, of: str) -> Image.Image:
+    """Return the image of an open file once more, not decoded. of: its format. (A pipe could not be opened twice.)"""
+    file.seek(0)
+    return _identified(file, "", formats=[of])
 
 
 @contextmanager

@@ -11,6 +11,7 @@ import numpy as np
 from PIL import Image
 
 from dlcv.runtime.bundle.schema import ClassInfo
+from dlcv.runtime.errors import AnswerError
 from dlcv.runtime.images import Frame
 from dlcv.runtime.results.base import (
     ClassIndices,
@@ -42,7 +43,10 @@ class Segmentation(Result):
         if self.graph_confidence is not None:
             require_array(self.graph_confidence, "graph_confidence", np.float32, ndim=2)
         if self.graph_mask.size and (highest := int(self.graph_mask.max())) >= len(self.classes):
-            raise ValueError(f"the mask holds class {highest}, there are {len(self.classes)}")
+            raise AnswerError(
+                f"the network gave a mask with class {highest}, where the bundle names {len(self.classes)} classes; "
+                "export it again"
+            )
 
     @cached_property
     def mask(self) -> ClassIndices:

@@ -9,6 +9,7 @@ import pytest
 from PIL import Image
 
 from dlcv.runtime.bundle.schema import ClassInfo
+from dlcv.runtime.errors import AnswerError
 from dlcv.runtime.images import Frame
 from dlcv.runtime.results import Classification, Embedding, Segmentation
 from dlcv.runtime.results.draw import draw_heat, draw_segmentation, heat_colors, palette
@@ -41,7 +42,7 @@ def classification(probabilities: Any, **fields: Any) -> Classification:
 def test_arrays_of_another_dtype_or_shape_are_refused() -> None:
     with pytest.raises(ValueError, match="graph_mask must be uint8 with 2 axes, not int64"):
         segmentation(np.zeros((2, 2), np.int64))
-    with pytest.raises(ValueError, match="the mask holds class 2, there are 2"):
+    with pytest.raises(AnswerError, match="a mask with class 2, where the bundle names 2 classes"):
         segmentation(np.full((2, 2), 2, np.uint8))
     with pytest.raises(ValueError, match="3 probabilities, 2 classes"):
         classification(np.ones(3, np.float32))
