@@ -23,6 +23,7 @@ DOCS = Path(__file__).resolve().parents[1] / "docs"
 RESULTS = DOCS / "benchmarks"
 NOTE = RESULTS / "note.txt"
 PEERS = RESULTS / "peers.md"  # by bench/peers/compare.py
+START = RESULTS / "start.md"  # by bench/start.py
 TUNINGS = """# Tunings
 
 What `dlcv-infer tune` found on the machines of [benchmarks](benchmarks.md), best first; `--engine auto` takes the first row. The first four ran in the last,
@@ -37,7 +38,7 @@ HEAD = """# Benchmarks
 
 Made by `make benchmarks` (`bench/page.py`) from the files in [benchmarks/](benchmarks/); do not edit.
 
-PEERS
+FIRST
 ## Engines
 
 Every table from here on is one run: all engines and baselines take turns, in orders that change, so that whatever else runs on the
@@ -123,8 +124,8 @@ def run(command: Sequence[str]) -> None:
 
 def page() -> str:
     """Return the page, and draw its pictures."""
-    peers = PEERS.read_text() if PEERS.exists() else ""
-    sections = [HEAD.replace("PEERS\n", peers), NOTE.read_text() if NOTE.exists() else ""]
+    first = "\n".join(path.read_text() for path in (PEERS, START) if path.exists())
+    sections = [HEAD.replace("FIRST\n", first), NOTE.read_text() if NOTE.exists() else ""]
     for path in sorted(RESULTS.glob("*.bench.json")):
         report = msgspec.json.decode(path.read_bytes(), type=Report)
         name = path.name.removesuffix(".bench.json")

@@ -238,16 +238,16 @@ def likeness(task: str, answer: Any, plain: Any) -> float | None:
     return float((answer * plain).sum(axis=1).mean()) if task == "embed" else None
 
 
-def turns(number: int) -> Iterator[tuple[int, Contestant]]:
+def turns(number: int, contestants: list[Contestant]) -> Iterator[tuple[int, Contestant]]:
     """Yield who runs in a round, by cores."""
     for cores in random.Random(number).sample((2, 1), 2):
-        for contestant in random.Random(number + cores).sample(CONTESTANTS, len(CONTESTANTS)):
+        for contestant in random.Random(number + cores).sample(contestants, len(contestants)):
             if number < contestant.rounds and (cores == 2 or contestant.one_core is not None):
                 yield cores, contestant
 
 
 def measure(
-    rounds: int, minutes: float, folders: dict[str, Path], out: Path
+    contestants: list[Contestant], rounds: int, minutes: float, folders: dict[str, Path], out: Path
 ) -> tuple[list[dict[str, Any]], Any]:
     """Return what each round gave by cores, task and name, and how right or alike everybody's answers are."""
     found, written, start = [], {}, time.monotonic()
@@ -256,7 +256,7 @@ def measure(
             print(f"only {number} rounds fit into {minutes} minutes", file=sys.stderr)
             break
         results: dict[str, Any] = {"2": {}, "1": {}}
-        for cores, contestant in turns(number):
+        for cores, contestant in turns(number, contestants):
             task, name = contestant.task, contestant.name
             figures = run(contestant, cores, folder_of(contestant, cores, folders), out)
             print(number + 1, cores, task, name, figures, file=sys.stderr, flush=True)
@@ -311,8 +311,10 @@ def main() -> None:
     parser = argparse.ArgumentParser()
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--minutes", type=float, default=12, help="no round that would end later")
+    parser.add_argument("--without", action="append", default=[], help="a contestant's name")
     parser.add_argument("--out", type=Path, required=True)
     o = parser.parse_args()
+    contestants = [c for c in CONTESTANTS if c.name not in o.without]
     os.environ["YOLO_OFFLINE"] = "true"
     with tempfile.TemporaryDirectory() as folder:
         root = Path(folder)
@@ -321,7 +323,7 @@ def main() -> None:
         folders, out = photo_folders(root), root / "out"
         warm(folders, out)
         before = limits(folders)
-        rounds, scores = measure(o.rounds, o.minutes, folders, out)
+        rounds, scores = measure(contestants, o.rounds, o.minutes, folders, out)
         found = [*before, *limits(folders)]
     report = {
         "created": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),

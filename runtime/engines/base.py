@@ -19,6 +19,8 @@ if TYPE_CHECKING:
     from dlcv.runtime.bundle.schema import Graph
 
 DEFAULT_BATCH_SIZE = 8
+LARGE_IMAGE = 320 * 320
+"""Pixels above which a CPU takes one image at a time: batches cost much memory and are hardly faster."""
 UNKNOWN = "?"  # a dynamic dimension without a symbol
 
 Arrays: TypeAlias = "dict[str, np.ndarray[Any, Any]]"

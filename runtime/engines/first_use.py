@@ -19,7 +19,7 @@ import numpy as np
 
 from dlcv.runtime.bundle import Bundle
 from dlcv.runtime.bundle.schema import Deployed, Precision, Variant
-from dlcv.runtime.engines.base import DEFAULT_BATCH_SIZE, Engine, EngineOptions
+from dlcv.runtime.engines.base import DEFAULT_BATCH_SIZE, LARGE_IMAGE, Engine, EngineOptions
 from dlcv.runtime.engines.loading import Choice, load_chosen
 from dlcv.runtime.engines.registry import ENGINES, engine_entry, why_unavailable
 from dlcv.runtime.errors import DlcvError, OutputError
@@ -212,7 +212,8 @@ def _measured(
         if not able:  # whoever runs it will hear why
             return candidates[0], False
         number, seconds, is_steady = _race(able)
-        if options.batch_size is None and seconds * DEFAULT_BATCH_SIZE < _RACE_SECONDS / 2:
+        is_short = seconds * DEFAULT_BATCH_SIZE < _RACE_SECONDS / 2
+        if options.batch_size is None and is_short and images[0, ..., 0].size <= LARGE_IMAGE:
             sizes = {
                 size: (engines[number], _images(bundle, size)) for size in (1, DEFAULT_BATCH_SIZE)
             }
