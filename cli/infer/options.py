@@ -45,7 +45,16 @@ Batch = Annotated[
         "--batch",
         "-b",
         min=1,
-        help="Images in one engine call at most; as tuned, or 8; 1 of large images on a CPU.",
+        help="Images in one engine call at most; as tuned or measured on first use, or else 8, 1 of large images on a CPU.",
+        show_default=False,
+    ),
+]
+Devices = Annotated[
+    str | None,
+    typer.Option(
+        "--devices",
+        metavar="NUMBERS",
+        help="GPUs that share the images, such as 0,1; the first by default.",
         show_default=False,
     ),
 ]

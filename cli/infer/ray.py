@@ -88,6 +88,10 @@ def _fitting_folder(request: TaskRequest) -> Path:
     """Return the results folder of a request all of whose options fit --ray."""
     from dlcv.runtime.errors import InputError
 
+    if request.devices is not None:
+        raise InputError(
+            "--devices is for the GPUs of this machine, --ray for a cluster; leave one of them out"
+        )
     write = request.write
     if request.out is None or str(request.out) == "-":
         raise InputError("--ray writes Parquet files: give --out FOLDER")

@@ -51,6 +51,7 @@ def serve(
     precision: options.PrecisionName = None,
     engine_option: options.EngineSetting = None,
     batch: options.Batch = None,
+    devices: options.Devices = None,
     threads: options.Threads = None,
     outputs: Annotated[
         str | None,
@@ -107,6 +108,7 @@ def serve(
     """
     _require_extra()
     from dlcv.cli.text import words_from_text
+    from dlcv.runtime.running.devices import devices_from_text
     from dlcv.runtime.serving.loading import ModelLoader
     from dlcv.runtime.serving.options import MIB, Limits, ServeOptions, keys_from_file
     from dlcv.runtime.serving.server import ServeRequest, tls_files
@@ -131,6 +133,7 @@ def serve(
                     options=engine_options,
                     outputs=words_from_text(outputs) or (),
                     beams=beams,
+                    devices=None if devices is None else devices_from_text(devices),
                     limits=limits,
                 ),
                 options=ServeOptions(

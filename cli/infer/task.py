@@ -33,7 +33,7 @@ _REFUSALS_SHOWN = 20
 class TaskRequest:
     """What a task command was asked for. outputs: the graph's outputs that it needs; if_present: uses, where there are some.
 
-    search: of a captioner. ray: a cluster's address; workers, column: see `cli/infer/ray.py`.
+    devices: numbers of GPUs, such as "0,1". search: of a captioner. ray: a cluster's address; workers, column: see `cli/infer/ray.py`.
     """
 
     command: str
@@ -46,6 +46,7 @@ class TaskRequest:
     outputs: tuple[str, ...]
     if_present: tuple[str, ...] = ()
     batch: int | None
+    devices: str | None = None
     engine_settings: Sequence[str] = ()
     threads: int | None = None
     size: int | None = None
@@ -127,6 +128,7 @@ def load_bundle(request: TaskRequest) -> Predictor:
     """
     from dlcv.runtime.bundle import open_bundle
     from dlcv.runtime.images import DecodeOptions
+    from dlcv.runtime.running.devices import devices_from_text
     from dlcv.runtime.running.predictor import load
 
     bundle = bundle_of(request)
@@ -142,6 +144,7 @@ def load_bundle(request: TaskRequest) -> Predictor:
             longest_side=request.size,
             search=request.search,
             decode=DecodeOptions(depth=request.depth),
+            devices=None if request.devices is None else devices_from_text(request.devices),
         )
     if predictor.why:
         say(predictor.why)

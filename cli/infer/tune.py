@@ -26,7 +26,8 @@ def tune(
         str | None, typer.Option("--precisions", help="Such as fp32,int8; all of the bundle's.")
     ] = None,
     batches: Annotated[
-        str | None, typer.Option("--batches", help="Such as 1,8,32, which are the default.")
+        str | None,
+        typer.Option("--batches", help="Such as 1,8,32, the default; on a GPU up to 256."),
     ] = None,
     threads: Annotated[
         str | None, typer.Option("--threads", help="Such as 1,4; all cores and half of them.")

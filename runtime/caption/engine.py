@@ -15,6 +15,7 @@ from dlcv.runtime.caption.beam_search import SearchOptions, search
 from dlcv.runtime.caption.vocabulary import Vocabulary, vocabulary_from_json
 from dlcv.runtime.engines import Choice, load_engine
 from dlcv.runtime.engines.base import DEFAULT_BATCH_SIZE, Arrays, Engine, EngineBase, EngineInfo
+from dlcv.runtime.engines.stateful import State, stateful_runs
 from dlcv.runtime.errors import BundleError
 
 if TYPE_CHECKING:
@@ -101,7 +102,7 @@ class CaptionEngine(EngineBase):
 
 @final
 class _Steps:
-    """A `Decoder` computed by an engine.
+    """A `Decoder` computed by an engine, which keeps the cache on its device if it can.
 
     memory: of each image. cache: the shape of the decoder's cache without the batch axis: (depth, 2, heads,
     length, d).
@@ -110,9 +111,13 @@ class _Steps:
     def __init__(
         self, engine: Engine, memory: Logits, *, cache: tuple[Any, ...], beams: int
     ) -> None:
-        self._engine = engine
-        self._memory = np.repeat(memory, beams, axis=0) if beams > 1 else memory
-        self._cache: Logits = np.zeros((len(self._memory), *cache), np.float32)
+        rows = np.repeat(memory, beams, axis=0) if beams > 1 else memory
+        state = State(
+            carried={"next_cache": "cache"},
+            first={"cache": np.zeros((len(rows), *cache), np.float32)},
+            held={"memory": rows},
+        )
+        self._runs = stateful_runs(engine, state)
         self._length = int(cache[3])
 
     @property
@@ -122,20 +127,13 @@ class _Steps:
 
     def step(self, tokens: Numbers, position: int) -> tuple[Logits, Logits | None]:
         """Append a token; see `Decoder.step`."""
-        outputs = self._engine.infer(
-            {
-                "token": tokens,
-                "position": np.full(len(tokens), position, np.int32),
-                "cache": self._cache,
-                "memory": self._memory,
-            }
-        )
-        self._cache = outputs["next_cache"]
+        where = np.full(len(tokens), position, np.int32)
+        outputs = self._runs.run({"token": tokens, "position": where})
         return outputs["logits"], outputs.get("attention")
 
     def reorder(self, rows: NDArray[np.intp]) -> None:
         """Replace the state of each row; see `Decoder.reorder`. All rows of an image share its memory."""
-        self._cache = self._cache[rows]
+        self._runs.reorder(rows)
 
 
 def load_caption_engine(

@@ -48,4 +48,4 @@ def _result(bundle: Bundle) -> ResultFunction:
     return result
 
 
-register_task("caption", TaskParts(engine=_engine, result=_result))
+register_task("caption", TaskParts(engine=_engine, result=_result, is_one_graph=False))

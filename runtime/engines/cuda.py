@@ -8,6 +8,7 @@ import sys
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, redirect_stdout
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, final
 
@@ -26,6 +27,7 @@ from dlcv.runtime.engines.base import (
 from dlcv.runtime.engines.cuda_device import CudaDevice, OutOfDeviceMemoryError
 from dlcv.runtime.engines.io_binding import SETS_OF_BUFFERS, BoundSession
 from dlcv.runtime.engines.ort import reason_from_error, spec_from_argument
+from dlcv.runtime.engines.ort_stateful import OrtRuns
 from dlcv.runtime.errors import BundleError, EngineError, EngineUnavailableError, InputError
 from dlcv.runtime.machine.gpu import Gpu, driver
 from dlcv.runtime.machine.system import cpu_count
@@ -34,6 +36,7 @@ if TYPE_CHECKING:
     import numpy as np
 
     from dlcv.runtime.bundle.schema import TensorSpec
+    from dlcv.runtime.engines.stateful import State, StatefulRuns
 
 _PROVIDER = "CUDAExecutionProvider"
 _LOG_FATAL_ONLY, _LOG_WARNINGS = 4, 2
@@ -112,6 +115,13 @@ class CudaEngine(EngineBase):
             new_memory=lambda: CudaDevice(own.device),
             graphs=own.cuda_graphs,
         )
+        self._new_runs: Callable[[State], StatefulRuns] | None = partial(
+            OrtRuns,
+            session,
+            specs=(self._inputs, self._outputs),
+            place=("cuda", own.device),
+            errors=engine_errors,
+        )
         self._info = EngineInfo(
             name="cuda",
             version=onnxruntime.__version__,
@@ -153,11 +163,18 @@ class CudaEngine(EngineBase):
         with engine_errors(len(next(iter(feeds.values())))):
             return bound.device_seconds(feeds, repeats=repeats)
 
+    def begin(self, state: State) -> StatefulRuns:
+        """Return runs that keep a state on the GPU; see `KeepsState.begin`."""
+        if self._new_runs is None:
+            raise EngineError("the engine is closed; load the bundle again")
+        self._device.use()
+        return self._new_runs(state)
+
     def close(self) -> None:
         """Free buffers, session and stream."""
         if self._bound is not None:
             self._bound.close()
-            self._bound = None  # the session is freed before its stream
+            self._bound = self._new_runs = None  # the session is freed before its stream
             self._device.close()
 
     def _ready(self, feeds: Mapping[str, np.ndarray[Any, Any]]) -> BoundSession:

@@ -19,7 +19,7 @@ class EngineEntry:
     installs it. needs_gpu: an NVIDIA GPU is required, and the engine is a `DeviceTimer`. cuda: the lowest CUDA version,
     (major, minor), that the driver must support. variations: engine settings that a tuning tries. like_plain: the
     variation that does what plain ONNX Runtime does. lower_arithmetic: settings with which a fp32 graph is computed in
-    bf16. target: whose int8 graph the engine takes, where a bundle has several:
+    bf16. keeps_state: the engine is a `KeepsState`. target: whose int8 graph the engine takes, where a bundle has several:
     cpu (zero points, uint8 activations), or tensorrt (symmetric).
     """
 
@@ -34,6 +34,7 @@ class EngineEntry:
     like_plain: Mapping[str, str] | None = None
     lower_arithmetic: tuple[Mapping[str, str], ...] = ()
     target: Target = "cpu"
+    keeps_state: bool = False
 
     def engine_class(self) -> Callable[[EngineModel, EngineOptions], Engine]:
         """Import the class."""

@@ -31,6 +31,7 @@ ENGINES: dict[str, EngineEntry] = {
         needs_gpu=True,
         cuda=_CUDA_13,
         target="tensorrt",
+        keeps_state=True,
         variations=({}, {"cuda_graphs": "true"}),
     ),
     "trt": EngineEntry(

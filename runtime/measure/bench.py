@@ -4,18 +4,19 @@
 `host`: decoded pixels in memory to result objects: stack, copy, infer, results.
 `file`: image files to result files, the whole job with decoding and writing.
 
-All engines and baselines take turns in the same run, on the same photos.
+All engines and baselines take turns in the same run, on the same photos. Each is timed for its share of the seconds, with as
+many images as it manages in them.
 """
 
 from __future__ import annotations
 
 import tempfile
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping
 from contextlib import ExitStack
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from functools import partial
-from itertools import count, cycle, islice
+from itertools import cycle, islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal, TypeAlias, cast
 
@@ -48,9 +49,8 @@ from dlcv.runtime.measure.timing import (
     subject_from_call,
     subject_from_timer,
 )
+from dlcv.runtime.measure.whole_jobs import WholeJobs
 from dlcv.runtime.results import WriteOptions
-from dlcv.runtime.results.folder import FolderWriter
-from dlcv.runtime.running.job import run_job
 from dlcv.runtime.running.predictor import Predictor, scaled
 
 if TYPE_CHECKING:
@@ -61,7 +61,8 @@ FIGURES: tuple[FigureName, ...] = ("engine", "host", "file")
 BATCHES = (1, 2, 4, 8, 16, 32, 64, 128)
 _LONGEST_CALL_SECONDS = 5.0
 _PHOTOS = 64
-_LEAST_FILES = 16
+_LEAST_FILES = 16  # of a job; two batches at least, so that its stages can overlap
+_JOBS = 3  # that fit into the time of each
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -78,8 +79,8 @@ class BenchRequest:
     """What to measure.
 
     engines: None means all available ones. seconds: timing budget for each figure and batch size, all
-    contestants together. images: a folder of photos instead of dlcv's own. size: longer side in pixels.
-    baselines: what runs beside the engines and plain ONNX Runtime.
+    contestants together; a job of the figure `file` has as many photos as fill a third of its share. images: a folder
+    of photos instead of dlcv's own. size: longer side in pixels. baselines: what runs beside the engines and plain ONNX Runtime.
     """
 
     engines: tuple[str, ...] | None = None
@@ -96,8 +97,8 @@ class BenchRequest:
 class Figure(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """One measurement.
 
-    A call processes `images` images. Times are in ms: percentiles and quartiles of `calls` calls. ratio:
-    images/s relative to plain ONNX Runtime in the same rounds.
+    A call processes `images` images: a batch, or of the figure `file` more, the faster the contestant. Times are in ms:
+    percentiles and quartiles of `calls` calls. ratio: images/s relative to plain ONNX Runtime in the same rounds.
     """
 
     figure: FigureName
@@ -172,7 +173,6 @@ class _Run:
         self.outputs = (bundle.graph().outputs[0].name,)
         self.paths, self.decoded = _photos(bundle, request)
         self.folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="dlcv-bench-")))
-        self.numbers = count()
         self.on_device = {c.label for c in self.contestants() if c.on_device}
         self.predictors: dict[str, Predictor] = {}
         for contestant in self.contestants():
@@ -197,10 +197,11 @@ class _Run:
     def measure(self, figure: FigureName, batch: int) -> None:
         """Measure one figure of every contestant that still runs."""
         subjects: dict[str, Subject] = {}
+        images: dict[str, int] = {}
         for label, predictor in list(self.predictors.items()):
             try:
                 if (seconds := self._would_take(figure, label, batch)) <= _LONGEST_CALL_SECONDS:
-                    subjects[label] = self._subject(figure, label, predictor, batch)
+                    subjects[label], images[label] = self._subject(figure, label, predictor, batch)
                 else:
                     self.failures.append(
                         f"{label}, batch {batch}: left out of {figure!r}, it would take {seconds:.0f} s"
@@ -210,8 +211,7 @@ class _Run:
                 del self.predictors[label]
         timings = interleaved(subjects, seconds=self.request.seconds)
         self.figures += [
-            _figure(figure, label, batch=batch, timing=timing, plain=timings.get(PLAIN))
-            for label, timing in timings.items()
+            _figure(figure, label, batch=batch, timings=timings, images=images) for label in timings
         ]
 
     def report(self) -> Report:
@@ -271,28 +271,36 @@ class _Run:
     def _would_take(self, figure: FigureName, label: str, batch: int) -> float:
         """Return the expected seconds of a call, extrapolated from a smaller batch; 0 if nothing is known."""
         known = [f for f in self.figures if (f.figure, f.label) == (figure, label)]
-        return _images(figure, batch) / known[-1].images_per_second if known else 0.0
+        return _least_images(figure, batch) / known[-1].images_per_second if known else 0.0
 
-    def _subject(self, figure: FigureName, label: str, predictor: Predictor, batch: int) -> Subject:
+    def _subject(
+        self, figure: FigureName, label: str, predictor: Predictor, batch: int
+    ) -> tuple[Subject, int]:
+        """Return what is timed, warmed up, and the images of a call of it."""
+        if figure == "file":
+            return self._jobs(predictor, batch)
         decoded = list(islice(cycle(self.decoded), batch))
         feeds = {"image": np.stack([image.pixels for image in decoded])}
         if figure == "engine" and label in self.on_device:
             timer = cast("DeviceTimer", predictor.engine)
-            return predictor.call(lambda: subject_from_timer(timer, feeds)).within(predictor.call)
+            subject = predictor.call(lambda: subject_from_timer(timer, feeds))
+            return subject.within(predictor.call), batch
         if figure == "engine":
             infer = partial(predictor.engine.infer, feeds)
-            return predictor.call(lambda: subject_from_call(infer)).within(predictor.call)
-        if figure == "host":
-            sources = ["memory"] * batch
-            return subject_from_call(partial(predictor.results, decoded, sources=sources))
-        predictor.batch_size = batch
-        files = list(islice(cycle(self.paths), _images(figure, batch)))
-        return subject_from_call(partial(self._job, predictor, files))
+            return predictor.call(lambda: subject_from_call(infer)).within(predictor.call), batch
+        sources = ["memory"] * batch
+        return subject_from_call(partial(predictor.results, decoded, sources=sources)), batch
 
-    def _job(self, predictor: Predictor, files: Sequence[str]) -> None:
-        options = WriteOptions(masks=self.bundle.manifest.task == "segment")
-        folder = self.folder / str(next(self.numbers))
-        run_job(predictor, expand_inputs(files), FolderWriter(folder, options, run={}))
+    def _jobs(self, predictor: Predictor, batch: int) -> tuple[Subject, int]:
+        predictor.batch_size = batch
+        jobs = WholeJobs(
+            predictor=predictor,
+            photos=self.paths,
+            folder=self.folder,
+            write=WriteOptions(masks=self.bundle.manifest.task == "segment"),
+        )
+        share = self.request.seconds / len(self.predictors)
+        return jobs.subject(least=_least_images("file", batch), seconds=share / _JOBS)
 
 
 def _photos(bundle: Bundle, request: BenchRequest) -> tuple[list[str], list[DecodedImage]]:
@@ -313,26 +321,32 @@ def _photos(bundle: Bundle, request: BenchRequest) -> tuple[list[str], list[Deco
     return list(decoded), [image for image in decoded.values() if image.pixels.shape == usual]
 
 
-def _images(figure: FigureName, batch: int) -> int:
-    """Return the number of images of one call. For a whole job, two batches, so that its stages can overlap."""
+def _least_images(figure: FigureName, batch: int) -> int:
+    """Return the least number of images of one call."""
     return max(2 * batch, _LEAST_FILES) if figure == "file" else batch
 
 
 def _figure(
-    figure: FigureName, label: str, *, batch: int, timing: Timing, plain: Timing | None
+    figure: FigureName,
+    label: str,
+    *,
+    batch: int,
+    timings: Mapping[str, Timing],
+    images: Mapping[str, int],
 ) -> Figure:
-    images = _images(figure, batch)
+    """Return one contestant's figure. timings, images: of all, by label."""
+    timing, plain = timings[label], timings.get(PLAIN)
     p50, p90, p99, low, high = (1e3 * timing.quantile(q) for q in (0.5, 0.9, 0.99, 0.25, 0.75))
     return Figure(
         figure=figure,
         label=label,
         batch=batch,
-        images=images,
+        images=images[label],
         calls=timing.calls,
         p50_ms=p50,
         p90_ms=p90,
         p99_ms=p99,
         quartiles_ms=(low, high),
-        images_per_second=images / timing.median,
-        ratio=None if plain is None else timing.speed_over(plain),
+        images_per_second=images[label] / timing.median,
+        ratio=None if plain is None else timing.speed_over(plain) * images[label] / images[PLAIN],
     )

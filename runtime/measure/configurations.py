@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, replace
 from typing import TypeAlias
 
 import numpy as np
@@ -33,12 +33,31 @@ class Configuration:
         return " ".join(words)
 
     @property
+    def is_on_gpu(self) -> bool:
+        """Whether its engine runs on a GPU, and may be compiled for batches."""
+        return self.threads is None and self.engine != PLAIN
+
+    @property
     def kind(self) -> Kind:
         """What decides over its answers."""
         return self.engine, self.precision, self.settings
 
 
 Timings: TypeAlias = "dict[Configuration, Timing]"
+
+
+def by_load(
+    configurations: Iterable[Configuration], *, apart: bool = False
+) -> list[list[Configuration]]:
+    """Return configurations in groups that one engine serves, batch sizes rising.
+
+    apart: on a GPU, each batch size is a group of its own, so that the engine is compiled for it.
+    """
+    groups: dict[Configuration, list[Configuration]] = {}
+    for c in sorted(configurations, key=lambda c: (str(c), c.threads or 0, c.batch)):
+        key = c if apart and c.is_on_gpu else replace(c, batch=0)
+        groups.setdefault(key, []).append(c)
+    return list(groups.values())
 
 
 def scores_of(timings: Timings) -> dict[Configuration, float]:

@@ -12,7 +12,8 @@ import numpy as np
 
 from dlcv.runtime.bundle import Bundle
 from dlcv.runtime.bundle.schema import Precision
-from dlcv.runtime.engines import EngineOptions
+from dlcv.runtime.engines import EngineOptions, engine_entry
+from dlcv.runtime.engines.base import DEFAULT_BATCH_SIZE
 from dlcv.runtime.engines.first_use import BUDGET, is_proved, proof_of
 from dlcv.runtime.engines.tuned import arithmetic_of
 from dlcv.runtime.errors import InputError
@@ -114,7 +115,8 @@ class LowerGate:
 
     def _loaded(self, engine: str, precision: Precision, settings: Mapping[str, str]) -> Predictor:
         main = self._bundle.graph().outputs[0].name
-        options = EngineOptions(settings=settings)
+        batch = DEFAULT_BATCH_SIZE if engine_entry(engine).needs_gpu else None  # not to be measured
+        options = EngineOptions(batch_size=batch, settings=settings)
         return load(
             self._bundle, engine=engine, precision=precision, outputs=(main,), options=options
         )

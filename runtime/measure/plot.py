@@ -29,7 +29,7 @@ def save_plot(report: Report, path: Path) -> None:
     panels: Any = figure.subplots(1, len(_TITLES))
     for axes, (name, title) in zip(panels, _TITLES.items(), strict=True):
         _draw(axes, report, name)
-        axes.set(title=title, xscale="log", xlabel="ms a call (median; numbers are batch sizes)")
+        axes.set(title=title, xscale="log", xlabel="ms a batch (median; numbers are batch sizes)")
         axes.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
         axes.xaxis.set_major_formatter(StrMethodFormatter("{x:g}"))
         axes.xaxis.set_minor_formatter(NullFormatter())
@@ -46,10 +46,10 @@ def save_plot(report: Report, path: Path) -> None:
 def _draw(axes: Any, report: Report, name: str) -> None:
     for number, label in enumerate(report.contestants):
         points = [f for f in report.figures if (f.figure, f.label) == (name, label)]
-        x, y = [f.p50_ms for f in points], [f.images_per_second for f in points]
+        x = [f.p50_ms * f.batch / f.images for f in points]  # a job has many batches
+        y = [f.images_per_second for f in points]
         axes.plot(x, y, marker="o", markersize=4, color=f"C{number}", label=label)
-        for point in points:
-            at = (point.p50_ms, point.images_per_second)
+        for point, *at in zip(points, x, y, strict=True):
             axes.annotate(
                 str(point.batch),
                 at,

@@ -1,14 +1,16 @@
 """`dlcv-infer tune`: measures every way to run a bundle on this machine, and stores the best.
 
 Every combination of engine, precision and settings first replays the golden cases; failures are dropped. Lower precisions,
-of a graph or of an engine's arithmetic, must be proved besides (`lower.py`). The others are timed together with plain ONNX Runtime: first all of them briefly, in groups that fit into memory,
-then the fastest few for longer. For throughput, these are also timed while a thread decodes photos, as when a
+of a graph or of an engine's arithmetic, must be proved besides (`lower.py`). The others are timed together with plain ONNX
+Runtime: first all of them briefly, in groups that fit into memory, then the fastest few for longer. An engine for GPUs, which may
+be compiled for shapes, is then loaded once for the largest batch, and in the last rounds for each batch alone. For throughput, these are also timed while a thread decodes photos, as when a
 folder of images is processed; an engine that is fast alone may be slow there. The lower of the two ratios
 decides.
 """
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager, nullcontext
 from dataclasses import dataclass, field, replace
@@ -29,13 +31,14 @@ from dlcv.runtime.engines import (
     load_engine,
     why_unavailable,
 )
-from dlcv.runtime.engines.base import Engine
+from dlcv.runtime.engines.base import DEFAULT_BATCH_SIZE, Engine
 from dlcv.runtime.engines.tuned import Goal, Row, Tuning, store_tuning, tuning_key
 from dlcv.runtime.errors import DlcvError, EngineUnavailableError, InputError
 from dlcv.runtime.machine.system import cpu_count, has_bf16, is_importable
 from dlcv.runtime.measure.configurations import (
     Configuration,
     Kind,
+    by_load,
     ratio_of,
     rows_of,
     scores_of,
@@ -44,12 +47,22 @@ from dlcv.runtime.measure.configurations import (
 from dlcv.runtime.measure.lower import LowerGate, LowerOptions
 from dlcv.runtime.measure.parity import replay_golden
 from dlcv.runtime.measure.plain_onnxruntime import PLAIN, PlainOrt, plain_precision
-from dlcv.runtime.measure.timing import Subject, interleaved, subject_from_call
+from dlcv.runtime.measure.timing import (
+    Subject,
+    interleaved,
+    subject_from_call,
+    subject_from_engine,
+)
 from dlcv.runtime.measure.workload import decoding, feeds_of, image_size
 from dlcv.runtime.running.pipeline import windows
 
 _BATCHES: dict[Goal, tuple[int, ...]] = {"throughput": (1, 8, 32), "latency": (1,)}
+_GPU_BATCHES: dict[Goal, tuple[int, ...]] = {
+    "throughput": (1, 8, 32, 64, 128, 256),
+    "latency": (1,),
+}
 _LOADED_AT_ONCE = 8
+_LOADED_ON_GPU = 2  # its memory is smaller, and the largest batch may fill it
 _FINALISTS = 4
 _SCREENING_SHARE = 0.5
 _LONGEST_CALL_SECONDS = 1.0
@@ -59,8 +72,8 @@ _LONGEST_CALL_SECONDS = 1.0
 class TuneRequest:
     """What to tune.
 
-    None means every available engine, every precision of the bundle, the goal's batch sizes, or all cores and
-    half of them. seconds: timing budget, without loading and parity. size: longer side of the images in pixels,
+    None means every available engine, every precision of the bundle, the batch sizes that suit the goal and the engine, or
+    all cores and half of them. seconds: timing budget, without loading and parity. size: longer side of the images in pixels,
     for a graph of dynamic size. lower: what decides whether lower precisions may run. on_progress: called with words, and the share done in 0..1 or None.
     """
 
@@ -113,7 +126,7 @@ class _Run:
         self.channels = bundle.manifest.preprocessing.channels
         self.outputs = (bundle.graph().outputs[0].name,)
         self.plain_precision: Precision = plain_precision(bundle)
-        self.batches = sorted(set(request.batches or _BATCHES[request.goal]))
+        self.seconds: dict[str, float] = {}  # an image, about, by engine
         self.plain: list[Configuration] = []
         self.proofs: dict[Kind, str] = {}
 
@@ -129,28 +142,31 @@ class _Run:
             for settings in self._variations(engine, precision)
             if self._passes(engine, precision, settings)
         ]
-        if passed:
-            self._limit_batches(*passed[0])
+        if passed and is_importable("onnxruntime"):
+            self.plain = self._plain_configurations()
+        batches = {engine: self._batches(engine) for engine in dict.fromkeys(p[0] for p in passed)}
         cores = cpu_count()
         threads = request.threads or tuple(dict.fromkeys((cores, max(1, cores // 2))))
         return [
             Configuration(engine, precision, count, tuple(settings.items()), batch)
             for engine, precision, settings in passed
             for count in ((None,) if engine_entry(engine).needs_gpu else threads)
-            for batch in self.batches
+            for batch in batches[engine]
         ]
 
     def screen(self, candidates: Sequence[Configuration]) -> dict[Configuration, Row]:
         """Time all configurations briefly, in groups with plain ONNX Runtime in each. Return them best first."""
-        by_load = sorted(candidates, key=lambda c: (str(c), c.threads or 0))
-        room = _LOADED_AT_ONCE * len(self.batches)
-        groups = list(windows(by_load, room))
+        loads = by_load(candidates)
+        groups = [
+            *windows([load for load in loads if not load[0].is_on_gpu], _LOADED_AT_ONCE),
+            *windows([load for load in loads if load[0].is_on_gpu], _LOADED_ON_GPU),
+        ]
         scores: dict[Configuration, float] = {}
         rows: dict[Configuration, Row] = {}
         for number, group in enumerate(groups):
             words = f"timing {len(candidates)} candidates"
             seconds = self.request.seconds * _SCREENING_SHARE / len(groups)
-            with self._subjects([*self.plain, *group]) as subjects:
+            with self._subjects([*by_load(self.plain), *group]) as subjects:
                 timings = interleaved(
                     subjects,
                     seconds=seconds,
@@ -168,7 +184,7 @@ class _Run:
         loaded = self.request.goal == "throughput"
         seconds = self.request.seconds * (1 - _SCREENING_SHARE) / (2 if loaded else 1)
         words = f"timing the fastest {len(finalists)} again"
-        with self._subjects([*self.plain, *finalists]) as subjects:
+        with self._subjects([*by_load(self.plain), *by_load(finalists, apart=True)]) as subjects:
             alone = interleaved(
                 subjects, seconds=seconds, on_round=partial(self._tell, words, 0.0, 0.5)
             )
@@ -269,58 +285,87 @@ class _Run:
         """Replay the golden cases on the whole graph, because `auto` also serves commands that need other outputs."""
         options = EngineOptions(settings=settings, on_progress=self.request.on_progress)
         with load_engine(self.bundle, engine, precision=precision, options=options) as loaded:
-            return next(iter(replay_golden(self.bundle, loaded).failures), "")
+            failure = next(iter(replay_golden(self.bundle, loaded).failures), "")
+            if not failure and engine not in self.seconds:
+                self.seconds[engine] = self._seconds_an_image(engine, loaded)
+        return failure
 
     @cached_property
     def _gate(self) -> LowerGate:
         full = next((n for n in ("ort", *self._available) if n in self._available), "ort")
         return LowerGate(self.bundle, self.request.lower, engine=full)
 
-    def _limit_batches(
-        self, engine: str, precision: Precision, settings: Mapping[str, str]
-    ) -> None:
-        """Drop batch sizes whose calls would take too long.
+    def _seconds_an_image(self, engine: str, loaded: Engine) -> float:
+        """Return about how long an engine takes for an image; 0 where that cannot be told."""
+        batch = DEFAULT_BATCH_SIZE if engine_entry(engine).needs_gpu else 1
+        size = self.bundle.manifest.preprocessing.size  # that it was loaded for
+        feeds = feeds_of(batch, size, channels=self.channels)
+        try:
+            one = subject_from_call(partial(loaded.infer, feeds)).estimate / batch
+        except DlcvError:  # a batch that does not fit is left out when it is timed
+            return 0.0
+        return one * math.prod(self.size) / math.prod(size)
 
-        The time is estimated from plain ONNX Runtime (or this engine) at batch 1.
-        """
-        plain = Configuration(PLAIN, self.plain_precision, None, (), 1)
-        usual = Configuration(engine, precision, None, tuple(settings.items()), 1)
-        has_plain = is_importable("onnxruntime")
-        with self._load(plain if has_plain else usual) as loaded:
-            one = subject_from_call(
-                partial(loaded.infer, feeds_of(1, self.size, channels=self.channels))
-            ).estimate
+    def _batches(self, engine: str) -> list[int]:
+        """Return the batch sizes to time on an engine: the smallest, and those whose calls do not take too long."""
+        usual = _GPU_BATCHES if engine_entry(engine).needs_gpu else _BATCHES
+        smallest, *others = sorted(set(self.request.batches or usual[self.request.goal]))
+        takes = {batch: batch * self.seconds.get(engine, 0.0) for batch in others}
         self.dropped += [
-            f"batch {batch}: a call takes about {one * batch:.1f} s, too long to tune"
-            for batch in self.batches[1:]
-            if one * batch > _LONGEST_CALL_SECONDS
+            f"{engine}, batch {batch}: a call takes about {seconds:.1f} s, too long to tune"
+            for batch, seconds in takes.items()
+            if seconds > _LONGEST_CALL_SECONDS
         ]
-        self.batches = [
-            batch
-            for batch in self.batches
-            if batch == self.batches[0] or one * batch <= _LONGEST_CALL_SECONDS
-        ]
-        self.plain = [replace(plain, batch=batch) for batch in self.batches if has_plain]
+        return [smallest, *(b for b, s in takes.items() if s <= _LONGEST_CALL_SECONDS)]
+
+    def _plain_configurations(self) -> list[Configuration]:
+        """Return plain ONNX Runtime at the batch sizes of CPUs whose calls do not take too long."""
+        smallest, *others = sorted(set(self.request.batches or _BATCHES[self.request.goal]))
+        plain = Configuration(PLAIN, self.plain_precision, None, (), smallest)
+        with self._load(plain) as loaded:
+            feeds = feeds_of(1, self.size, channels=self.channels)
+            one = subject_from_call(partial(loaded.infer, feeds)).estimate
+        fitting = (batch for batch in others if one * batch <= _LONGEST_CALL_SECONDS)
+        return [plain, *(replace(plain, batch=batch) for batch in fitting)]
 
     @contextmanager
     def _subjects(
-        self, configurations: Iterable[Configuration]
+        self, loads: Iterable[Sequence[Configuration]]
     ) -> Iterator[dict[Configuration, Subject]]:
-        """Load and warm up. On the CPU, one engine serves all batch sizes."""
+        """Load an engine for each of `loads`, and warm up all of its batches."""
         with ExitStack() as stack:
-            engines: dict[Configuration, Engine] = {}
             subjects: dict[Configuration, Subject] = {}
-            for configuration in configurations:
-                compiled = configuration.threads is None and configuration.engine != PLAIN
-                key = configuration if compiled else replace(configuration, batch=0)
-                try:
-                    if key not in engines:
-                        engines[key] = stack.enter_context(self._load(configuration))
-                    feeds = feeds_of(configuration.batch, self.size, channels=self.channels)
-                    subjects[configuration] = subject_from_call(partial(engines[key].infer, feeds))
-                except DlcvError as e:
-                    self.dropped.append(f"{configuration}, batch {configuration.batch}: {e}")
+            for load in loads:
+                subjects |= self._warmed_up(list(load), stack)
             yield subjects
+
+    def _warmed_up(
+        self, load: list[Configuration], stack: ExitStack
+    ) -> dict[Configuration, Subject]:
+        """Load an engine for the largest batch that fits, and return its batches that run. The others are dropped, with the reason."""
+        subjects: dict[Configuration, Subject] = {}
+        engine: Engine | None = None
+        while load and engine is None:
+            try:
+                engine = stack.enter_context(self._load(load[-1]))
+            except DlcvError as e:
+                self._drop(load.pop(), e)
+        for configuration in load:
+            assert engine is not None
+            try:
+                subjects[configuration] = self._subject(engine, configuration.batch)
+            except DlcvError as e:
+                self._drop(configuration, e)
+        return subjects
+
+    def _subject(self, engine: Engine, batch: int) -> Subject:
+        feeds = feeds_of(batch, self.size, channels=self.channels)
+        if self.request.goal == "throughput":
+            return subject_from_engine(engine, feeds)
+        return subject_from_call(partial(engine.infer, feeds))
+
+    def _drop(self, configuration: Configuration, reason: DlcvError) -> None:
+        self.dropped.append(f"{configuration}, batch {configuration.batch}: {reason}")
 
     def _load(self, configuration: Configuration) -> Engine:
         if configuration.engine == PLAIN:

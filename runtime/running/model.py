@@ -1,10 +1,10 @@
-"""The running model: one inference thread owns the engine, and everybody asks it.
+"""The running model: an inference thread owns the engine, and everybody asks it.
 
     image -> place -> decode (a pool, or the caller's own thread) -> batcher -> inference thread -> future
 
 An image takes one of a fixed number of places before it is decoded, so memory does not depend on how many images or
-callers there are. The inference thread takes what waits, from whomever, as batches of one shape. An engine on a device
-has two batches in flight: while one computes, the next is copied.
+callers there are. The inference thread takes what waits, from whomever, as batches of one shape. Several devices have an
+engine and a thread each, which take from one batcher: no device waits while there is a batch.
 """
 
 from __future__ import annotations
@@ -13,13 +13,11 @@ import atexit
 import os
 import threading
 import weakref
-from collections import deque
 from collections.abc import Callable, Sequence
 from concurrent.futures import CancelledError, Future, InvalidStateError, ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import dataclass, field
 from functools import partial
-from time import perf_counter
 from typing import Any, TypeAlias, TypeVar, final
 
 from dlcv.runtime.bundle.schema import Preprocessing
@@ -28,12 +26,12 @@ from dlcv.runtime.errors import EngineError, ModelClosedError
 from dlcv.runtime.images import DecodedImage, DecodeOptions, Frame, Source, load_pixels
 from dlcv.runtime.machine.closing import Closing
 from dlcv.runtime.results import Result
-from dlcv.runtime.running.batcher import Batch, Batcher
+from dlcv.runtime.running.batcher import Batcher, Lent
+from dlcv.runtime.running.inference_thread import InferenceThread
 from dlcv.runtime.running.places import Places
 from dlcv.runtime.running.tasks import Answered, ResultFunction
 
 T = TypeVar("T")
-_Started: TypeAlias = "tuple[Batch[Entry], Callable[[], Arrays], float]"
 OnBatch: TypeAlias = Callable[[int, float], object]
 """Told of each batch: its images, and the seconds from its start on the engine to its outputs."""
 _RUNNING: weakref.WeakSet[RunningModel] = weakref.WeakSet()
@@ -59,11 +57,11 @@ class Entry:
 
 @final
 class RunningModel(Closing):
-    """Answers images with results, for any number of threads at once. Its engine belongs to one thread of its own."""
+    """Answers images with results, for any number of threads at once. Each engine belongs to one thread of its own."""
 
     def __init__(  # noqa: PLR0913  # its one caller is the predictor
         self,
-        engine: Engine,
+        engines: Sequence[Engine],
         *,
         preprocessing: Preprocessing,
         decode: DecodeOptions,
@@ -73,40 +71,42 @@ class RunningModel(Closing):
         workers: int,
         queue_size: int | None = None,
     ) -> None:
-        """Start the inference thread.
+        """Start the inference threads.
 
-        preprocessing, decode: how images become pixels. result: from an image's outputs to its result. batch_size:
-        images in one engine call at most. image_bytes: of the largest image's pixels. workers: decoding threads.
+        engines: one a device, all of the same graph; the first also runs what is called. preprocessing, decode: how images
+        become pixels. result: from an image's outputs to its result. batch_size: images in one engine call at most.
+        image_bytes: of the largest image's pixels. workers: decoding threads.
         queue_size: images under way at most; None: as many as keep engine and decoders busy.
 
         Raises:
-            EngineError: there is not enough memory for the batches; the engine is closed.
+            EngineError: there is not enough memory for the batches; the engines are closed.
         """
-        self.engine = engine
         self._preprocessing, self._options = preprocessing, decode
         self._result = result
-        self._ran = str(engine.info)
         self._process = os.getpid()
-        has_dynamic_size = isinstance(engine.inputs[0].shape[1], str)
-        pieces = engine.batches_in_flight + (_SHAPES_AT_ONCE if has_dynamic_size else _ONE_SHAPE)
         try:
-            lent = [engine.host_memory(batch_size * image_bytes) for _ in range(pieces)]
+            lent = _lent_memory(engines, batch_size * image_bytes)
         except BaseException:
-            engine.close()
+            for engine in engines:
+                engine.close()
             raise
         self.batcher: Batcher[Entry] = Batcher(batch_size, lent=lent)
-        self.places = Places(
-            queue_size or batch_size * (engine.batches_in_flight + 2) + 2 * workers
-        )
+        in_flight = sum(engine.batches_in_flight + 2 for engine in engines)
+        self.places = Places(queue_size or batch_size * in_flight + 2 * workers)
         self.on_batch: OnBatch = lambda *_: None
         self._guard = threading.Lock()
         self._waiting: set[Future[Any]] = set()  # guarded: what is not answered yet
         self._stopped = False  # guarded
         self._inside = threading.local()  # whether the current thread is one of ours
-        self._close_error: Exception | None = None
         self._pool = ThreadPoolExecutor(workers, thread_name_prefix="dlcv-decode")
-        self._thread = threading.Thread(target=self._serve, name="dlcv-infer", daemon=True)
-        self._thread.start()
+        self._serving = threading.Barrier(len(engines))  # an engine may copy from another's memory
+        self._running = len(engines)  # guarded
+        self._threads = [
+            InferenceThread(engine, number=number, batcher=self.batcher, model=self)
+            for number, engine in enumerate(engines)
+        ]
+        for thread in self._threads:
+            thread.start()
         _RUNNING.add(self)
 
     def submit(
@@ -155,7 +155,7 @@ class RunningModel(Closing):
         return result
 
     def call(self, function: Callable[[], T]) -> T:
-        """Run a function on the inference thread, between batches, and return what it gives.
+        """Run a function on the first engine's thread, between batches, and return what it gives.
 
         Raises:
             ModelClosedError: as `submit`.
@@ -187,19 +187,20 @@ class RunningModel(Closing):
         self._pool.shutdown(wait=False, cancel_futures=True)
 
     def close(self, *, timeout: float | None = None) -> None:
-        """Finish the batch that computes, refuse all others, free the engine, and end all threads.
+        """Finish the batches that compute, refuse all others, free the engines, and end all threads.
 
-        Those who wait get a `ModelClosedError`. timeout: seconds to wait for the batch that computes; None: to its end.
+        Those who wait get a `ModelClosedError`. timeout: seconds to wait for each batch that computes; None: to its end.
         """
         self.stop()
         if os.getpid() != self._process or getattr(self._inside, "value", False):
             return  # a thread of ours cannot wait for itself
-        self._thread.join(timeout)
-        if not self._thread.is_alive():
+        ended = [thread.join(timeout) for thread in self._threads]
+        if all(ended):
             self._pool.shutdown(wait=True)
         self._settle_rest()
-        if self._close_error is not None:
-            raise self._close_error
+        for thread in self._threads:
+            if thread.close_error is not None:
+                raise thread.close_error
 
     def _entry(
         self, source: Source | DecodedImage, answer: Callable[[Answered], Any] | None
@@ -245,76 +246,52 @@ class RunningModel(Closing):
         except BaseException as e:  # noqa: BLE001  # it is the caller's
             self._settle(entry, error=e)
 
-    def _serve(self) -> None:
-        """Run the engine until the model is closed: the inference thread."""
+    def thread_began(self) -> None:
+        """Note that the current thread is one of ours; see `Told`."""
         self._inside.value = True
-        started: deque[_Started] = deque()
-        try:
-            while self._serve_next(started):
-                pass
-        finally:
-            self.stop()
+
+    def batch_answered(
+        self, items: Sequence[Entry], arrays: Arrays, *, ran: str, seconds: float
+    ) -> None:
+        """Answer a batch's images; see `Told`."""
+        self.on_batch(len(items), seconds)
+        for row, entry in enumerate(items):
             try:
-                self.engine.close()
-            except Exception as e:  # noqa: BLE001  # raised by `close`
-                self._close_error = e
-            self._settle_rest()
-
-    def _serve_next(self, started: deque[_Started]) -> bool:
-        """Start what waits, or finish what was started; return whether there may be more."""
-        work = self.batcher.take(wait=not started)
-        if work is None and not started:
-            return False
-        if isinstance(work, Batch):
-            self._start(work, started)
-        elif work is not None:
-            while started:
-                self._collect(*started.popleft())
-            work()
-        if started and (work is None or len(started) >= self.engine.batches_in_flight):
-            self._collect(*started.popleft())
-        return True
-
-    def _start(self, batch: Batch[Entry], started: deque[_Started]) -> None:
-        try:
-            begin = perf_counter()
-            started.append((batch, self.engine.start({"image": batch.pixels}), begin))
-        except Exception as e:  # noqa: BLE001  # it is the callers'
-            self._fail(batch, e)
-
-    def _collect(self, batch: Batch[Entry], finish: Callable[[], Arrays], begin: float) -> None:
-        """Wait for a batch's outputs and answer its images."""
-        try:
-            arrays = finish()
-            require_rows(arrays, len(batch.items))
-        except Exception as e:  # noqa: BLE001  # it is the callers'
-            self._fail(batch, e)
-            return
-        self.batcher.give_back(batch)
-        self.on_batch(len(batch.items), perf_counter() - begin)
-        for row, entry in enumerate(batch.items):
-            try:
-                result = entry.answer(self._answered(entry, arrays, row))
+                result = entry.answer(self._answered(entry, arrays, row, ran=ran))
             except Exception as e:  # noqa: BLE001  # it is this caller's
                 self._settle(entry, error=e)
             else:
                 self._settle(entry, result=result)
 
-    def _answered(self, entry: Entry, arrays: Arrays, row: int) -> Answered:
+    def batch_failed(self, items: Sequence[Entry], error: Exception) -> None:
+        """Tell an error to all who wait for a batch; see `Told`."""
+        for entry in items:
+            self._settle(entry, error=error)
+
+    def thread_ends(self) -> None:
+        """Close the model, and wait until nobody uses the engines' memory; see `Told`."""
+        self.stop()
+        self._serving.wait()
+        self.batcher.wait_written()
+
+    def thread_ended(self) -> None:
+        """Answer who still waits, when the last engine is freed; see `Told`."""
+        with self._guard:
+            self._running -= 1
+            is_last = not self._running
+        if is_last:
+            self._settle_rest()
+
+    def _answered(self, entry: Entry, arrays: Arrays, row: int, *, ran: str) -> Answered:
         assert entry.frame is not None
         return Answered(
             outputs={name: array[row] for name, array in arrays.items()},
             source=entry.source.pixels if isinstance(entry.source, DecodedImage) else entry.source,
             frame=entry.frame,
-            engine=self._ran,
+            engine=ran,
             decode=self._options,
             note=entry.note,
         )
-
-    def _fail(self, batch: Batch[Entry], error: Exception) -> None:
-        self.batcher.give_back(batch)
-        for entry in batch.items:
-            self._settle(entry, error=error)
 
     def _settle(
         self, entry: Entry, *, result: object = None, error: BaseException | None = None
@@ -348,7 +325,7 @@ class RunningModel(Closing):
             )
 
     def _is_inference_thread(self) -> bool:
-        return threading.current_thread() is self._thread
+        return any(thread.is_current for thread in self._threads)
 
     def _require_another_thread(self) -> None:
         if self._is_inference_thread():
@@ -365,18 +342,14 @@ class RunningModel(Closing):
             )
 
 
-def require_rows(arrays: Arrays, count: int) -> None:
-    """Check that a graph gave as many answers as it got images.
-
-    Raises:
-        EngineError: it did not.
-    """
-    for name, array in arrays.items():
-        if array.shape[:1] != (count,):
-            raise EngineError(
-                f"the graph ignores its batch: of {count} images it gave {name!r} {array.shape}; export it with a "
-                "dynamic batch, or give --batch 1"
-            )
+def _lent_memory(engines: Sequence[Engine], size: int) -> list[Lent]:
+    """Return memory for the batches that engines compute, and for those that are filled meanwhile, `size` bytes each."""
+    lent = []
+    for number, engine in enumerate(engines):
+        has_dynamic_size = isinstance(engine.inputs[0].shape[1], str)
+        count = engine.batches_in_flight + (_SHAPES_AT_ONCE if has_dynamic_size else _ONE_SHAPE)
+        lent += [Lent(memory=engine.host_memory(size), engine=number) for _ in range(count)]
+    return lent
 
 
 def _closed() -> ModelClosedError:

@@ -18,22 +18,28 @@ from dlcv.runtime.bundle.schema import Precision, Preprocessing, VariantName
 from dlcv.runtime.engines import Choice, choose, engine_entry
 from dlcv.runtime.engines.base import (
     DEFAULT_BATCH_SIZE,
+    LARGE_IMAGE,
     Arrays,
     Engine,
     EngineOptions,
     check_feeds,
 )
+from dlcv.runtime.engines.first_use_gpu import with_gpu_batch
 from dlcv.runtime.errors import ImageError, InputError
 from dlcv.runtime.images import DecodedImage, DecodeOptions, Refused, Source, name_of
 from dlcv.runtime.machine.closing import Closing
 from dlcv.runtime.machine.system import cpu_count
 from dlcv.runtime.results import Result
+from dlcv.runtime.running.devices import (
+    engines_on_devices,
+    on_first_device,
+    options_and_devices,
+)
 from dlcv.runtime.running.model import OnBatch, RunningModel
 from dlcv.runtime.running.tasks import Answered, LoadRequest, TaskOptions, parts_of_task
 
 Answer = TypeVar("Answer")
 T = TypeVar("T")
-_LARGE = 320 * 320  # pixels
 ONE_IMAGE = (str, Path, bytes, np.ndarray, Image.Image)  # what is one image, and not several
 
 
@@ -48,6 +54,7 @@ def load(  # noqa: PLR0913  # the front door
     search: TaskOptions | None = None,
     decode: DecodeOptions | None = None,
     queue_size: int | None = None,
+    devices: Sequence[int] | None = None,
 ) -> Predictor:
     """Open a bundle (a folder, or a built-in bundle's name) and load it on an engine.
 
@@ -57,6 +64,7 @@ def load(  # noqa: PLR0913  # the front door
     search: how a captioner finds its words; None: greedily.
     decode: what image files do not say of themselves, such as the depth of their values.
     queue_size: images under way at most, of all callers together; None: as many as keep engine and decoders busy.
+    devices: numbers of the GPUs that share the images, such as (0, 1); None: the engine's own setting, or the first.
 
     Raises:
         BundleError: the bundle is malformed or lacks what was asked for.
@@ -65,9 +73,13 @@ def load(  # noqa: PLR0913  # the front door
     """
     opened = bundle if isinstance(bundle, Bundle) else open_bundle(bundle)
     preprocessing = scaled(opened, longest_side)
-    choice = choose(
-        opened, engine, precision=precision, options=options or EngineOptions(), outputs=outputs
+    own, numbers = options_and_devices(options or EngineOptions(), devices)
+    choice = on_first_device(
+        choose(opened, engine, precision=precision, options=own, outputs=outputs), numbers
     )
+    parts = parts_of_task(opened.manifest.task)
+    if parts.is_one_graph:
+        choice = with_gpu_batch(opened, choice, outputs=outputs, size=preprocessing.size)
     request = LoadRequest(
         bundle=opened,
         choice=choice,
@@ -75,9 +87,11 @@ def load(  # noqa: PLR0913  # the front door
         largest=preprocessing.size,
         options=search,
     )
+    first, *others = engines_on_devices(request, numbers, load=parts.engine)
     return Predictor(
         opened,
-        parts_of_task(opened.manifest.task).engine(request),
+        first,
+        more_engines=others,
         batch_size=choice.options.batch_size or _default_batch(choice, preprocessing),
         preprocessing=preprocessing,
         variant=opened.variant_name(choice.precision, target=engine_entry(choice.engine).target),
@@ -91,7 +105,8 @@ def load(  # noqa: PLR0913  # the front door
 class Predictor(Closing):
     """Answers images with results. Any number of threads may use one at the same time.
 
-    One inference thread owns the engine; calls, streams and submitted images of all threads share its batches.
+    One inference thread owns the engine; calls, streams and submitted images of all threads share its batches. Engines on
+    several devices have a thread each and share the batches.
     """
 
     def __init__(  # noqa: PLR0913  # all but two have defaults
@@ -99,6 +114,7 @@ class Predictor(Closing):
         bundle: Bundle,
         engine: Engine,
         *,
+        more_engines: Sequence[Engine] = (),
         batch_size: int = DEFAULT_BATCH_SIZE,
         preprocessing: Preprocessing | None = None,
         workers: int | None = None,
@@ -109,26 +125,28 @@ class Predictor(Closing):
     ) -> None:
         """Take over a loaded engine, which `close` frees.
 
-        batch_size: images in one engine call at most. workers: decoding threads; None: one a core.
+        more_engines: the same graph on other devices, taken over too. batch_size: images in one engine call at most.
+        workers: decoding threads; None: one a core.
         variant: whose graph the engine was given; None: the default one. decode: what image files do not say of
         themselves, such as the depth of their values. queue_size: images under way at most; None: as many as keep engine
         and decoders busy. why: a sentence, where dlcv chose a lower precision than the bundle's own.
 
         Raises:
             InputError: the batch size is less than 1.
-            EngineError: there is not enough memory for the batches; the engine is closed.
+            EngineError: there is not enough memory for the batches; the engines are closed.
         """
         if batch_size < 1:
             raise InputError(f"batch size must be 1 or more, not {batch_size}")
         self.bundle = bundle
         self.engine = engine
+        self.engines = (engine, *more_engines)
         self.preprocessing = preprocessing or bundle.manifest.preprocessing
         self.workers = workers or cpu_count()
         self.why = why
         self.variant: VariantName = variant or bundle.variant_name()
         self._result = parts_of_task(bundle.manifest.task).result(bundle)
         self._model = RunningModel(
-            engine,
+            self.engines,
             preprocessing=self.preprocessing,
             decode=decode or DecodeOptions(),
             result=self._result,
@@ -159,7 +177,7 @@ class Predictor(Closing):
         return self._model.places.taken
 
     def observe(self, on_batch: OnBatch) -> None:
-        """Let a function be told of each batch: its images, and its seconds on the engine. It runs on the inference thread."""
+        """Let a function be told of each batch: its images, and its seconds on the engine. It runs on the batch's inference thread."""
         self._model.on_batch = on_batch
 
     def __call__(self, images: Source | Iterable[Source]) -> list[Result]:
@@ -255,9 +273,9 @@ class Predictor(Closing):
         return self._model.call(lambda: self.engine.infer(feeds))
 
     def call(self, function: Callable[[], T]) -> T:
-        """Run a function on the inference thread, between batches, and return what it gives.
+        """Run a function on the inference thread of `engine`, between batches, and return what it gives.
 
-        For what belongs to the same device as the engine, such as another graph of the bundle.
+        For what belongs to the same device as that engine, such as another graph of the bundle.
         """
         return self._model.call(function)
 
@@ -290,7 +308,7 @@ class Predictor(Closing):
             "task": self.bundle.manifest.task,
             "engine": info.name,
             "engine_version": info.version,
-            "device": info.device,
+            "device": "; ".join(engine.info.device for engine in self.engines),
             "precision": info.precision,
             "variant": self.variant,
             "resize": self.preprocessing.resize,
@@ -299,7 +317,7 @@ class Predictor(Closing):
         }
 
     def close(self) -> None:
-        """End the inference thread and free the engine. Those who wait for answers get a `ModelClosedError`."""
+        """End the inference threads and free the engines. Those who wait for answers get a `ModelClosedError`."""
         self._model.close()
 
 
@@ -339,7 +357,7 @@ def _default_batch(choice: Choice, preprocessing: Preprocessing) -> int:
     More would cost memory and gain nothing.
     """
     height, width = preprocessing.size
-    is_large = height * width > _LARGE
+    is_large = height * width > LARGE_IMAGE
     return 1 if is_large and not engine_entry(choice.engine).needs_gpu else DEFAULT_BATCH_SIZE
 
 

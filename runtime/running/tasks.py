@@ -66,10 +66,15 @@ ResultFunction: TypeAlias = Callable[[Answered], Result]
 
 @dataclass(frozen=True, kw_only=True)
 class TaskParts:
-    """What a task adds. engine: loads one that takes images. result: of a bundle, makes results of outputs."""
+    """What a task adds.
+
+    engine: loads one that takes images. result: of a bundle, makes results of outputs. is_one_graph: the graph that takes
+    images gives the answers too, so that its speed is the task's.
+    """
 
     engine: Callable[[LoadRequest], Engine]
     result: Callable[[Bundle], ResultFunction]
+    is_one_graph: bool = True
 
 
 def parts_of_task(task: str) -> TaskParts:

@@ -18,13 +18,17 @@ from dlcv.runtime.serving.options import Limits
 
 @dataclass(frozen=True, kw_only=True)
 class ModelLoader:
-    """How bundles are loaded. beams: of captioners; 1: greedy. outputs: those that are computed; empty: all."""
+    """How bundles are loaded. beams: of captioners; 1: greedy. outputs: those that are computed; empty: all.
+
+    devices: numbers of the GPUs that share each model's images; None: as `dlcv.load` has it.
+    """
 
     engine: str = "auto"
     precision: Precision | None = None
     options: EngineOptions = field(default_factory=EngineOptions)
     outputs: tuple[str, ...] = ()
     beams: int = 1
+    devices: tuple[int, ...] | None = None
     limits: Limits = field(default_factory=Limits)
 
     def __call__(self, bundle: str | Path | Bundle) -> Predictor:
@@ -42,6 +46,7 @@ class ModelLoader:
             search=SearchOptions(beams=self.beams) if is_captioner else None,
             decode=DecodeOptions(max_pixels=self.limits.pixels),
             queue_size=self.limits.queue,
+            devices=self.devices,
         )
 
 

@@ -1,5 +1,7 @@
 """A captioner as a bundle: exported, proved, built with TensorRT-RTX, and run by the runtime as PyTorch runs it."""
 
+from contextlib import nullcontext
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -143,6 +145,38 @@ def test_captions_of_an_engine_are_those_of_pytorch_token_by_token(
         np.testing.assert_allclose(
             result.attention, expected.attention[number, : len(result.words)], atol=2e-2
         )
+
+
+@pytest.mark.parametrize("beams", [1, 3])
+def test_a_cache_that_stays_on_the_device_gives_the_same_captions(beams, bundle, monkeypatch):
+    """ONNX Runtime's CPU provider stands for the GPU, on which engine `cuda` keeps the cache."""
+    from dlcv.runtime.engines.ort import OrtEngine
+    from dlcv.runtime.engines.ort_stateful import OrtRuns
+    from dlcv.runtime.engines.registry import ENGINES
+
+    begun = []
+
+    def begin(engine, state):
+        specs = engine.inputs, engine.outputs
+        begun.append(state)
+        return OrtRuns(
+            engine._session, state, specs=specs, place=("cpu", 0), errors=lambda _: nullcontext()
+        )
+
+    def captions() -> Any:
+        pixels = [load_pixels(p, bundle.manifest.preprocessing).pixels for p in sample_paths()]
+        settings = EngineOptions(threads=1, batch_size=len(pixels))
+        search = SearchOptions(beams=beams)
+        with load(bundle, engine="ort", search=search, options=settings) as predictor:
+            return predictor.run(np.stack(pixels))
+
+    through_host = captions()
+    monkeypatch.setitem(ENGINES, "ort", replace(ENGINES["ort"], keeps_state=True))
+    monkeypatch.setattr(OrtEngine, "begin", begin, raising=False)
+    kept = captions()
+    assert len(begun) == 1
+    for name, array in through_host.items():
+        np.testing.assert_array_equal(kept[name], array)
 
 
 def test_an_engine_says_what_pytorch_says_of_100_photos(data_root, tmp_path):

@@ -1,11 +1,13 @@
 """Benchmarks: what is measured, what fails without ending the run, JSON and plot."""
 
-from collections.abc import Callable
+import shutil
+from collections.abc import Callable, Iterable, Iterator
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 import msgspec
+import numpy as np
 import pytest
 from PIL import Image
 
@@ -13,10 +15,16 @@ from dlcv.runtime.bundle import Bundle, open_bundle
 from dlcv.runtime.engines.base import Arrays, EngineBase
 from dlcv.runtime.engines.fake import FakeEngine
 from dlcv.runtime.errors import BundleError, EngineError, EngineUnavailableError, InputError
+from dlcv.runtime.images import Frame
+from dlcv.runtime.images.samples import sample_paths
 from dlcv.runtime.measure import bench as module
+from dlcv.runtime.measure import whole_jobs
 from dlcv.runtime.measure.bench import FIGURES, BenchRequest, Contestant, Report, bench
 from dlcv.runtime.measure.plot import save_plot
 from dlcv.runtime.measure.tables import save_json, table_from_report
+from dlcv.runtime.measure.timing import Timing
+from dlcv.runtime.measure.whole_jobs import WholeJobs
+from dlcv.runtime.results import Embedding, WriteOptions
 
 QUICK: dict[str, Any] = {"engines": ("ort",), "batches": (1, 2), "seconds": 0.01}
 
@@ -58,7 +66,8 @@ def test_three_figures_of_every_engine_and_batch(report: Report) -> None:
     assert measured == {(f, label, b) for f in FIGURES for label in labels for b in (1, 2)}
     for figure in report.figures:
         assert figure.calls >= 3
-        assert figure.images == (16 if figure.figure == "file" else figure.batch)
+        assert figure.images >= (16 if figure.figure == "file" else figure.batch)
+        assert figure.figure == "file" or figure.images == figure.batch
         assert figure.p50_ms <= figure.p90_ms <= figure.p99_ms
         assert figure.images_per_second == pytest.approx(1e3 * figure.images / figure.p50_ms)
         assert (figure.ratio == 1.0) >= (figure.label == "plain ORT")
@@ -158,3 +167,73 @@ def test_an_engine_that_is_not_installed_is_a_sentence(bundle: Bundle) -> None:
     assert len(report.failures) == 1
     assert report.failures[0].startswith("trt fp32: engine 'trt'")
     assert set(report.contestants) == {"plain ORT"}
+
+
+class Answers:
+    """Answers as many images a second as it is told, by a clock of its own."""
+
+    workers = 1
+    batch_size = 8
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch, *, rate: float) -> None:
+        self.rate, self.now = rate, 0.0
+        monkeypatch.setattr(whole_jobs, "time", self)
+        self.jobs: list[int] = []
+
+    def perf_counter(self) -> float:
+        return self.now
+
+    def stream(self, sources: Iterable[Any]) -> Iterator[Embedding]:
+        self.jobs.append(0)
+        for source in sources:
+            self.jobs[-1] += 1
+            self.now += 1 / self.rate
+            frame = Frame(size=(8, 8), box=(0, 0, 8, 8))
+            yield Embedding(
+                source=source, frame=frame, engine="fake", vector=np.zeros(4, np.float32)
+            )
+
+    def description(self) -> dict[str, Any]:
+        return {}
+
+
+def jobs_of(answers: Answers, folder: Path) -> WholeJobs:
+    photos = [str(path) for path in sample_paths()]
+    return WholeJobs(predictor=answers, photos=photos, folder=folder, write=WriteOptions())
+
+
+@pytest.mark.parametrize(("rate", "images"), [(10.0, 16), (100.0, 50), (4000.0, 2000)])
+def test_a_job_has_as_many_photos_as_fill_the_time_and_leaves_nothing(
+    rate: float, images: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    answers = Answers(monkeypatch, rate=rate)
+    subject, found = jobs_of(answers, tmp_path).subject(least=16, seconds=0.5)
+    assert found == pytest.approx(images, abs=1)
+    assert subject.turn(2) == pytest.approx([found / rate] * 2)
+    assert answers.jobs == [16, 16, found, found], "two warm up"
+    assert subject.estimate == pytest.approx(found / rate)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_job_does_not_fill_the_disk(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    answers = Answers(monkeypatch, rate=1e6)
+    usage = shutil.disk_usage(tmp_path)._replace(free=400_000)
+    monkeypatch.setattr(shutil, "disk_usage", lambda _: usage)
+    _, images = jobs_of(answers, tmp_path).subject(least=16, seconds=10.0)
+    assert 16 < images < 2000, "each line has some 100 bytes, and a quarter of the disk is 100,000"
+    monkeypatch.undo()
+    answers = Answers(monkeypatch, rate=1e6)
+    monkeypatch.setattr(whole_jobs, "MOST_PHOTOS", 300)
+    assert jobs_of(answers, tmp_path).subject(least=16, seconds=10.0)[1] == 300
+
+
+def test_jobs_of_different_sizes_are_compared_by_image() -> None:
+    timings = {
+        "plain ORT": Timing(rounds=((1.0,), (2.0,), (1.0,))),
+        "fast": Timing(rounds=((1.0,), (2.0,), (1.0,))),
+    }
+    figure = module._figure(
+        "file", "fast", batch=8, timings=timings, images={"plain ORT": 100, "fast": 1000}
+    )
+    assert (figure.images, figure.images_per_second) == (1000, 1000.0)
+    assert figure.ratio == pytest.approx(10.0)

@@ -1,10 +1,24 @@
 """Turns, rounds, and ratios within rounds; no test asserts a time."""
 
 import itertools
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, cast
 
+import numpy as np
 import pytest
 
-from dlcv.runtime.measure.timing import Subject, Timing, interleaved, subject_from_call
+from dlcv.runtime.bundle import open_bundle
+from dlcv.runtime.engines.base import Arrays, Engine
+from dlcv.runtime.engines.fake import FakeEngine
+from dlcv.runtime.measure import timing
+from dlcv.runtime.measure.timing import (
+    Subject,
+    Timing,
+    interleaved,
+    subject_from_call,
+    subject_from_engine,
+)
 
 
 def subject(name: str, log: list[str], *, estimate: float = 1.0) -> Subject:
@@ -35,10 +49,55 @@ def test_short_calls_are_repeated_within_a_turn_and_long_ones_not() -> None:
     }
     timings = interleaved(subjects, seconds=1e-9, least_rounds=2)
     assert {name: timing.calls for name, timing in timings.items()} == {
-        "short": 40,
+        "short": 20_000,
         "middle": 8,
         "long": 2,
     }
+
+
+class Clock:
+    """Time that passes only by sleeping and by what subjects take."""
+
+    def __init__(self) -> None:
+        self.now = 0.0
+
+    def perf_counter(self) -> float:
+        return self.now
+
+    def sleep(self, seconds: float) -> None:
+        self.now += seconds
+
+    def subject(self, seconds: float) -> Subject:
+        def turn(repeats: int) -> list[float]:
+            self.now += repeats * seconds
+            return [seconds] * repeats
+
+        return Subject(turn=turn, estimate=seconds)
+
+
+def test_each_is_timed_for_its_share_of_the_seconds_at_any_speed(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    clock = Clock()
+    monkeypatch.setattr(timing, "time", clock)
+    speeds = {"gpu": 0.0005, "cpu": 0.08, "slow": 0.4}
+    subjects = {name: clock.subject(seconds) for name, seconds in speeds.items()}
+    timings = interleaved(subjects, seconds=60.0)
+    assert 60 <= clock.now < 62
+    taken = {name: timings[name].calls * seconds for name, seconds in speeds.items()}
+    assert taken["gpu"] == pytest.approx(taken["cpu"], rel=0.1)
+    assert timings["gpu"].calls > 30_000
+
+
+def test_a_warm_up_that_was_slow_does_not_keep_the_turns_short() -> None:
+    turns: list[int] = []
+
+    def turn(repeats: int) -> list[float]:
+        turns.append(repeats)
+        return [0.001] * repeats
+
+    interleaved({"a": Subject(turn=turn, estimate=5.0)}, seconds=1e-9)
+    assert turns == [1, 20, 20]
 
 
 def test_rounds_end_when_time_is_over() -> None:
@@ -76,3 +135,34 @@ def test_quantiles_are_over_all_calls() -> None:
     assert (timing.calls, timing.median) == (5, 3.0)
     assert timing.quantile(0.25) == 2.0
     assert timing.quantile(1.0) == 5.0
+
+
+def test_an_engine_on_a_device_is_timed_with_two_batches_in_flight(
+    classify_bundle: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    clock = Clock()
+    monkeypatch.setattr(timing, "time", clock)
+    fake = FakeEngine(open_bundle(classify_bundle).graph())
+    under_way: list[int] = []
+
+    class Device:
+        """Copies for 1 s, while it computes another batch for 2 s."""
+
+        batches_in_flight = 2
+
+        def start(self, feeds: Any) -> Callable[[], Arrays]:
+            under_way.append(1)
+            return self.finish
+
+        def finish(self) -> Arrays:
+            clock.now += 2.0 if len(under_way) == 2 else 3.0
+            under_way.pop()
+            return {}
+
+    made = subject_from_engine(cast("Engine", Device()), {})
+    assert made.turn(3) == [2.0, 2.0, 2.0]
+    assert made.estimate == 2.0
+    assert under_way == []
+    feeds = {"image": np.zeros((2, 8, 8, 3), np.uint8)}
+    assert len(subject_from_engine(fake, feeds).turn(3)) == 3
+    assert len(fake.calls) == 2 + 1 + 3, "one batch at a time: call by call"

@@ -157,7 +157,7 @@ def test_a_batch_whose_call_takes_too_long_is_left_out_and_said(
     monkeypatch.setattr(tune, "_LONGEST_CALL_SECONDS", 1e-9)
     made = tune.tune(bundle, TuneRequest(**QUICK, batches=(1, 64)))  # type: ignore[arg-type]
     assert {r.batch for r in made.rows} == {1}
-    assert made.dropped == ("batch 64: a call takes about 0.0 s, too long to tune",)
+    assert made.dropped == ("ort, batch 64: a call takes about 0.0 s, too long to tune",)
 
 
 @pytest.mark.parametrize(
