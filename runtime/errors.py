@@ -3,14 +3,14 @@
     DlcvError
     ├── UserError                  something given to dlcv must change
     │   ├── BundleError            a bundle is malformed, damaged or not what the command needs
-    │   ├── ImageError             one image cannot be read
-    │   │   └── ImageTooLargeError it has more pixels than are decoded
+    │   ├── ImageError             one image cannot be read or answered
+    │   │   ├── ImageTooLargeError it has more pixels than are decoded
+    │   │   └── AnswerError        what the network gave for it is no answer
     │   ├── InputError             a path, option or array does not fit
     │   ├── EngineUnavailableError an engine is unknown, not installed or cannot start here
     │   ├── OutputError            results cannot be written (folder in use, permission, disk full)
     │   ├── RecipeError            a training recipe or its data does not fit
     │   └── ParityError            a graph does not give what the checkpoint gave
-    ├── AnswerError                what the network gave for an image is no answer
     ├── EngineError                an engine failed on valid input
     │   └── ModelClosedError       the model was closed, or belongs to another process
     └── QueueFullError             a model has no place for another image now
@@ -34,11 +34,15 @@ class BundleError(UserError):
 
 
 class ImageError(UserError):
-    """One image cannot be read. The message is the reason alone, without the image's name."""
+    """One image cannot be read or answered. The message is the reason alone, without the image's name."""
 
 
 class ImageTooLargeError(ImageError):
     """One image has more pixels than are decoded; its header says so, nothing was decoded."""
+
+
+class AnswerError(ImageError):
+    """What the network gave for one image is no answer: values that are not numbers, a class that there is not."""
 
 
 class InputError(UserError):
@@ -59,10 +63,6 @@ class RecipeError(UserError):
 
 class ParityError(UserError):
     """A graph does not give what the checkpoint gave; every failure is listed."""
-
-
-class AnswerError(DlcvError):
-    """What the network gave for one image is no answer: values that are not numbers, a class that there is not."""
 
 
 class EngineError(DlcvError):

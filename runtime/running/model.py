@@ -20,9 +20,11 @@ from dataclasses import dataclass, field
 from functools import partial
 from typing import Any, TypeAlias, TypeVar, final
 
+import numpy as np
+
 from dlcv.runtime.bundle.schema import Preprocessing
 from dlcv.runtime.engines.base import Arrays, Engine
-from dlcv.runtime.errors import EngineError, ModelClosedError
+from dlcv.runtime.errors import AnswerError, EngineError, ModelClosedError
 from dlcv.runtime.images import DecodedImage, DecodeOptions, Frame, Source, load_pixels
 from dlcv.runtime.machine.closing import Closing
 from dlcv.runtime.results import Result
@@ -284,8 +286,10 @@ class RunningModel(Closing):
 
     def _answered(self, entry: Entry, arrays: Arrays, row: int, *, ran: str) -> Answered:
         assert entry.frame is not None
+        outputs = {name: array[row] for name, array in arrays.items()}
+        require_numbers(outputs)
         return Answered(
-            outputs={name: array[row] for name, array in arrays.items()},
+            outputs=outputs,
             source=entry.source.pixels if isinstance(entry.source, DecodedImage) else entry.source,
             frame=entry.frame,
             engine=ran,
@@ -339,6 +343,19 @@ class RunningModel(Closing):
             raise ModelClosedError(
                 "this model was loaded before the process was forked, and its threads stayed in the parent; load the "
                 "bundle in each worker process"
+            )
+
+
+def require_numbers(outputs: Arrays) -> None:
+    """Check that what the network gave for an image are numbers.
+
+    Raises:
+        AnswerError: there are NaN or infinite values.
+    """
+    for name, array in outputs.items():
+        if array.dtype.kind == "f" and not np.isfinite(array).all():
+            raise AnswerError(
+                f"the network gave values that are not numbers ({name}); try --precision fp32, or train or export it again"
             )
 
 

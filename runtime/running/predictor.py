@@ -187,6 +187,7 @@ class Predictor(Closing):
 
         Raises:
             ImageError: an image cannot be read; `stream` skips and reports such images instead.
+            AnswerError: an `ImageError`: what the network gave for an image is no answer.
             ModelClosedError: the model is closed, or was loaded before this process was forked.
         """
         if isinstance(images, ONE_IMAGE):
@@ -340,7 +341,7 @@ def _is_done(item: Refused | tuple[Source, Future[Result]]) -> bool:
 
 
 def _answer(item: Refused | tuple[Source, Future[Result]]) -> Result | Refused:
-    """Wait for a result; an image that cannot be read is refused."""
+    """Wait for a result; an image that cannot be read, or gets no answer that could be used, is refused."""
     if isinstance(item, Refused):
         return item
     source, future = item

@@ -6,6 +6,7 @@ Every error is a `DlcvError`; the sentence of each is the answer's `{"error": ..
 from __future__ import annotations
 
 from dlcv.runtime.errors import (
+    AnswerError,
     DlcvError,
     EngineError,
     ImageError,
@@ -75,6 +76,7 @@ _KINDS: tuple[tuple[type[DlcvError], int, str], ...] = (  # the first that fits
     (QueueFullError, 503, "queue_full"),
     (ModelClosedError, 503, "not_ready"),
     (ImageTooLargeError, 413, "image_too_large"),
+    (AnswerError, 500, "engine"),
     (ImageError, 400, "bad_image"),
     (UserError, 400, "bad_request"),
     (EngineError, 500, "engine"),

@@ -16,6 +16,7 @@ from dlcv.runtime import Classification, Embedding, Predictor, Refused, Segmenta
 from dlcv.runtime.engines import EngineOptions, load_engine
 from dlcv.runtime.engines.fake import FakeEngine
 from dlcv.runtime.errors import (
+    AnswerError,
     BundleError,
     EngineError,
     EngineUnavailableError,
@@ -152,6 +153,39 @@ def test_an_error_of_the_engine_reaches_the_caller(classify_bundle: Path) -> Non
     model = Predictor(bundle, FakeEngine(bundle.graph(), fail))
     with pytest.raises(EngineError, match="out of memory"):
         list(model.stream([np.zeros((8, 8, 3), np.uint8)] * 20))
+
+
+@pytest.mark.parametrize("wrong", [np.nan, np.inf, -np.inf])
+def test_an_image_whose_answer_is_no_number_is_refused_alone(
+    classify_bundle: Path, wrong: float
+) -> None:
+    bundle = open_bundle(classify_bundle)
+
+    def compute(feeds: Any) -> Any:
+        rows = np.full((len(feeds["image"]), 3), 1 / 3, np.float32)
+        rows[feeds["image"][:, 0, 0, 0] == 200, 1] = wrong
+        return {"probabilities": rows}
+
+    dark, light = np.zeros((8, 8, 3), np.uint8), np.full((8, 8, 3), 200, np.uint8)
+    with Predictor(bundle, FakeEngine(bundle.graph(), compute)) as model:
+        answers = list(model.stream([dark, light, dark]))
+        assert [isinstance(answer, Refused) for answer in answers] == [False, True, False]
+        assert "values that are not numbers (probabilities)" in answers[1].reason
+        with pytest.raises(AnswerError, match="not numbers"):
+            model.submit(light).result()
+
+
+def test_a_mask_of_a_class_that_there_is_not_is_refused(segment_bundle: Path) -> None:
+    bundle = open_bundle(segment_bundle)
+
+    def compute(feeds: Any) -> Any:
+        shape = feeds["image"].shape[:3]
+        return {"mask": np.full(shape, 200, np.uint8), "confidence": np.ones(shape, np.float32)}
+
+    with Predictor(bundle, FakeEngine(bundle.graph(), compute)) as model:
+        (answer,) = model.stream([np.zeros((64, 64, 3), np.uint8)])
+    assert isinstance(answer, Refused)
+    assert "a mask with class 200" in answer.reason
 
 
 def test_the_size_of_a_dynamic_graph_can_be_chosen(
