@@ -20,7 +20,7 @@ EXIT_INTERRUPTED = 130
 class _Commands(Mapping[str, Any]):
     """Commands by name, each imported and built when it is asked for: all of them would take longer than one runs.
 
-    A command is the function of its name in the module of its name; `import` is `import_` in both.
+    A command is the function of its name in the module of its name; `import` is `import_` in both, and `any-size` `any_size`.
     """
 
     def __init__(self, package: str, names: Sequence[str]) -> None:
@@ -36,7 +36,7 @@ class _Commands(Mapping[str, Any]):
         return self._built[name]
 
     def _build(self, name: str) -> Any:
-        word = f"{name}_" if iskeyword(name) else name
+        word = f"{name}_" if iskeyword(name) else name.replace("-", "_")
         function = getattr(import_module(f"{self._package}.{word}"), word)
         alone = typer.Typer(
             add_completion=False, pretty_exceptions_enable=False, rich_markup_mode=None

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeAlias
@@ -13,7 +13,7 @@ from dlcv.runtime.bundle.schema import ParityReport, Preprocessing, Storage
 from dlcv.runtime.engines.base import Arrays, Engine
 from dlcv.runtime.errors import ImageError, InputError, ParityError
 from dlcv.runtime.images import SUFFIXES, load_pixels
-from dlcv.runtime.measure.parity import compare, tolerances_of, worst
+from dlcv.runtime.measure.parity import Tolerance, compare, tolerances_of, worst
 
 MAX_IMAGES = 32
 _LARGER_BATCH = 4
@@ -107,10 +107,11 @@ def pass_gate(
     images: str,
     threshold: float | None = None,
     weights: Storage = "fp32",
+    tolerances: Mapping[str, Tolerance] | None = None,
 ) -> ParityReport:
     """Run an engine on every batch and report its deviation from the reference.
 
-    The tolerances are those of the engine's precision.
+    The tolerances by output are those of the engine's precision, if none are given.
 
     reference, images: for the report, in words. threshold: of independent labels, as in the manifest. weights: fp16 if they
     are the reference's, rounded.
@@ -119,7 +120,8 @@ def pass_gate(
         ParityError: anything is out of tolerance; the message lists every failure.
         EngineError: the engine failed.
     """
-    tolerances = tolerances_of(engine.info.precision, weights=weights)
+    if tolerances is None:
+        tolerances = tolerances_of(engine.info.precision, weights=weights)
     compared = [
         compare(
             run.expected,

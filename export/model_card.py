@@ -9,7 +9,7 @@ import yaml
 
 from dlcv.export.sources.base import ModelFacts
 from dlcv.runtime.bundle.manifest import Manifest
-from dlcv.runtime.bundle.report import metrics_table
+from dlcv.runtime.bundle.report import any_size_line, card_with_section, metrics_table
 from dlcv.runtime.bundle.schema import OutputParity, Preprocessing, Task
 
 _ROLLOUT = "attention rollout of the class token (Abnar and Zuidema 2020), largest value 1"
@@ -76,6 +76,27 @@ def card_from_manifest(manifest: Manifest, source: ModelFacts) -> str:
     }
     body = "\n\n".join(f"## {title}\n\n{text}" for title, text in sections.items() if text)
     return f"# {manifest.name}\n\n{manifest.description}\n\n{body}\n"
+
+
+_ANY_SIZE = "## Photos of any size"
+
+
+def card_with_any_size(card: str, manifest: Manifest) -> str:
+    """Return a model card with its section on the graph that resizes by itself, before the limits, written anew."""
+    graph = manifest.graphs[manifest.main_graph]
+    without = card_with_section(card, _ANY_SIZE, None)
+    if graph.any_size is None:
+        return without
+    parity = graph.any_size.parity
+    section = (
+        f"{_ANY_SIZE}\n\n{any_size_line(manifest, graph.any_size)}. `image` is uint8 (1, height, width, "
+        f"{manifest.preprocessing.channels}), as decoded and oriented.\n\n{parity.engine} against {parity.reference}, on "
+        f"{parity.images}; `resized` is the pixels that enter the network, in 0..255:\n\n{_parity_table(parity.outputs)}\n\n"
+    )
+    before, limits, after = without.partition("## Limits\n")
+    if not limits:
+        return f"{before.rstrip()}\n\n{section.rstrip()}\n".lstrip()
+    return before + section + limits + after
 
 
 def _by_activation(manifest: Manifest) -> dict[str, str]:

@@ -7,7 +7,13 @@ if TYPE_CHECKING:
     from dlcv.runtime.bundle import Bundle, open_bundle
     from dlcv.runtime.caption.beam_search import SearchOptions
     from dlcv.runtime.caption.result import Caption
-    from dlcv.runtime.engines import Engine, EngineInfo, EngineOptions, load_engine
+    from dlcv.runtime.engines import (
+        Engine,
+        EngineInfo,
+        EngineOptions,
+        load_any_size,
+        load_engine,
+    )
     from dlcv.runtime.errors import DlcvError
     from dlcv.runtime.fewshot.prototypes import PrototypeClassifier, Prototypes
     from dlcv.runtime.results import (
@@ -38,6 +44,7 @@ __all__ = [
     "SearchOptions",
     "Segmentation",
     "load",
+    "load_any_size",
     "load_engine",
     "open_bundle",
 ]

@@ -14,6 +14,7 @@ app = new_app(
         "precision",
         "verify",
         "engine",
+        "any-size",
         "triton",
         "record",
         "import",

@@ -30,7 +30,7 @@ class Nodes:
     def constant(self, array: Array) -> str:
         """Add a constant and return its name."""
         name = f"{self._prefix}constant_{len(self.constants)}"
-        self.constants.append(numpy_helper.from_array(np.ascontiguousarray(array), name))
+        self.constants.append(numpy_helper.from_array(np.asarray(array, order="C"), name))
         return name
 
     def floats(self, tensor: str) -> str:

@@ -7,6 +7,7 @@ import io
 import os
 import shutil
 import tempfile
+import zlib
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -23,7 +24,7 @@ from dlcv.runtime.bundle.manifest import (
     json_from_manifest,
     manifest_from_json,
 )
-from dlcv.runtime.bundle.onnx_protobuf import has_external_data
+from dlcv.runtime.bundle.onnx_protobuf import has_external_data, has_loop
 from dlcv.runtime.bundle.ready import how_to_get, is_ready_folder, ready_folder, ready_names
 from dlcv.runtime.bundle.schema import (
     FileEntry,
@@ -42,6 +43,17 @@ if TYPE_CHECKING:
 
 MANIFEST = "manifest.json"
 _CHUNK_BYTES = 2**20
+# What a foreign NPZ makes of numpy and zipfile: RuntimeError where it is encrypted, TypeError where it is an NPY.
+_NPZ_ERRORS = (
+    ValueError,
+    TypeError,
+    KeyError,
+    RuntimeError,
+    MemoryError,
+    BadZipFile,
+    OSError,
+    EOFError,
+)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -165,7 +177,7 @@ class Bundle:
             with np.load(io.BytesIO(self.read(file)), allow_pickle=False) as arrays:
                 inputs = {k[6:]: arrays[k] for k in arrays if k.startswith("input.")}
                 outputs = {k[7:]: arrays[k] for k in arrays if k.startswith("output.")}
-        except (ValueError, BadZipFile, OSError, EOFError) as e:
+        except (*_NPZ_ERRORS, zlib.error) as e:
             raise BundleError(f"{self.path}: {file} is not a readable NPZ: {e}") from e
         return GoldenCase(name=Path(file).stem, inputs=inputs, outputs=outputs)
 
@@ -182,16 +194,13 @@ def open_bundle(path: str | Path) -> Bundle:
     except BundleError as e:
         raise BundleError(f"{folder}: {e}") from e.__cause__
     graphs = {v.file for graph in manifest.graphs.values() for v in graph.variants.values()}
+    graphs |= {graph.any_size.file for graph in manifest.graphs.values() if graph.any_size}
     for file, entry in manifest.files.items():
         if file not in graphs:
             _require_equal(folder, file, _sha256(_listed_path(folder, file)), entry)
     bundle = Bundle(path=folder, manifest=manifest)
     for file in sorted(graphs):  # each is read once: they are large
-        if has_external_data(bundle.read(file)):
-            raise BundleError(
-                f"{folder}: {file} keeps tensors outside the file (ONNX external data), "
-                "which a bundle must not; export it again as a single file"
-            )
+        _require_safe(bundle.read(file), name=f"{folder}: {file}")
     return bundle
 
 
@@ -236,6 +245,24 @@ def save_bundle(
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
     return Bundle(path=folder, manifest=manifest)
+
+
+def _require_safe(graph: bytes, *, name: str) -> None:
+    """Check that a graph reads no other file and comes to an end.
+
+    Raises:
+        BundleError: it does not.
+    """
+    if has_external_data(graph):
+        raise BundleError(
+            f"{name} keeps tensors outside the file (ONNX external data), which a bundle must not; "
+            "export it again as a single file"
+        )
+    if has_loop(graph):
+        raise BundleError(
+            f"{name} has the operator Loop, which may never end and which a bundle must not have; "
+            "export the network with the loop unrolled"
+        )
 
 
 def _without_records(manifest: Manifest) -> Manifest:

@@ -63,6 +63,7 @@ class Manifest(Model, frozen=True):
             _require_safe_path(path)
         variants = [v for graph in self.graphs.values() for v in graph.variants.values()]
         used = {v.file for v in variants} | {plan.file for v in variants for plan in v.plans}
+        used |= {graph.any_size.file for graph in self.graphs.values() if graph.any_size}
         used |= {*self.golden, *([self.tokenizer] if self.tokenizer else [])}
         if missing := sorted(used - set(self.files)):
             raise ValueError(f"'files' does not list {missing[0]!r}, which the manifest uses")
@@ -80,6 +81,7 @@ class Manifest(Model, frozen=True):
             preprocessing=self.preprocessing,
         )
         self._check_activation()
+        self._check_any_size()
 
     def _check_activation(self) -> None:
         if (self.threshold is not None) != (self.activation == "sigmoid"):
@@ -90,6 +92,17 @@ class Manifest(Model, frozen=True):
             raise ValueError(
                 f"a segmenter with activation 'sigmoid' has 2 classes, not {len(self.classes)}"
             )
+
+    def _check_any_size(self) -> None:
+        for name, graph in self.graphs.items():
+            if graph.any_size is None:
+                continue
+            if name != self.main_graph:
+                raise ValueError(f"graph {name!r} takes no images, so it has no 'any_size'")
+            if graph.any_size.variant not in graph.variants:
+                raise ValueError(
+                    f"'any_size' is of the variant {graph.any_size.variant!r}, which the graph lacks"
+                )
 
     @property
     def main_graph(self) -> str:

@@ -1,6 +1,6 @@
 """Reads and cuts ONNX files without the onnx package.
 
-Finds external data, removes unwanted outputs with the nodes that only they need, and widens uint16 outputs. Works on the protobuf wire
+Finds external data and loops, removes unwanted outputs with the nodes that only they need, and widens uint16 outputs. Works on the protobuf wire
 format (https://protobuf.dev/programming-guides/encoding) with the field numbers of `onnx.proto3`. Only the
 fields on the way are decoded, so a file of any size takes milliseconds.
 """
@@ -30,6 +30,7 @@ _VALUE_NAME, _VALUE_TYPE, _TYPE_TENSOR, _TENSOR_TYPE_DTYPE = 1, 2, 1, 1
 _UINT16, _INT32 = 4, 6  # dtypes, both of one byte
 _TENSOR_NAME, _TENSOR_EXTERNAL_DATA, _TENSOR_DATA_LOCATION = 8, 13, 14
 _VARINT, _FIXED64, _BYTES, _FIXED32 = 0, 1, 2, 5
+_LOOP = b"Loop"
 _EXTERNAL_KEY = b"location"  # without this key external data names no file
 
 
@@ -50,27 +51,32 @@ def has_external_data(model: bytes) -> bool:
     Raises:
         BundleError: the bytes are not protobuf.
     """
-    stack = [("model", memoryview(model))]
     try:
-        if (
-            _EXTERNAL_KEY not in model
-        ):  # this search takes a thirtieth of the walk through all nodes
+        if _EXTERNAL_KEY not in model:  # which takes a thirtieth of the walk
             for _ in _fields(memoryview(model)):  # raises where it is no protobuf
                 pass
             return False
-        while stack:
-            message, data = stack.pop()
-            for number, value, _ in _fields(data):
-                if message == "tensor":
-                    if number == _TENSOR_EXTERNAL_DATA or (
-                        number == _TENSOR_DATA_LOCATION and value
-                    ):
-                        return True
-                elif isinstance(value, memoryview) and number in _TO_TENSORS[message]:
-                    stack.append((_TO_TENSORS[message][number], value))
+        return any(
+            number == _TENSOR_EXTERNAL_DATA or (number == _TENSOR_DATA_LOCATION and bool(value))
+            for message, number, value in _walk(model)
+            if message == "tensor"
+        )
     except (IndexError, ValueError) as e:
         raise BundleError(f"the graph is not an ONNX file: {e}") from e
-    return False
+
+
+def has_loop(model: bytes) -> bool:
+    """Return whether a serialised ONNX model has a Loop anywhere, which may never end. Raises as `has_external_data`."""
+    if _LOOP not in model:
+        return False
+    try:
+        return any(
+            number == _NODE_TYPE and isinstance(value, memoryview) and bytes(value) == _LOOP
+            for message, number, value in _walk(model)
+            if message == "node"
+        )
+    except (IndexError, ValueError) as e:
+        raise BundleError(f"the graph is not an ONNX file: {e}") from e
 
 
 def model_with_outputs(model: bytes, outputs: Collection[str]) -> bytes:
@@ -172,6 +178,18 @@ def _inputs_of_node(node: int | memoryview) -> Iterator[str]:
 def _strings(message: int | memoryview, number: int) -> Iterator[str]:
     for value in _messages(message, number):
         yield str(value, "utf-8")
+
+
+def _walk(model: bytes) -> Iterator[tuple[str, int, int | memoryview]]:
+    """Yield the fields of all messages on the way to tensors: the kind of message, the field's number and value."""
+    stack = [("model", memoryview(model))]
+    while stack:
+        message, data = stack.pop()
+        inner = _TO_TENSORS.get(message, {})
+        for number, value, _ in _fields(data):
+            yield message, number, value
+            if isinstance(value, memoryview) and number in inner:
+                stack.append((inner[number], value))
 
 
 def _messages(message: int | memoryview, number: int) -> Iterator[memoryview]:

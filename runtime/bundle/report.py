@@ -12,7 +12,7 @@ from dlcv.runtime.bundle.variants import MADE_FOR
 if TYPE_CHECKING:
     from dlcv.runtime.bundle import Bundle
     from dlcv.runtime.bundle.manifest import Manifest
-    from dlcv.runtime.bundle.schema import OutputParity, Preprocessing, Variant
+    from dlcv.runtime.bundle.schema import AnySize, OutputParity, Preprocessing, Variant
 
 _WIDTH = 100  # characters of a line of `text_from_bundle`
 _KEPT_SHOWN = 6
@@ -48,7 +48,21 @@ def text_from_bundle(bundle: Bundle) -> str:
             report = variant.parity
             rows.append(f"    {report.engine} against {report.reference}, on {report.images}")
             rows += [f"    {line}" for line in variant_lines(variant)]
+        if graph.any_size:
+            rows.append(("  any size", any_size_line(manifest, graph.any_size)))
+            report = graph.any_size.parity
+            rows += [f"    {line}" for line in parity_table(report.outputs)]
+            rows.append(f"    {report.engine} against {report.reference}, on {report.images}")
     return "\n".join(_aligned(rows)) + "\n"
+
+
+def any_size_line(manifest: Manifest, made: AnySize) -> str:
+    """Return a line on the graph that resizes by itself."""
+    size = manifest.files[made.file].size_bytes
+    return (
+        f"{made.file}, {size / 1e6:.1f} MB, opset {made.opset}: the {made.variant} graph with the resize inside, for one photo "
+        "of any height and width"
+    )
 
 
 def _stored(variant: Variant) -> str:

@@ -186,15 +186,30 @@ class Variant(Model, frozen=True):
     weights: Storage = "fp32"
 
 
-class Graph(Model, frozen=True):
+class AnySize(Model, frozen=True):
+    """A variant's graph with the bundle's resize in front: it takes one photo as decoded and oriented, of any size.
+
+    variant: whose graph it is. parity: against pixels that the host resized, on photos of `input_shapes`; besides the graph's
+    outputs, `resized` is the pixels that enter the network, in 0..255. Its tensors: see `any_size.py`.
+    """
+
+    file: str
+    opset: Positive
+    variant: VariantName
+    parity: ParityReport
+
+
+class Graph(Model, frozen=True, omit_defaults=True):
     """A graph: its tensors, and its variants by name. All variants have the same tensors.
 
-    A name is a precision, or int8 and what the graph is made for: see `variants.py`.
+    A name is a precision, or int8 and what the graph is made for: see `variants.py`. any_size: of the graph that takes images,
+    if it was made.
     """
 
     inputs: tuple[TensorSpec, ...]
     outputs: tuple[TensorSpec, ...]
     variants: dict[VariantName, Variant]
+    any_size: AnySize | None = None  # left out of manifests without it: they stay as they were
 
     @property
     def precisions(self) -> tuple[Precision, ...]:

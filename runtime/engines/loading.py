@@ -46,7 +46,7 @@ def load_chosen(
         largest=largest,
         target=engine_entry(choice.engine).target,
     )
-    engine = _started(choice, model)
+    engine = started(choice, model)
     try:
         check_specs(bundle.graph(graph), engine, source=model.source, outputs=outputs)
     except BundleError:
@@ -55,11 +55,17 @@ def load_chosen(
     return engine
 
 
-def _started(choice: Choice, model: EngineModel) -> Engine:
+def started(choice: Choice, model: EngineModel) -> Engine:
+    """Return the chosen engine with a model loaded."""
     entry = engine_entry(choice.engine)
     if choice.engine not in ENGINES:
         return AddedEngine(entry, model, options=choice.options, name=choice.engine)
-    return entry.engine_class()(model, choice.options)
+    try:
+        return entry.engine_class()(model, choice.options)
+    except UnicodeDecodeError as e:  # engines hand names over as they are
+        raise BundleError(
+            f"{model.source}: the graph has a name that is not UTF-8 text; export it again"
+        ) from e
 
 
 def engine_model(
@@ -82,7 +88,7 @@ def engine_model(
     variant = bundle.graph(graph).variants[name]
     model = bundle.read(variant.file)
     if outputs is not None:
-        _require_outputs(bundle, graph, outputs)
+        require_outputs(bundle, graph, outputs)
         model = model_with_outputs(model, outputs)
     sha256 = hashlib.sha256(model).hexdigest() if variant.plans else ""
     image = bundle.graph(graph).inputs[0]
@@ -104,7 +110,12 @@ def engine_model(
     )
 
 
-def _require_outputs(bundle: Bundle, graph: str | None, outputs: Collection[str]) -> None:
+def require_outputs(bundle: Bundle, graph: str | None, outputs: Collection[str]) -> None:
+    """Check that a graph has outputs of these names.
+
+    Raises:
+        BundleError: it lacks one.
+    """
     existing = [spec.name for spec in bundle.graph(graph).outputs]
     for name in outputs:
         if name not in existing:

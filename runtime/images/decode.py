@@ -229,9 +229,8 @@ def _placed(size: tuple[int, int], preprocessing: Preprocessing) -> _Place:
         top, left = (-half((a - b) / 2) for a, b in zip(scaled, taken, strict=True))
         return _Place(scaled=scaled, offset=(top, left), taken=taken)
     if preprocessing.resize == "letterbox":
-        filled = (
-            0 if taken[0] * size[1] <= taken[1] * size[0] else 1
-        )  # the side that needs the smaller scale
+        # The side that is filled is the one that needs the smaller scale.
+        filled = 0 if taken[0] * size[1] <= taken[1] * size[0] else 1
         height, width = (max(1, _rounded(side * taken[filled], size[filled])) for side in size)
         rest = (taken[0] - height, taken[1] - width)
         at_center = preprocessing.pad_at == "center"

@@ -11,9 +11,9 @@ import onnx
 import pytest
 from onnx.external_data_helper import set_external_data
 
-from dlcv.runtime import load, open_bundle
+from dlcv.runtime import load, load_engine, open_bundle
 from dlcv.runtime.bundle import save_bundle
-from dlcv.runtime.bundle.onnx_protobuf import has_external_data
+from dlcv.runtime.bundle.onnx_protobuf import has_external_data, has_loop
 from dlcv.runtime.errors import BundleError, OutputError
 
 NewBundle = Callable[..., Path]
@@ -125,6 +125,72 @@ def test_external_data_deep_in_a_subgraph_is_found() -> None:
     node = onnx.helper.make_node("If", ["x"], ["y"], then_branch=branch, else_branch=branch)
     graph = onnx.helper.make_graph([node], "outer", [], [])
     assert has_external_data(onnx.helper.make_model(graph).SerializeToString())
+
+
+@pytest.mark.parametrize("where", ["graph", "branch", "function"])
+def test_a_loop_is_found_wherever_it_is(where: str) -> None:
+    make = onnx.helper.make_node
+    body = onnx.helper.make_graph([make("Identity", ["c"], ["d"])], "body", [], [])
+    loop = make("Loop", ["", "x"], ["y"], body=body)
+    branch = onnx.helper.make_graph([loop], "branch", [], [])
+    node = make("If", ["x"], ["y"], then_branch=branch, else_branch=branch)
+    nodes = {"graph": [loop], "branch": [node], "function": [make("f", ["x"], ["y"], domain="own")]}
+    model = onnx.helper.make_model(onnx.helper.make_graph(nodes[where], "Loop", [], []))
+    if where == "function":
+        opsets = [onnx.helper.make_opsetid("", 20)]
+        model.functions.append(onnx.helper.make_function("own", "f", ["x"], ["y"], [loop], opsets))
+    assert has_loop(model.SerializeToString())
+    named = onnx.helper.make_graph([make("Neg", ["x"], ["Loop"], name="Loop")], "Loop", [], [])
+    assert not has_loop(onnx.helper.make_model(named).SerializeToString())
+
+
+def test_a_bundle_with_a_loop_is_refused(new_bundle: NewBundle) -> None:
+    bundle = new_bundle()
+    model = onnx.load(bundle / "model.onnx")
+    body = onnx.helper.make_graph([], "body", [], [])
+    model.graph.node.append(onnx.helper.make_node("Loop", [], ["never"], body=body))
+    onnx.save(model, bundle / "model.onnx")
+    relist(bundle, "model.onnx")
+    with pytest.raises(BundleError, match=r"model\.onnx has the operator Loop"):
+        open_bundle(bundle)
+
+
+@pytest.mark.parametrize("kind", ["npy", "deflate", "encrypted", "text"])
+def test_a_golden_case_that_is_no_npz_is_one_sentence(new_bundle: NewBundle, kind: str) -> None:
+    bundle = new_bundle()
+    path = bundle / "golden/0.npz"
+    if kind == "npy":
+        with path.open("wb") as file:
+            np.save(file, np.zeros(3))
+    elif kind == "text":
+        path.write_text("not an archive")
+    else:
+        with path.open("wb") as file:
+            np.savez_compressed(file, **{"input.image": np.arange(10_000)})
+        data = bytearray(path.read_bytes())
+        if kind == "deflate":
+            data[200:400] = b"\xff" * 200
+        else:  # flag bit 0, in the local header and in the directory
+            data[6] |= 1
+            data[data.index(b"PK\x01\x02") + 8] |= 1
+        path.write_bytes(data)
+    relist(bundle, "golden/0.npz")
+    with pytest.raises(BundleError, match=r"golden/0\.npz is not a readable NPZ"):
+        list(open_bundle(bundle).golden())
+
+
+@pytest.mark.parametrize("engine", ["ort", "openvino"])
+@pytest.mark.parametrize("outputs", [None, ("embedding",)])
+def test_a_name_that_is_not_utf8_is_one_sentence(
+    new_bundle: NewBundle, engine: str, outputs: tuple[str, ...] | None, capfd: Any
+) -> None:
+    bundle = new_bundle()
+    path = bundle / "model.onnx"
+    path.write_bytes(path.read_bytes().replace(b"probabilities", b"prob\xffbilities"))
+    relist(bundle, "model.onnx")
+    with pytest.raises(BundleError):
+        load_engine(open_bundle(bundle), engine, outputs=outputs)
+    assert capfd.readouterr() == ("", "")
 
 
 def test_a_graph_that_is_not_onnx_is_refused(new_bundle: NewBundle) -> None:
