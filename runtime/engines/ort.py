@@ -60,7 +60,12 @@ class OrtEngine(EngineBase):
         # Without VNNI the fast int8 kernels overflow on weights of 8 bits; with VNNI this option has no effect.
         settings.add_session_config_entry("session.x64quantprecision", str(int(not model.narrow)))
         try:
-            session = onnxruntime.InferenceSession(model.onnx, settings, providers=[_PROVIDER])
+            session = onnxruntime.InferenceSession(
+                model.onnx,
+                settings,
+                providers=[_PROVIDER],
+                enable_fallback=0,  # to the same provider once more, with lines on stdout
+            )
         except Exception as e:  # ONNX Runtime's exceptions have no common base below Exception
             raise BundleError(f"ONNX Runtime cannot load the graph: {reason_from_error(e)}") from e
         self._inputs = tuple(spec_from_argument(a) for a in session.get_inputs())
