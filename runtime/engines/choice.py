@@ -14,7 +14,7 @@ from dlcv.runtime.engines.registry import engine_versions, why_unavailable
 from dlcv.runtime.engines.tuned import Row, arithmetic_of, stored_tuning, tuning_key
 from dlcv.runtime.machine.system import cpu_count
 
-_GPU_ORDER = ("trt", "trt-rtx", "cuda")
+GPU_ORDER = ("trt", "trt-rtx", "cuda")
 
 
 def choose(
@@ -43,7 +43,7 @@ def choose(
         return _choice(
             bundle, found, replace(options, threads=threads), how="as tuned", proof=row.proof
         )
-    if gpu := next((n for n in _GPU_ORDER if why_unavailable(n) is None), None):
+    if gpu := next((n for n in GPU_ORDER if why_unavailable(n) is None), None):
         return Choice(engine=gpu, precision=default, options=options)
     fastest = first_use(bundle, precision=precision, options=options, outputs=outputs)
     if fastest is None:
