@@ -30,6 +30,7 @@ def attend(
     depth: options.Depth = None,
     all_files: options.AllFiles = False,
     resume: options.Resume = False,
+    fail_fast: options.FailFast = False,
     overwrite: options.Overwrite = False,
 ) -> None:
     """Show where a vision transformer looks.
@@ -63,6 +64,7 @@ def attend(
             depth=depth,
             all_files=all_files,
             resume=resume,
+            fail_fast=fail_fast,
             overwrite=overwrite,
             files_by_default=True,
         )

@@ -40,6 +40,7 @@ def caption(
     depth: options.Depth = None,
     all_files: options.AllFiles = False,
     resume: options.Resume = False,
+    fail_fast: options.FailFast = False,
     overwrite: options.Overwrite = False,
 ) -> None:
     """Say in a sentence what is on each image.
@@ -74,6 +75,7 @@ def caption(
             depth=depth,
             all_files=all_files,
             resume=resume,
+            fail_fast=fail_fast,
             overwrite=overwrite,
             files_by_default=attention,
             search=SearchOptions(beams=beams, length_penalty=length_penalty, max_length=max_length),

@@ -52,6 +52,7 @@ def fewshot(
     depth: options.Depth = None,
     all_files: options.AllFiles = False,
     resume: options.Resume = False,
+    fail_fast: options.FailFast = False,
     overwrite: options.Overwrite = False,
 ) -> None:
     """Name what is in each image, of classes that are known by a few examples.
@@ -94,6 +95,7 @@ def fewshot(
         depth=depth,
         all_files=all_files,
         resume=resume,
+        fail_fast=fail_fast,
         overwrite=overwrite and (out is not None or save_prototypes is None),
     )
     if found is None or support is not None or queries:

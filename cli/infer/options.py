@@ -93,6 +93,12 @@ Resume = Annotated[
     bool,
     typer.Option("--resume", help="Go on with the results in --out; images done are passed over."),
 ]
+FailFast = Annotated[
+    bool,
+    typer.Option(
+        "--fail-fast", help="End at the first image that is refused, instead of passing it over."
+    ),
+]
 Overwrite = Annotated[
     bool,
     typer.Option(

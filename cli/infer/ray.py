@@ -101,6 +101,8 @@ def _fitting_folder(request: TaskRequest) -> Path:
     for option, is_given in (("--overlay", write.overlays), ("--confidence", write.confidence)):
         if is_given:
             raise InputError(f"{option} is not for --ray, whose results are Parquet; leave it out")
+    if request.fail_fast:
+        raise InputError("--fail-fast is not for --ray, whose workers do not wait for each other")
     return request.out
 
 

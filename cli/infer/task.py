@@ -53,6 +53,7 @@ class TaskRequest:
     depth: int | None = None
     all_files: bool = False
     resume: bool = False
+    fail_fast: bool = False
     overwrite: bool = False
     files_by_default: bool = False
     search: SearchOptions | None = None
@@ -102,6 +103,7 @@ def answer_all(request: TaskRequest, answering: Answering) -> None:
                     left_out=left_out,
                 ),
                 writer,
+                fail_fast=request.fail_fast,
                 on_progress=advance,
             )
     except KeyboardInterrupt:
@@ -355,6 +357,10 @@ def report(
     if summary.refused or refused_before:
         parts.append(f"{summary.refused + refused_before} refused")
     say(", ".join(parts) + (f"; results in {folder}" if folder else ""))
+    if summary.ended_early:
+        more = f"; --out {folder} --resume goes on from here" if folder else ""
+        say(f"ended at the first image that was refused, because of --fail-fast{more}")
+        raise typer.Exit(EXIT_FAILED)
     if not summary.answered and not summary.skipped:
         raise typer.Exit(EXIT_FAILED)
     if summary.refused or refused_before:

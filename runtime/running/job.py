@@ -24,7 +24,8 @@ _LISTED_REFUSALS = 1000  # how many reasons a summary keeps; all of them are in 
 class Summary:
     """What a job did: images answered, refused (with the first reasons), and passed over as done.
 
-    noted: how many answered images had a note. note: of the first of them, with its name.
+    noted: how many answered images had a note. note: of the first of them, with its name. ended_early: whether a refusal ended
+    the job.
     """
 
     answered: int = 0
@@ -33,6 +34,7 @@ class Summary:
     refusals: list[Refused] = field(default_factory=list)
     noted: int = 0
     note: str = ""
+    ended_early: bool = False
 
 
 class Answering(Protocol):
@@ -61,11 +63,12 @@ def run_job(
     inputs: Iterable[NamedImage | Refused],
     writer: Writer,
     *,
+    fail_fast: bool = False,
     on_progress: Callable[[], object] = lambda: None,
 ) -> Summary:
     """Decode, infer and write every input, in order, with bounded memory.
 
-    on_progress: called once for each input.
+    fail_fast: end at the first image that is refused; what was written stays. on_progress: called once for each input.
 
     Raises:
         OutputError: results cannot be written; what was written before stays whole.
@@ -95,6 +98,9 @@ def run_job(
                 writer.commit(result, record)
                 _count(result, summary)
                 on_progress()
+                if fail_fast and isinstance(result, Refused):
+                    summary.ended_early = True
+                    break
         writer.finish()
     finally:
         writer.close()

@@ -57,6 +57,23 @@ def test_classify_prints_a_line_an_image_in_order(classify_bundle: Path, photos:
     assert ran.stderr == "3 answered\n"
 
 
+def test_fail_fast_ends_at_the_first_refusal_and_resume_goes_on(
+    classify_bundle: Path, photos: Path, tmp_path: Path
+) -> None:
+    (photos / "green.png").write_bytes(b"no image")
+    where = ("-m", classify_bundle, "--out", tmp_path / "out")
+    ran = infer("classify", photos, *where, "--fail-fast", "--batch", 1)
+    assert ran.returncode == EXIT_FAILED
+    assert "refused" in ran.stderr
+    assert "--resume goes on from here" in ran.stderr
+    done = [Path(line["image"]).stem for line in lines(tmp_path / "out" / "results.jsonl")]
+    assert done == ["blue"]
+    again = infer("classify", photos, *where, "--resume")
+    assert again.returncode == EXIT_SOME_REFUSED
+    done = [Path(line["image"]).stem for line in lines(tmp_path / "out" / "results.jsonl")]
+    assert done == ["blue", "red"]
+
+
 def test_classify_writes_csv(classify_bundle: Path, photos: Path) -> None:
     ran = infer("classify", photos, "-m", classify_bundle, "-f", "csv")
     rows = list(csv.DictReader(ran.stdout.splitlines()))
