@@ -24,7 +24,7 @@ from dlcv.runtime.bundle.manifest import (
     json_from_manifest,
     manifest_from_json,
 )
-from dlcv.runtime.bundle.onnx_protobuf import has_external_data, has_loop
+from dlcv.runtime.bundle.onnx_protobuf import foreign_domains, has_external_data, has_loop
 from dlcv.runtime.bundle.ready import how_to_get, is_ready_folder, ready_folder, ready_names
 from dlcv.runtime.bundle.schema import (
     FileEntry,
@@ -248,7 +248,7 @@ def save_bundle(
 
 
 def _require_safe(graph: bytes, *, name: str) -> None:
-    """Check that a graph reads no other file and comes to an end.
+    """Check that a graph reads no other file, comes to an end, and has operators that every engine may run.
 
     Raises:
         BundleError: it does not.
@@ -257,6 +257,11 @@ def _require_safe(graph: bytes, *, name: str) -> None:
         raise BundleError(
             f"{name} keeps tensors outside the file (ONNX external data), which a bundle must not; "
             "export it again as a single file"
+        )
+    if domains := foreign_domains(graph):
+        raise BundleError(
+            f"{name} has operators of {', '.join(sorted(domains))}, which not every engine runs; a bundle has those of "
+            "ONNX's default domain only, so export the network without them"
         )
     if has_loop(graph):
         raise BundleError(

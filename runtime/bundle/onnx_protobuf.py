@@ -22,7 +22,9 @@ _TO_TENSORS: dict[str, dict[int, str]] = {
     "attribute": {5: "tensor", 6: "graph", 10: "tensor", 11: "graph", 22: "sparse", 23: "sparse"},
     "sparse": {1: "tensor", 2: "tensor"},
 }
-_MODEL_GRAPH = 7
+_MODEL_GRAPH, _MODEL_OPSET, _MODEL_FUNCTION = 7, 8, 25
+_OPSET_DOMAIN, _FUNCTION_DOMAIN, _NODE_DOMAIN = 1, 10, 7
+_OWN_DOMAINS = {"", "ai.onnx"}
 _GRAPH_NODE, _GRAPH_INITIALIZER, _GRAPH_OUTPUT = 1, 5, 12
 _NODE_INPUT, _NODE_OUTPUT, _NODE_TYPE, _NODE_ATTRIBUTE = 1, 2, 4, 5
 _ATTRIBUTE_NAME, _ATTRIBUTE_INTEGER, _ATTRIBUTE_GRAPH, _ATTRIBUTE_GRAPHS = 1, 3, 6, 11
@@ -77,6 +79,29 @@ def has_loop(model: bytes) -> bool:
         )
     except (IndexError, ValueError) as e:
         raise BundleError(f"the graph is not an ONNX file: {e}") from e
+
+
+def foreign_domains(model: bytes) -> set[str]:
+    """Return the domains of operators that are neither ONNX's own nor functions in the file. Raises as `has_external_data`."""
+    data = memoryview(model)
+    try:
+        imported = {
+            name
+            for opset in _messages(data, _MODEL_OPSET)
+            for name in _strings(opset, _OPSET_DOMAIN)
+        } - _OWN_DOMAINS
+        if not imported:  # as nearly always: no walk through all nodes
+            return set()
+        functions = _messages(data, _MODEL_FUNCTION)
+        own = {name for function in functions for name in _strings(function, _FUNCTION_DOMAIN)}
+        used = {
+            str(value, "utf-8")
+            for message, number, value in _walk(model)
+            if message == "node" and number == _NODE_DOMAIN and isinstance(value, memoryview)
+        }
+    except (IndexError, ValueError) as e:
+        raise BundleError(f"the graph is not an ONNX file: {e}") from e
+    return used - own - _OWN_DOMAINS
 
 
 def model_with_outputs(model: bytes, outputs: Collection[str]) -> bytes:

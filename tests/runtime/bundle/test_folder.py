@@ -144,6 +144,26 @@ def test_a_loop_is_found_wherever_it_is(where: str) -> None:
     assert not has_loop(onnx.helper.make_model(named).SerializeToString())
 
 
+def test_operators_of_other_domains_are_refused(new_bundle: NewBundle) -> None:
+    bundle = new_bundle()
+    model = onnx.load(bundle / "model.onnx")
+    model.opset_import.append(onnx.helper.make_opsetid("com.microsoft", 1))
+    model.opset_import.append(onnx.helper.make_opsetid("local", 1))
+    opsets = [onnx.helper.make_opsetid("", 18)]
+    same = onnx.helper.make_node("Identity", ["x"], ["y"])
+    model.functions.append(onnx.helper.make_function("local", "same", ["x"], ["y"], [same], opsets))
+    output = model.graph.output[0].name
+    model.graph.node.append(onnx.helper.make_node("same", [output], ["z"], domain="local"))
+    onnx.save(model, bundle / "model.onnx")
+    relist(bundle, "model.onnx")
+    assert open_bundle(bundle).manifest.name, "that it is imported does no harm, nor a function"
+    model.graph.node.append(onnx.helper.make_node("Gelu", [output], ["g"], domain="com.microsoft"))
+    onnx.save(model, bundle / "model.onnx")
+    relist(bundle, "model.onnx")
+    with pytest.raises(BundleError, match=r"operators of com\.microsoft, which not every engine"):
+        open_bundle(bundle)
+
+
 def test_a_bundle_with_a_loop_is_refused(new_bundle: NewBundle) -> None:
     bundle = new_bundle()
     model = onnx.load(bundle / "model.onnx")
