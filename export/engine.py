@@ -162,8 +162,9 @@ def largest_sides(bundle: Bundle, longest_side: int | None) -> tuple[int, int] |
 
 def _request(bundle: Bundle, build: EngineBuild) -> BuildRequest:
     flavour = TARGETS[build.target]
+    number = build.options.settings.get("device", "0")
     if flavour.portable:
-        gpu: Gpu | None = next(iter(driver().gpus), None)
+        gpu: Gpu | None = next((g for g in driver().gpus if str(g.index) == number), None)
         if not is_importable(flavour.module):
             raise EngineUnavailableError(
                 f"{flavour.words} is not installed; get it with pip install 'dlcv[rtx]'"
@@ -171,7 +172,6 @@ def _request(bundle: Bundle, build: EngineBuild) -> BuildRequest:
     else:
         if reason := why_unavailable(flavour.name):
             raise EngineUnavailableError(reason)
-        number = build.options.settings.get("device", "0")
         gpu = require_gpu(driver(), int(number) if number.isdecimal() else 0, flavour=flavour)
     model = engine_model(
         bundle,

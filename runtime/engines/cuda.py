@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, redirect_stdout
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, final
+from typing import TYPE_CHECKING, Any, Literal, final
 
 from dlcv.runtime.engines.base import (
     Arrays,
@@ -68,12 +68,15 @@ class CudaSettings(EngineSettings, frozen=True):
 
     device: number of the GPU. tf32: round the factors of fp32 products to 10 bits of mantissa; faster and less
     exact. cuda_graphs: record each shape's kernels once and replay them; faster for batches that take less than
-    about a millisecond.
+    about a millisecond. cudnn_conv_algo_search: how cuDNN finds its convolutions: HEURISTIC takes 2 ms for a new shape, EXHAUSTIVE
+    about 600, mostly for the same speed. prefer_nhwc: convolutions with channels last, which may suit fp16.
     """
 
     device: int = 0
     tf32: bool = False
     cuda_graphs: bool = False
+    cudnn_conv_algo_search: Literal["HEURISTIC", "EXHAUSTIVE", "DEFAULT"] = "HEURISTIC"
+    prefer_nhwc: bool = False
 
 
 @final
@@ -89,7 +92,7 @@ class CudaEngine(EngineBase):
         own = settings_from_text(CudaSettings, options.settings, engine="cuda")
         gpu = gpu_of_number(own.device, driver().gpus)
         check_precision(model)
-        self._device = CudaDevice(own.device)
+        self._device = CudaDevice(own.device, say=lambda words: options.on_progress(words, None))
         stream = self._device.new_stream()
         try:
             provider_options = {
@@ -97,6 +100,8 @@ class CudaEngine(EngineBase):
                 "user_compute_stream": str(self._device.stream_number(stream)),
                 "use_tf32": str(int(own.tf32)),
                 "enable_cuda_graph": str(int(own.cuda_graphs)),
+                "cudnn_conv_algo_search": own.cudnn_conv_algo_search,
+                "prefer_nhwc": str(int(own.prefer_nhwc)),
             }
             session = open_session(model, options, provider=(_PROVIDER, provider_options))
             require_provider(session, _PROVIDER)

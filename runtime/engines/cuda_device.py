@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import ctypes
 import importlib
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager, contextmanager
 from typing import TYPE_CHECKING, Any, Protocol, TypeAlias, final
 
 from dlcv.runtime.errors import EngineError, EngineUnavailableError
@@ -36,7 +37,14 @@ class Device(Protocol):
         ...
 
     def allocate_pinned(self, size: int) -> Bytes:
-        """Return `size` bytes of page-locked host memory. `close` frees them; do not use the array after it."""
+        """Return `size` bytes of page-locked host memory. `close` frees them; do not use the array after it.
+
+        Where the system has none left to lock, as in WSL, it is ordinary memory, from which copies are slower.
+        """
+        ...
+
+    def all_or_nothing(self) -> AbstractContextManager[None]:
+        """Free what is allocated in the block, if the block fails."""
         ...
 
     def new_stream(self) -> Handle:
@@ -107,7 +115,10 @@ def is_within(array: np.ndarray[Any, Any], memory: Sequence[Bytes]) -> bool:
 class CudaDevice:
     """A GPU, through `cuda.bindings.runtime`."""
 
-    def __init__(self, number: int) -> None:
+    def __init__(self, number: int, *, say: Callable[[str], None] = lambda _: None) -> None:
+        """Use a GPU. say: told, once, what is slower than it should be."""
+        self._say = say
+        self._is_pageable = False
         self._cuda: Any = importlib.import_module("cuda.bindings.runtime")
         self._frees: list[tuple[Callable[..., Any], Any]] = []
         self._streams: list[Handle] = []
@@ -128,9 +139,27 @@ class CudaDevice:
         """See `Device.allocate_pinned`."""
         import numpy as np
 
-        address = self._call(self._cuda.cudaHostAlloc, size, self._cuda.cudaHostAllocDefault)
+        try:
+            address = self._call(self._cuda.cudaHostAlloc, size, self._cuda.cudaHostAllocDefault)
+        except EngineError as e:
+            if not self._is_pageable:
+                self._is_pageable = True
+                self._say(
+                    f"copies to the GPU are slower, because no memory can be page-locked ({e})"
+                )
+            return np.empty(size, np.uint8)
         self._frees.append((self._cuda.cudaFreeHost, address))
         return np.ctypeslib.as_array((ctypes.c_uint8 * size).from_address(address))
+
+    @contextmanager
+    def all_or_nothing(self) -> Iterator[None]:
+        """See `Device.all_or_nothing`."""
+        before = len(self._frees)
+        try:
+            yield
+        except BaseException:
+            self._free_down_to(before)
+            raise
 
     def new_stream(self) -> Handle:
         """See `Device.new_stream`."""
@@ -142,11 +171,12 @@ class CudaDevice:
 
     def stream_number(self, stream: Handle) -> int:
         """See `Device.stream_number`."""
-        return int(stream)
+        return native_handle(stream)
 
     def new_event(self) -> Handle:
         """See `Device.new_event`."""
-        event = self._call(self._cuda.cudaEventCreate)
+        # Whoever waits for it sleeps, and does not keep a core busy that could decode.
+        event = self._call(self._cuda.cudaEventCreateWithFlags, self._cuda.cudaEventBlockingSync)
         self._frees.append((self._cuda.cudaEventDestroy, event))
         return event
 
@@ -185,16 +215,20 @@ class CudaDevice:
         self._call(self._cuda.cudaStreamBeginCapture, stream, mode)
         try:
             work()
-        except EngineError:
+        except BaseException as e:
             self._cuda.cudaStreamEndCapture(stream)
             self._cuda.cudaGetLastError()  # a failed capture must not fail the next call
-            return None
+            if isinstance(e, EngineError):
+                return None
+            raise  # Ctrl-C: the stream must not stay in capture
         status, graph = self._cuda.cudaStreamEndCapture(stream)
         if status != self._cuda.cudaError_t.cudaSuccess:
             self._cuda.cudaGetLastError()
             return None
         try:
             return self._call(self._cuda.cudaGraphInstantiate, graph, 0)
+        except EngineError:  # its kernels run without a graph as well
+            return None
         finally:
             self._call(self._cuda.cudaGraphDestroy, graph)
 
@@ -210,10 +244,14 @@ class CudaDevice:
         """See `Device.close`."""
         for stream in self._streams:
             self._cuda.cudaStreamSynchronize(stream)
-        while self._frees:
+        self._free_down_to(0)
+        self._streams.clear()
+
+    def _free_down_to(self, count: int) -> None:
+        """Free what was made last, until so many are left."""
+        while len(self._frees) > count:
             free, handle = self._frees.pop()
             free(handle)
-        self._streams.clear()
 
     def _call(self, function: Callable[..., Any], *arguments: Any) -> Any:
         """Call a CUDA function, check its status, and return its other results."""
@@ -222,6 +260,13 @@ class CudaDevice:
             return values[0] if values else None
         self._cuda.cudaGetLastError()
         raise error_from_status(self._cuda, status)
+
+
+def native_handle(stream: Handle) -> int:
+    """Return the integer of a CUDA stream of cuda-python; 12.x has no function for it."""
+    utils: Any = importlib.import_module("cuda.bindings.utils")
+    convert: Callable[[Handle], int] = getattr(utils, "get_cuda_native_handle", int)
+    return convert(stream)
 
 
 def error_from_status(cuda: Any, status: Any) -> EngineError | EngineUnavailableError:

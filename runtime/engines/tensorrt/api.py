@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib
 import re
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -13,7 +14,9 @@ from dlcv.runtime.errors import EngineUnavailableError, InputError
 from dlcv.runtime.machine.gpu import Driver, Gpu
 
 CUDA_NEEDED = (13, 0)
+LEAST_CAPABILITY = (7, 5)  # of CUDA 13's kernels, and of TensorRT 11
 _SILENT = "it does not say why"
+_OUT_OF_MEMORY = ("out of memory", "outofmemory", "insufficient memory")
 _NOISE = re.compile(r" ?\(cudaError|catchCudaError|^ModelImporter\.cpp:\d+: (While|---)")
 _POSITION = re.compile(r" In \w+ at /\S+?:\d+|^\(?\w+(::\w+)*\)?: |Error Code \d+: ")
 
@@ -127,7 +130,28 @@ def require_gpu(driver: Driver, number: int, *, flavour: Flavour) -> Gpu:
         raise EngineUnavailableError(
             f"there is no GPU {number}, only 0 to {len(driver.gpus) - 1}; give another -E device=N"
         )
-    return driver.gpus[number]
+    gpu = driver.gpus[number]
+    if gpu.compute_capability < LEAST_CAPABILITY:
+        raise EngineUnavailableError(
+            f"{gpu} is too old for {flavour.words}, which needs compute capability {_dotted(LEAST_CAPABILITY)}; "
+            "use --engine ort or openvino"
+        )
+    return gpu
+
+
+def started(factory: Callable[[Any], Any], logger: Any, *, flavour: Flavour) -> Any:
+    """Return a Builder or Runtime of TensorRT.
+
+    Raises:
+        EngineUnavailableError: it does not start, of which TensorRT says only "factory function returned nullptr".
+    """
+    try:
+        return factory(logger)
+    except TypeError as e:
+        reason = newest_error(logger) if logger.errors else " ".join(str(e).split())
+        raise EngineUnavailableError(
+            f"{flavour.words} does not start here ({reason}); its version and the driver's must fit: see dlcv-infer doctor"
+        ) from e
 
 
 def new_logger(trt: Any) -> Any:
@@ -153,6 +177,11 @@ def first_error(logger: Any) -> str:
 def newest_error(logger: Any) -> str:
     """Return the last error that a logger from `new_logger` collected."""
     return logger.errors[-1] if logger.errors else _SILENT
+
+
+def is_out_of_memory(error: str) -> bool:
+    """Return whether a message of TensorRT says that memory does not do."""
+    return any(words in error.lower() for words in _OUT_OF_MEMORY)
 
 
 def sentence_from_log(message: str) -> str:

@@ -12,6 +12,7 @@ from typing import Any
 from dlcv.runtime.bundle.onnx_protobuf import model_with_int32_outputs
 from dlcv.runtime.bundle.schema import Precision, TensorSpec
 from dlcv.runtime.engines.base import EngineModel, with_symbols
+from dlcv.runtime.engines.cuda_device import CudaDevice
 from dlcv.runtime.engines.tensorrt.api import (
     Flavour,
     PlanSettings,
@@ -19,9 +20,11 @@ from dlcv.runtime.engines.tensorrt.api import (
     TensorRtSettings,
     dtype_from_tensorrt,
     first_error,
+    is_out_of_memory,
     load_api,
     new_logger,
     sentence_from_log,
+    started,
 )
 from dlcv.runtime.engines.tensorrt.compatibility import compute_capabilities
 from dlcv.runtime.engines.tensorrt.inspector import realised_precision, shares_of_network
@@ -29,8 +32,6 @@ from dlcv.runtime.engines.tensorrt.optimization_profile import Profile
 from dlcv.runtime.engines.tensorrt.progress import interruptible, new_monitor
 from dlcv.runtime.errors import BundleError, EngineError, InputError, OutputError
 from dlcv.runtime.machine.cache import CacheKey, lookup, store
-
-_OUT_OF_MEMORY = ("out of memory", "outofmemory", "insufficient memory")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -76,7 +77,9 @@ def _built_plan(request: BuildRequest) -> BuiltPlan:
     start = time.perf_counter()
     trt = load_api(request.flavour)
     logger = new_logger(trt)
-    builder = trt.Builder(logger)
+    if needs_device(request):
+        CudaDevice(request.settings.device)  # a builder builds for the thread's current GPU
+    builder = started(trt.Builder, logger, flavour=request.flavour)
     network = builder.create_network(1 << int(trt.NetworkDefinitionCreationFlag.STRONGLY_TYPED))
     parser = trt.OnnxParser(network, logger)
     if not parser.parse(_without_uint16(request.model)):
@@ -98,6 +101,11 @@ def _built_plan(request: BuildRequest) -> BuiltPlan:
         keep_timings(config, timing_key)
     seconds = time.perf_counter() - start
     return BuiltPlan(data=bytes(plan), precision=precision, shares=shares, seconds=seconds)
+
+
+def needs_device(request: BuildRequest) -> bool:
+    """Return whether a build depends on a GPU: always but of portable plans, which need none unless one was named."""
+    return not request.flavour.portable or request.settings.device != 0
 
 
 def _without_uint16(model: EngineModel) -> bytes:
@@ -185,7 +193,7 @@ def _parse_failure(parser: Any, request: BuildRequest) -> str:
 
 def _build_failure(logger: Any, request: BuildRequest) -> Exception:
     source, words, reason = request.model.source, request.flavour.words, first_error(logger)
-    if any(part in error.lower() for error in logger.errors for part in _OUT_OF_MEMORY):
+    if any(is_out_of_memory(error) for error in logger.errors):
         return EngineError(
             f"the GPU's memory does not do to build {source} for batches of "
             f"{request.profile.ranges['batch'].most}; give a smaller --batch, or free some of it"

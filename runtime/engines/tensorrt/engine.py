@@ -30,7 +30,9 @@ from dlcv.runtime.engines.tensorrt.api import (
     dtype_from_tensorrt,
     load_api,
     new_logger,
+    newest_error,
     require_gpu,
+    started,
 )
 from dlcv.runtime.engines.tensorrt.build import BuildRequest, plan_from_graph
 from dlcv.runtime.engines.tensorrt.compatibility import name_of_gpu, plan_fields
@@ -92,7 +94,7 @@ class _PlanEngine(EngineBase):
         gpu = require_gpu(driver(), settings.device, flavour=self.flavour)
         request = build_request(self.flavour, model, options, gpu=gpu)
         trt = load_api(self.flavour)
-        device = CudaDevice(settings.device)
+        device = CudaDevice(settings.device, say=lambda words: options.on_progress(words, None))
         try:
             self._load(trt, request, device=device, gpu=gpu)
         except BaseException as e:
@@ -102,7 +104,7 @@ class _PlanEngine(EngineBase):
 
     def _load(self, trt: Any, request: BuildRequest, *, device: CudaDevice, gpu: Gpu) -> None:
         logger = new_logger(trt)
-        runtime = trt.Runtime(logger)
+        runtime = started(trt.Runtime, logger, flavour=self.flavour)
         if _holds_code(request.settings):
             runtime.engine_host_code_allowed = True
         engine = loaded_engine(
@@ -110,6 +112,7 @@ class _PlanEngine(EngineBase):
             gpu=gpu,
             build=lambda: plan_from_graph(request).data,
             deserialize=runtime.deserialize_cuda_engine,
+            why=lambda: newest_error(logger),
         )
         tensors = tensors_of_engine(trt, engine, request.model)
         contexts = Contexts(trt, engine, device, request=request, gpu=gpu, logger=logger)
@@ -119,6 +122,7 @@ class _PlanEngine(EngineBase):
             tensors=tensors,
             graphs=request.settings.cuda_graphs and self.flavour.times_kernels,
             logger=logger,
+            say=lambda words: request.on_progress(words, None),
         )
         self._inputs, self._outputs = tensors.inputs, tensors.results
         self._loaded: _Loaded | None = _Loaded(device=device, contexts=contexts, runner=runner)

@@ -61,10 +61,11 @@ def shares_from_inspector(text: str) -> dict[Precision, float]:
     """Return the share of compute layers by precision from the engine inspector's JSON.
 
     Compute layers are recognised by type or tactic; their precision is the lowest type among inputs and
-    weights. A plan of less than DETAILED verbosity lists only names; then the result is empty.
+    weights. A plan of less than DETAILED verbosity lists only names; then the result is empty, as it is of text that is no
+    JSON, which some releases write (https://github.com/NVIDIA/TensorRT/issues/2779).
     """
     found: list[Precision] = []
-    for entry in json.loads(text).get("Layers", []):
+    for entry in _layers(text):
         if not isinstance(entry, dict):
             continue
         words = (entry.get(key, "") for key in ("LayerType", "ParameterType", "TacticName"))
@@ -73,6 +74,15 @@ def shares_from_inspector(text: str) -> dict[Precision, float]:
             if kinds:
                 found.append(min(kinds, key=_LOWEST_FIRST.index))
     return _shares(found)
+
+
+def _layers(text: str) -> list[Any]:
+    try:
+        described = json.loads(text, strict=False)  # line ends within strings
+    except ValueError:
+        return []
+    layers = described.get("Layers") if isinstance(described, dict) else None
+    return layers if isinstance(layers, list) else []
 
 
 def _kinds(entry: Mapping[str, Any]) -> set[Precision]:

@@ -104,17 +104,18 @@ class Runner:
         tensors: Tensors,
         graphs: bool,
         logger: Any,
+        say: Callable[[str], None] = lambda _: None,
     ) -> None:
         """Make one execution context and keep it.
 
         new_context: returns a context; called once, and once more per recorded graph. graphs: record launches
-        as CUDA graphs. logger: from `new_logger`.
+        as CUDA graphs. logger: from `new_logger`. say: told, once, why launches are not recorded any more.
         """
         self._context: Any = new_context()
         self._device = device
         self._tensors = tensors
         self._logger = logger
-        self._graphs = RecordedGraphs(new_context, device, enabled=graphs)
+        self._graphs = RecordedGraphs(new_context, device, enabled=graphs, say=say)
         self._warm_up_runs = 3 if graphs else 1  # the third run of a shape is a graph's
         self._buffers: list[_Buffers] = []
         self._lent: list[Bytes] = []
@@ -307,14 +308,15 @@ class Runner:
         shapes = {**most, **self._output_shapes(self._context, most)}
         specs = (*self._tensors.inputs, *self._tensors.outputs)
         sizes = {spec.name: _size(spec, shapes[spec.name]) for spec in specs}
-        return _Buffers(
-            number=number,
-            addresses={name: self._device.allocate(size) for name, size in sizes.items()},
-            pinned={name: self._device.allocate_pinned(size) for name, size in sizes.items()},
-            uploaded=self._device.new_event(),
-            computed=self._device.new_event(),
-            downloaded=self._device.new_event(),
-        )
+        with self._device.all_or_nothing():
+            return _Buffers(
+                number=number,
+                addresses={name: self._device.allocate(size) for name, size in sizes.items()},
+                pinned={name: self._device.allocate_pinned(size) for name, size in sizes.items()},
+                uploaded=self._device.new_event(),
+                computed=self._device.new_event(),
+                downloaded=self._device.new_event(),
+            )
 
     def _collect(self, buffers: _Buffers) -> None:
         """Wait for a part's outputs, and copy them to where the caller gets them."""

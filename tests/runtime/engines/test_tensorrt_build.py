@@ -6,6 +6,7 @@ import os
 import signal
 import weakref
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -18,13 +19,20 @@ from dlcv.runtime.bundle.schema import Plan, Precision
 from dlcv.runtime.engines import EngineModel, EngineOptions, engine_model
 from dlcv.runtime.engines.base import StoredPlan
 from dlcv.runtime.engines.tensorrt import build
-from dlcv.runtime.engines.tensorrt.api import TENSORRT, TENSORRT_RTX, new_logger
+from dlcv.runtime.engines.tensorrt.api import (
+    TENSORRT,
+    TENSORRT_RTX,
+    new_logger,
+    require_gpu,
+    started,
+)
 from dlcv.runtime.engines.tensorrt.build import BuildRequest, plan_from_graph
 from dlcv.runtime.engines.tensorrt.compatibility import plan_fields
 from dlcv.runtime.engines.tensorrt.engine import build_request
 from dlcv.runtime.engines.tensorrt.plans import loaded_engine, plan_key
 from dlcv.runtime.errors import BundleError, EngineError, EngineUnavailableError, InputError
 from dlcv.runtime.machine.cache import lookup
+from dlcv.runtime.machine.gpu import Driver, Gpu
 
 pytest.importorskip("tensorrt_rtx")
 BUILTINS = ("cifar10-vit", "camvid-lraspp")
@@ -224,12 +232,19 @@ def stored_plan(request: BuildRequest, **changes: str) -> StoredPlan:
     return StoredPlan(plan=plan, read=lambda: b"the bundle's")
 
 
-def load(request: BuildRequest, build: Builder, *, refuses: tuple[bytes, ...] = ()) -> Any:
+def load(
+    request: BuildRequest,
+    build: Builder,
+    *,
+    refuses: tuple[bytes, ...] = (),
+    why: str = "another driver",
+) -> Any:
     return loaded_engine(
         request,
         gpu=None,
         build=build,
         deserialize=lambda data: None if data in refuses else data.decode(),
+        why=lambda: why,
     )
 
 
@@ -272,6 +287,48 @@ def test_a_cached_plan_that_does_not_load_is_built_again_once() -> None:
     with pytest.raises(EngineError, match="does not load the engine that it has just built"):
         load(request, build, refuses=(b"plan 2", b"plan 3"))
     assert build.built == 3
+
+
+def test_a_full_gpu_deletes_and_builds_nothing() -> None:
+    request, build = request_for(MODEL), Builder()
+    load(request, build)
+    with pytest.raises(EngineError, match=r"memory does not do .*out of memory.*; free some"):
+        load(request, build, refuses=(b"plan 1",), why="CUDA error 2: out of memory")
+    assert build.built == 1
+    assert load(request, build) == "plan 1", "the plan is still there"
+
+
+def test_a_plan_is_replaced_only_by_one_that_loads() -> None:
+    told: list[Any] = []
+    request, build = request_for(MODEL, told=told), Builder()
+    load(request, build)
+    with pytest.raises(EngineError, match=r"just built \(another driver\)"):
+        load(request, build, refuses=(b"plan 1", b"plan 2"))
+    assert "does not load: another driver" in told[-1][0]
+    assert lookup(plan_key(request)).data == b"plan 1"
+
+
+def test_a_builder_that_does_not_start_is_one_sentence() -> None:
+    def factory(_: Any) -> Any:
+        raise TypeError("pybind11::init(): factory function returned nullptr")
+
+    logger = SimpleNamespace(errors=[])
+    with pytest.raises(
+        EngineUnavailableError, match=r"does not start here .*nullptr.*dlcv-infer doctor"
+    ):
+        started(factory, logger, flavour=TENSORRT)
+    logger.errors.append("CUDA initialization failure with error 35")
+    with pytest.raises(EngineUnavailableError, match="initialization failure with error 35"):
+        started(factory, logger, flavour=TENSORRT)
+
+
+def test_a_gpu_of_before_turing_is_refused() -> None:
+    gpu = Gpu(index=0, name="V100", compute_capability=(7, 0), memory_bytes=2**34)
+    driver = Driver(cuda=(13, 1), gpus=(gpu,), fault=None)
+    with pytest.raises(
+        EngineUnavailableError, match=r"V100 .* too old for TensorRT, which needs .* 7\.5"
+    ):
+        require_gpu(driver, 0, flavour=TENSORRT)
 
 
 def test_the_plan_of_a_bundle_is_used_if_it_fits() -> None:

@@ -333,3 +333,16 @@ def test_a_range_covers_what_lies_inside() -> None:
     wide, narrow = Range(least=1, usual=8, most=32), Range(least=2, usual=4, most=8)
     assert wide.covers(narrow)
     assert not narrow.covers(wide)
+
+
+@pytest.mark.parametrize(
+    "text", ["", "no JSON", "[1, 2]", '{"Layers": 3}', '{"Layers": [{"Name": "a\x01']
+)
+def test_inspector_text_that_is_no_json_says_nothing_and_stops_nothing(text: str) -> None:
+    assert shares_from_inspector(text) == {}
+    assert realised_precision("fp16", {}, source="a") == "fp16"
+
+
+def test_control_characters_in_the_inspectors_json_do_no_harm() -> None:
+    layer = '{"LayerType": "Convolution", "Name": "a\nb", "Inputs": [{"Format/Datatype": "Half"}]}'
+    assert shares_from_inspector(f'{{"Layers": [{layer}]}}') == {"fp16": 1.0}

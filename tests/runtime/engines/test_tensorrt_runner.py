@@ -1,6 +1,7 @@
 """Running a loaded TensorRT engine, on a device of plain memory that writes down what it is told."""
 
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import replace
 from typing import Any
 
@@ -43,6 +44,7 @@ class FakeDevice:
     def allocate(self, size: int) -> int:
         self.capacity -= size
         if self.capacity < 0:
+            self.capacity += size
             raise OutOfDeviceMemoryError("the GPU's memory does not do (out of memory)")
         address = 1000 + len(self.memory)
         self.memory[address] = np.zeros(size, np.uint8)
@@ -50,6 +52,16 @@ class FakeDevice:
 
     def allocate_pinned(self, size: int) -> Any:
         return np.zeros(size, np.uint8)
+
+    @contextmanager
+    def all_or_nothing(self) -> Iterator[None]:
+        before = set(self.memory)
+        try:
+            yield
+        except BaseException:
+            for address in set(self.memory) - before:
+                self.capacity += len(self.memory.pop(address))
+            raise
 
     def new_stream(self) -> int:
         self.streams.append([])
@@ -173,16 +185,26 @@ class FakeLogger:
 class Setup:
     """A runner with everything that it uses."""
 
-    def __init__(self, *, graphs: bool = True, fails: bool = False, **device: Any) -> None:
+    def __init__(
+        self, *, graphs: bool = True, fails: bool = False, most_contexts: int = 99, **device: Any
+    ) -> None:
         self.device = FakeDevice(**device)
         self.contexts: list[FakeContext] = []
+        self.said: list[str] = []
 
         def new_context() -> FakeContext:
+            if len(self.contexts) >= most_contexts:
+                raise EngineError("the GPU's memory does not do")
             self.contexts.append(FakeContext(self.device, fails=fails))
             return self.contexts[-1]
 
         self.runner = Runner(
-            new_context, self.device, tensors=TENSORS, graphs=graphs, logger=FakeLogger()
+            new_context,
+            self.device,
+            tensors=TENSORS,
+            graphs=graphs,
+            logger=FakeLogger(),
+            say=self.said.append,
         )
 
     def run(self, image: Any) -> Any:
@@ -326,19 +348,46 @@ def test_each_graph_has_a_context_that_is_left_alone(setup: Setup) -> None:
     ]
 
 
-def test_the_least_recently_used_graph_is_forgotten_and_its_context_used_again(
-    setup: Setup,
+SHAPES = [(count, width) for width in (2, 3, 4) for count in (1, 2, 3, 4)]
+
+
+@pytest.mark.parametrize("number", [GRAPHS_KEPT + 1, len(SHAPES)])
+def test_more_sizes_that_recur_than_graphs_are_not_recorded_again_and_again(
+    setup: Setup, number: int
 ) -> None:
-    shapes = [(count, width) for width in (2, 3, 4) for count in (1, 2, 3, 4)]
-    assert len(shapes) > GRAPHS_KEPT
-    for shape in shapes:
-        for _ in range(2):
+    for seed in range(30):
+        for shape in SHAPES[:number]:
+            image = images(*shape, seed=seed)
+            np.testing.assert_array_equal(setup.run(image), image * 2.0)
+    assert setup.device.log.count("record") == GRAPHS_KEPT
+    assert setup.device.log.count("launch graph") >= 28 * GRAPHS_KEPT
+    assert setup.device.freed == []
+
+
+def test_a_size_that_became_frequent_takes_the_place_of_one_that_was(setup: Setup) -> None:
+    for _ in range(3):
+        for shape in SHAPES[:GRAPHS_KEPT]:
             setup.run(images(*shape))
-    assert len(setup.contexts) == 1 + GRAPHS_KEPT
-    assert setup.device.freed == list(range(len(shapes) - GRAPHS_KEPT))
-    for count, width in shapes:
-        image = images(count, width, seed=7)
+    for seed in range(40):
+        image = images(*SHAPES[-1], seed=seed)
         np.testing.assert_array_equal(setup.run(image), image * 2.0)
+    assert len(setup.device.freed) == 1
+    assert len(setup.contexts) == 1 + GRAPHS_KEPT, "its context is used again"
+    for shape in SHAPES:
+        image = images(*shape, seed=7)
+        np.testing.assert_array_equal(setup.run(image), image * 2.0)
+
+
+def test_without_memory_for_another_context_shapes_run_plainly_and_it_is_said_once() -> None:
+    setup = Setup(most_contexts=2)
+    for seed in range(4):
+        for shape in SHAPES[:3]:
+            image = images(*shape, seed=seed)
+            np.testing.assert_array_equal(setup.run(image), image * 2.0)
+    assert setup.device.log.count("record") == 1
+    assert setup.device.log.count("launch graph") >= 2, "the graph that there is stays"
+    (said,) = setup.said
+    assert "no more CUDA graphs are recorded, because there is no execution context" in said
 
 
 def test_a_network_that_cannot_be_recorded_runs_plainly() -> None:
@@ -348,6 +397,9 @@ def test_a_network_that_cannot_be_recorded_runs_plainly() -> None:
         np.testing.assert_array_equal(setup.run(image), image * 2.0)
     assert len(setup.contexts) == 2
     assert setup.device.log.count("launch graph") == 0
+    assert setup.said == [
+        "no more CUDA graphs are recorded, because CUDA cannot capture this network; other shapes run without"
+    ]
 
 
 def test_without_graphs_one_context_does_everything() -> None:
@@ -388,6 +440,14 @@ def test_too_little_memory_suggests_a_smaller_batch() -> None:
         EngineError, match=r"memory does not do .* for batches of 4; give a smaller"
     ):
         setup.run(images(9))
+
+
+def test_what_was_allocated_before_the_memory_ran_out_is_freed() -> None:
+    setup = Setup(capacity=50)
+    for _ in range(3):
+        with pytest.raises(EngineError, match="memory does not do"):
+            setup.run(images(9))
+    assert setup.device.memory == {}
 
 
 def test_a_failed_run_gives_the_reason_and_leaves_the_runner_usable() -> None:
