@@ -8,7 +8,7 @@ from dataclasses import replace
 from dlcv.runtime.bundle import Bundle
 from dlcv.runtime.bundle.schema import Precision
 from dlcv.runtime.engines.base import Engine, EngineOptions
-from dlcv.runtime.engines.first_use import Candidate, first_use, proof_of
+from dlcv.runtime.engines.first_use import Candidate, first_use, has_proved_half, proof_of
 from dlcv.runtime.engines.loading import Choice, load_chosen
 from dlcv.runtime.engines.registry import engine_versions, why_unavailable
 from dlcv.runtime.engines.tuned import Row, arithmetic_of, stored_tuning, tuning_key
@@ -24,18 +24,20 @@ def choose(
     precision: Precision | None,
     options: EngineOptions,
     outputs: Collection[str] | None = None,
+    without: Collection[str] = (),
 ) -> Choice:
     """Choose the engine, precision and options where the caller left them open.
 
     `auto` takes the best result of this machine's tuning within what the caller fixed. Without a tuning it takes the first
     engine for a GPU that is available, or of those for CPUs, and of the precisions that the bundle proves, what a short
     measurement found fastest (`first_use`). A named engine runs with the given options and its own defaults.
-    outputs: names of the wanted ones; None means all.
+    outputs: names of the wanted ones; None means all. without: engines that `auto` does not take, because they did not start.
     """
     default = precision or bundle.graph().default_precision
     if name != "auto":
         return Choice(engine=name, precision=default, options=options)
-    if row := _tuned(bundle, precision=precision, options=options):
+    row = _tuned(bundle, precision=precision, options=options)
+    if row and row.engine not in without:
         found = Candidate(
             engine=row.engine, precision=row.precision, settings=row.settings, batch=row.batch
         )
@@ -43,7 +45,11 @@ def choose(
         return _choice(
             bundle, found, replace(options, threads=threads), how="as tuned", proof=row.proof
         )
-    if gpu := next((n for n in GPU_ORDER if why_unavailable(n) is None), None):
+    gpus = (n for n in GPU_ORDER if n not in without and why_unavailable(n) is None)
+    if gpu := next(gpus, None):
+        if precision is None and has_proved_half(bundle, outputs):
+            half = Candidate(engine=gpu, precision="fp16", settings={})
+            return _choice(bundle, half, options, how="as on every GPU")
         return Choice(engine=gpu, precision=default, options=options)
     fastest = first_use(bundle, precision=precision, options=options, outputs=outputs)
     if fastest is None:

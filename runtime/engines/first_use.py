@@ -101,6 +101,13 @@ def is_proved(bundle: Bundle, precision: Precision, arithmetic: Precision) -> bo
     return images >= LEAST_IMAGES and value >= baseline - BUDGET - 1e-9
 
 
+def has_proved_half(bundle: Bundle, outputs: Collection[str] | None) -> bool:
+    """Return whether a bundle has an fp16 graph that is proved for the outputs that are wanted."""
+    is_scored = outputs is None or _main_output(bundle) in outputs
+    has_half = "fp16" in bundle.graph().precisions[1:]
+    return has_half and is_scored and is_proved(bundle, "fp16", "fp16")
+
+
 def _scores(
     variant: Variant, default: Variant, arithmetic: Precision
 ) -> tuple[str, float, float, int] | None:

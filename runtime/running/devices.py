@@ -1,4 +1,4 @@
-"""Several GPUs: an engine on each, which share one running model."""
+"""From what was asked for to loaded engines: one, or on several GPUs one each, which share a running model."""
 
 from __future__ import annotations
 
@@ -6,10 +6,12 @@ from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 from dataclasses import replace
 
-from dlcv.runtime.engines import Choice, Engine, engine_entry
+from dlcv.runtime.bundle.schema import Precision
+from dlcv.runtime.engines import Choice, Engine, choose, engine_entry
 from dlcv.runtime.engines.base import EngineOptions
-from dlcv.runtime.errors import InputError
-from dlcv.runtime.running.tasks import LoadRequest
+from dlcv.runtime.engines.first_use_gpu import with_gpu_batch
+from dlcv.runtime.errors import EngineError, EngineUnavailableError, InputError
+from dlcv.runtime.running.tasks import LoadRequest, parts_of_task
 
 _SETTING = "device"  # of every engine for GPUs
 
@@ -83,6 +85,38 @@ def engines_on_devices(
         ]
         stack.pop_all()  # they are the caller's
     return engines
+
+
+def started_engines(
+    asked: LoadRequest, devices: Sequence[int], *, precision: Precision | None
+) -> tuple[Choice, list[Engine]]:
+    """Load the engine that was asked for, on each device. Of `auto`, an engine for GPUs that does not start is passed over.
+
+    asked: its choice's engine may be `auto`; its precision does not count. Returns what was chosen, and the engines.
+    """
+    bundle, name, options = asked.bundle, asked.choice.engine, asked.choice.options
+    parts = parts_of_task(bundle.manifest.task)
+    passed_over: list[str] = []
+    while True:
+        choice = choose(
+            bundle,
+            name,
+            precision=precision,
+            options=options,
+            outputs=asked.outputs,
+            without=passed_over,
+        )
+        choice = on_first_device(choice, devices)
+        if parts.is_one_graph and asked.largest is not None:
+            choice = with_gpu_batch(bundle, choice, outputs=asked.outputs, size=asked.largest)
+        try:
+            request = replace(asked, choice=choice)
+            return choice, engines_on_devices(request, devices, load=parts.engine)
+        except (EngineError, EngineUnavailableError) as e:
+            if name != "auto" or not engine_entry(choice.engine).needs_gpu:
+                raise
+            passed_over.append(choice.engine)
+            options.on_progress(f"auto: {choice.engine} does not start, trying the next: {e}", None)
 
 
 def _each_once(devices: Sequence[int]) -> tuple[int, ...]:

@@ -15,7 +15,7 @@ from PIL import Image
 
 from dlcv.runtime.bundle import Bundle, open_bundle
 from dlcv.runtime.bundle.schema import Precision, Preprocessing, VariantName
-from dlcv.runtime.engines import Choice, choose, engine_entry
+from dlcv.runtime.engines import Choice, engine_entry
 from dlcv.runtime.engines.base import (
     DEFAULT_BATCH_SIZE,
     LARGE_IMAGE,
@@ -24,17 +24,12 @@ from dlcv.runtime.engines.base import (
     EngineOptions,
     check_feeds,
 )
-from dlcv.runtime.engines.first_use_gpu import with_gpu_batch
 from dlcv.runtime.errors import ImageError, InputError
 from dlcv.runtime.images import DecodedImage, DecodeOptions, Refused, Source, name_of
 from dlcv.runtime.machine.closing import Closing
 from dlcv.runtime.machine.system import cpu_count
 from dlcv.runtime.results import Result
-from dlcv.runtime.running.devices import (
-    engines_on_devices,
-    on_first_device,
-    options_and_devices,
-)
+from dlcv.runtime.running.devices import options_and_devices, started_engines
 from dlcv.runtime.running.model import OnBatch, RunningModel
 from dlcv.runtime.running.tasks import Answered, LoadRequest, TaskOptions, parts_of_task
 
@@ -74,20 +69,14 @@ def load(  # noqa: PLR0913  # the front door
     opened = bundle if isinstance(bundle, Bundle) else open_bundle(bundle)
     preprocessing = scaled(opened, longest_side)
     own, numbers = options_and_devices(options or EngineOptions(), devices)
-    choice = on_first_device(
-        choose(opened, engine, precision=precision, options=own, outputs=outputs), numbers
-    )
-    parts = parts_of_task(opened.manifest.task)
-    if parts.is_one_graph:
-        choice = with_gpu_batch(opened, choice, outputs=outputs, size=preprocessing.size)
     request = LoadRequest(
         bundle=opened,
-        choice=choice,
+        choice=Choice(engine=engine, precision=precision or "fp32", options=own),
         outputs=outputs,
         largest=preprocessing.size,
         options=search,
     )
-    first, *others = engines_on_devices(request, numbers, load=parts.engine)
+    choice, (first, *others) = started_engines(request, numbers, precision=precision)
     return Predictor(
         opened,
         first,

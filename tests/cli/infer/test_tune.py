@@ -8,6 +8,7 @@ from typer.testing import CliRunner, Result
 from dlcv.cli.infer.app import app
 from dlcv.cli.text import numbers_from_text, words_from_text
 from dlcv.runtime.errors import DlcvError, InputError
+from dlcv.runtime.measure import tune
 
 
 @pytest.fixture(autouse=True)
@@ -19,7 +20,10 @@ def infer(*arguments: object) -> Result:
     return CliRunner().invoke(app, list(map(str, arguments)))
 
 
-def test_tune_prints_the_table_and_says_what_auto_takes(classify_bundle: Path) -> None:
+def test_tune_prints_the_table_and_says_what_auto_takes(
+    classify_bundle: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(tune, "unsteadiness", lambda *_: "")  # others may run here
     tuned = infer(
         "tune",
         classify_bundle,

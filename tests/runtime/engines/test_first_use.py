@@ -260,3 +260,20 @@ def test_real_engines_are_measured_too(monkeypatch) -> None:
     with load_engine(open_bundle("cifar10-vit"), "auto", precision="fp32") as engine:
         assert engine.info.name in ("ort", "openvino")
         assert engine.info.precision == "fp32"
+
+
+@pytest.mark.parametrize(("value", "taken"), [(0.9, "fp16"), (0.89, "fp32")])
+def test_a_gpu_computes_in_half_precision_where_that_is_proved(
+    new_bundle, monkeypatch, value: float, taken: str
+) -> None:
+    toy = open_bundle(new_bundle())
+    fp32 = toy.graph().variants["fp32"]
+    accuracy = msgspec.structs.replace(ACCURACY, value=value)
+    fp16 = msgspec.structs.replace(fp32, accuracy=accuracy)
+    graph = msgspec.structs.replace(toy.graph(), variants={"fp32": fp32, "fp16": fp16})
+    bundle = replace(toy, manifest=msgspec.structs.replace(toy.manifest, graphs={"model": graph}))
+    monkeypatch.setattr(choice, "why_unavailable", lambda name: None if name == "cuda" else "no")
+    chosen = choose(bundle, "auto", precision=None, options=EngineOptions())
+    assert (chosen.engine, chosen.precision) == ("cuda", taken)
+    assert ("in fp16 (top1 0.900 against 0.903" in chosen.why) is (taken == "fp16")
+    assert choose(bundle, "auto", precision="fp32", options=EngineOptions()).precision == "fp32"

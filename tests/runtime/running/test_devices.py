@@ -12,11 +12,16 @@ import pytest
 
 import dlcv
 from dlcv.runtime import Classification, Predictor, open_bundle
-from dlcv.runtime.engines import Choice, EngineOptions
+from dlcv.runtime.engines import Choice, EngineOptions, choice
 from dlcv.runtime.engines.base import Arrays, EngineBase, EngineInfo
 from dlcv.runtime.engines.fake import FakeEngine
-from dlcv.runtime.errors import EngineError, InputError, ModelClosedError
-from dlcv.runtime.running import predictor as predictor_module
+from dlcv.runtime.errors import (
+    EngineError,
+    EngineUnavailableError,
+    InputError,
+    ModelClosedError,
+)
+from dlcv.runtime.running import devices as devices_module
 from dlcv.runtime.running import tasks
 from dlcv.runtime.running.devices import devices_from_text, options_and_devices
 
@@ -246,11 +251,38 @@ def test_what_auto_chose_runs_on_every_device(
             engine="cuda", precision="fp32", options=EngineOptions(batch_size=4, settings=settings)
         )
 
-    monkeypatch.setattr(predictor_module, "choose", choose)
+    monkeypatch.setattr(devices_module, "choose", choose)
     with dlcv.load(classify_bundle, devices=(0, 1)) as model:
         assert model.batch_size == 4
     assert asked == [{}], "a tuning knows no devices"
     assert [engine.info.device for engine in loaded] == ["0", "1"]
+
+
+def test_auto_passes_over_what_does_not_start_and_a_named_engine_is_not_replaced(
+    classify_bundle: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    tried: list[str] = []
+    said: list[str] = []
+
+    def load_engine(_: object, name: str, **__: object) -> Device:
+        tried.append(name)
+        if name in broken:
+            raise EngineUnavailableError("factory function returned nullptr")
+        return Device(classify_bundle, name)
+
+    monkeypatch.setattr(choice, "why_unavailable", lambda _: None)
+    monkeypatch.setattr(tasks, "load_engine", load_engine)
+    options = EngineOptions(on_progress=lambda words, _: said.append(words))
+    broken = {"trt", "trt-rtx"}
+    with dlcv.load(classify_bundle, options=options) as model:
+        assert model.engine.info.device == "cuda"
+    assert tried == ["trt", "trt-rtx", "cuda"]
+    assert "auto: trt does not start, trying the next: factory function" in said[0]
+    with pytest.raises(EngineUnavailableError, match="nullptr"):
+        dlcv.load(classify_bundle, engine="trt", options=options)
+    broken = {"trt", "trt-rtx", "cuda", "ort", "openvino"}
+    with pytest.raises(EngineUnavailableError, match="nullptr"):
+        dlcv.load(classify_bundle, options=options)
 
 
 @pytest.mark.parametrize(
