@@ -42,6 +42,9 @@ bench: .venv-dev/installed ## run the benchmarks; BENCH_ARGS goes to pytest
 benchmarks: .venv-dev/installed ## measure docs/benchmarks.md anew (minutes; leave the machine alone)
 	$(DEV)/python bench/page.py --measure
 
+gpu-proof: .venv-dev/installed ## prove dlcv on this machine's NVIDIA GPU, in nine minutes; PROOF_ARGS, such as --wheels FOLDER
+	$(DEV)/python bench/gpu_proof/prove.py --out docs/benchmarks $(PROOF_ARGS)
+
 docs: .venv-dev/installed ## write the generated pages anew: command reference, JSON Schema
 	$(DEV)/python -m dlcv.cli.reference > docs/cli.md.new && mv docs/cli.md.new docs/cli.md
 	$(DEV)/python -m dlcv.export.schema > docs/bundle.schema.json.new && mv docs/bundle.schema.json.new docs/bundle.schema.json

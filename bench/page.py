@@ -55,7 +55,8 @@ the slowest one.
 """
 GPU = """## On a GPU
 
-Nothing here was measured on a GPU yet. On a machine with one:
+PROOFS
+`make gpu-proof` proves and measures all of it on a machine with a GPU, in nine minutes ([gpu.md](gpu.md)). By hand:
 
 ```sh
 pip install '.[gpu,export,plot]'      # or [trt,...], [rtx,...]; see engines.md
@@ -131,7 +132,20 @@ def page() -> str:
         name = path.name.removesuffix(".bench.json")
         save_plot(report, DOCS / "images" / f"bench-{name}.png")
         sections += [_section(name, report)]
-    return "\n".join([*sections, GPU])
+    return "\n".join([*sections, GPU.replace("PROOFS", _proofs(RESULTS))])
+
+
+def _proofs(folder: Path) -> str:
+    """Return a line for each GPU that `make gpu-proof` ran on."""
+    found = []
+    for path in sorted(folder.glob("gpu-*.json")):
+        report = msgspec.json.decode(path.read_bytes())
+        if report["gpus"]:
+            states = [step["state"] for step in report.get("steps", [])]
+            counts = f"steps: {states.count('passed')} passed, {states.count('failed')} failed"
+            page, day = f"benchmarks/{path.stem}.md", report["created"][:10]
+            found.append(f"- [{', '.join(report['gpus'])}]({page}), {day}: {counts}")
+    return "\n".join([*found, ""]) if found else "Nothing here was measured on a GPU yet."
 
 
 def tunings() -> str:
