@@ -165,7 +165,7 @@ def _json(file: Path) -> Any:
 
 def main() -> int:
     """Run the proof; return 1 when anything failed."""
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser = argparse.ArgumentParser(description="Prove dlcv on this machine's NVIDIA GPU.")
     parser.add_argument("--out", type=Path, default=Path("docs/benchmarks"))
     parser.add_argument("--minutes", type=float, default=9.0)
     parser.add_argument("--wheels", type=Path, help="a folder of wheels to install first")

@@ -1,6 +1,7 @@
 """Whole numbers in a graph: the exact arithmetic of the host."""
 
 from fractions import Fraction
+from typing import Any
 
 import numpy as np
 import onnxruntime
@@ -24,7 +25,8 @@ def results(operation: str, pairs: list[tuple[int, int]]) -> list[int]:
         model.SerializeToString(), providers=["CPUExecutionProvider"]
     )
     feeds = [{"a": np.array(a, np.int64), "b": np.array(b, np.int64)} for a, b in pairs]
-    return [int(session.run(None, feed)[0]) for feed in feeds]
+    answers: list[Any] = [session.run(None, feed)[0] for feed in feeds]
+    return [int(answer) for answer in answers]
 
 
 PAIRS = [(a, b) for a in (*range(13), 4000, 6001) for b in (*range(1, 9), 4000)]

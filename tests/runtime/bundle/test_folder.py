@@ -186,7 +186,8 @@ def test_a_golden_case_that_is_no_npz_is_one_sentence(new_bundle: NewBundle, kin
         path.write_text("not an archive")
     else:
         with path.open("wb") as file:
-            np.savez_compressed(file, **{"input.image": np.arange(10_000)})
+            arrays: dict[str, Any] = {"input.image": np.arange(10_000)}
+            np.savez_compressed(file, **arrays)
         data = bytearray(path.read_bytes())
         if kind == "deflate":
             data[200:400] = b"\xff" * 200

@@ -1,6 +1,7 @@
 """All of the CUDA engine that runs without a GPU: IO binding on the CPU provider, and every refusal."""
 
 from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -51,6 +52,9 @@ class HostDevice:
 
     def allocate_pinned(self, size: int) -> np.ndarray[Any, np.dtype[np.uint8]]:
         return np.zeros(size, np.uint8)
+
+    def all_or_nothing(self) -> AbstractContextManager[None]:
+        return nullcontext()
 
     def new_stream(self) -> Any:
         return "stream"

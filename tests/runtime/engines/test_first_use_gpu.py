@@ -69,7 +69,7 @@ class Machine:
     def __init__(self, monkeypatch: pytest.MonkeyPatch, *, gib: float = 80) -> None:
         self.loads: list[EngineOptions] = []
         self.cards: list[Card] = []
-        self.fits = (1000, 1000)
+        self.fits: tuple[int, int] = (1000, 1000)
         self.error: type[Exception] = EngineError
         gpu = Gpu(index=0, name="Card", compute_capability=(9, 0), memory_bytes=int(gib * 2**30))
         found = Driver(cuda=(13, 0), gpus=(gpu,), fault=None)
