@@ -60,7 +60,7 @@ def _doctor(report: dict[str, Any]) -> Iterator[str]:
     yield from ("## Each engine, `dlcv-infer doctor --prove`", "")
     yield from ("| engine | precision | works | images/s | batch | |", "|---|---|---|---|---|---|")
     for row in report.get("doctor", []):
-        works = "yes" if row["is_available"] and not row["failure"] else "no"
+        works = "-" if not row["is_available"] else "no" if row["failure"] else "yes"
         said = (row["failure"] or row["ran"]).replace("|", "\\|")
         yield f"| {row['engine']} | {row['precision']} | {works} | {row['images_per_second']:.0f} | {row['batch']} | {said} |"
     yield ""

@@ -164,7 +164,7 @@ def _network(
     yield Step(name=f"fp16 {network}", command=(*EXPORT, *half), seconds=90, needs=bundle)
     bench = ("bench", str(bundle), "--precision", "fp16", "--batches", batches, "--seconds", "2")
     torch = ("--checkpoint", source, "--random", "--out", str(folder / f"bench-{network}"))
-    yield Step(name=f"bench {network}", command=(*INFER, *bench, *torch), seconds=120, needs=bundle)
+    yield Step(name=f"bench {network}", command=(*INFER, *bench, *torch), seconds=150, needs=bundle)
 
 
 def tests_of(file: Path) -> tuple[dict[str, int], list[str]]:

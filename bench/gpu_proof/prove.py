@@ -37,7 +37,7 @@ def installed_from(folder: Path) -> Iterator[Step]:
     """Yield the steps that install engines from a folder of wheels: those that are there."""
     pip = (sys.executable, "-m", "pip")
     for name in WHEELS:
-        if not list(folder.glob(f"{name.replace('-', '_')}*")):
+        if not list(folder.glob(f"{name.replace('-', '_')}-*")):
             continue
         if name == "onnxruntime-gpu":  # it would share a module with the other
             remove = (*pip, "uninstall", "-y", "onnxruntime")
@@ -53,7 +53,7 @@ def missing_from(folder: Path) -> list[Outcome]:
             name=f"install {name}", command="", state="passed over", reason=f"no wheel in {folder}"
         )
         for name in WHEELS
-        if not list(folder.glob(f"{name.replace('-', '_')}*"))
+        if not list(folder.glob(f"{name.replace('-', '_')}-*"))
     ]
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
 
 import msgspec
@@ -67,11 +67,18 @@ def prove(
                 found.append(proof)
         if subjects:
             tell(f"timing {len(subjects)}")
-            timings = interleaved(subjects, seconds=_SECONDS * len(subjects))
-            for number, timing in timings.items():
-                rate = found[number].batch / timing.median
+            for number, rate in _rates(subjects, found).items():
                 found[number] = msgspec.structs.replace(found[number], images_per_second=rate)
     return found
+
+
+def _rates(subjects: Mapping[int, Subject], proofs: Sequence[Proof]) -> dict[int, float]:
+    """Return images a second, by number; nothing where one fails: what was proved counts all the same."""
+    try:
+        timings = interleaved(subjects, seconds=_SECONDS * len(subjects))
+    except Exception:  # noqa: BLE001  # whatever a driver or a library raises
+        return {}
+    return {number: proofs[number].batch / timing.median for number, timing in timings.items()}
 
 
 def _precisions(bundle: Bundle, engine: str) -> list[Precision]:
@@ -109,6 +116,9 @@ def _proved(
         return proof, subject_from_engine(loaded, feeds)
     except DlcvError as e:
         return replace(proof, failure=str(e)), None
+    except Exception as e:  # noqa: BLE001  # whatever a driver or a library raises: the others must be proved
+        words = " ".join(str(e).split())
+        return replace(proof, failure=f"{type(e).__name__}: {words}"), None
 
 
 def proof_lines(proofs: Sequence[Proof]) -> list[tuple[str, ...]]:

@@ -37,15 +37,16 @@ def test_the_engines_that_are_here_give_the_golden_answers_and_a_speed(
     assert told[0] == "proving ort in fp32"
 
 
-@pytest.mark.parametrize("how", ["wrong", "raises"])
+@pytest.mark.parametrize("how", ["wrong", "raises", "library"])
 def test_an_engine_that_fails_is_said_and_does_not_end_the_others(
     classify_bundle: Path, monkeypatch: pytest.MonkeyPatch, how: str
 ) -> None:
     bundle, load = open_bundle(classify_bundle), load_on_engine
 
     def compute(feeds: Any) -> Any:
-        if how == "raises":
-            raise EngineError("no kernel image is available")
+        if how != "wrong":
+            kind = EngineError if how == "raises" else TypeError
+            raise kind("no kernel image is available")
         zero = np.zeros((len(feeds["image"]), 3), np.float32)
         return {spec.name: zero for spec in bundle.graph().outputs}
 
@@ -58,9 +59,21 @@ def test_an_engine_that_fails_is_said_and_does_not_end_the_others(
     broken, works = prove(bundle, engines=["openvino", "ort"])
     assert not broken.works
     assert broken.is_available
-    assert ("no kernel image" if how == "raises" else "golden case") in broken.failure
+    assert ("golden case" if how == "wrong" else "no kernel image") in broken.failure
     assert works.works
     assert works.images_per_second > 0
+
+
+def test_a_failure_while_timing_loses_nothing_that_was_proved(
+    classify_bundle: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(*_: Any, **__: Any) -> Any:
+        raise RuntimeError("the driver was reset")
+
+    monkeypatch.setattr(module, "interleaved", fail)
+    (proof,) = prove(open_bundle(classify_bundle), engines=["ort"])
+    assert proof.works
+    assert proof.images_per_second == 0
 
 
 def test_what_is_not_available_is_listed_with_the_reason() -> None:
